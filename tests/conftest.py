@@ -1,0 +1,29 @@
+"""Fixtures shared by the whole suite."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Reference material that is not part of the project; tests that need it skip without it."""
+    path = Path(os.environ.get("MGDM_SHARED", ROOT.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip("reference material (MGDM_SHARED or ../shared) is not here")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_threads():
+    """The suite is sized for two cores; more threads than that only fight each other."""
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
