@@ -1,0 +1,84 @@
+"""Exceptions of the audio package: one clear line each, whatever the file was called."""
+
+from __future__ import annotations
+
+import os
+
+from mgdm_core.errors import MGDMError
+
+__all__ = [
+    "AudioClipError",
+    "AudioError",
+    "AudioFormatError",
+    "AudioReadError",
+    "AudioWriteError",
+    "CheckpointError",
+    "DatasetError",
+    "PriorError",
+    "display_name",
+    "os_reason",
+]
+
+
+class AudioError(MGDMError):
+    """Base class of the errors of ``mgdm_audio``."""
+
+    def __init__(self, message: str) -> None:
+        # libsndfile, FFmpeg and the operating system are quoted in messages, and some of them
+        # answer with several lines or control characters; logs and summaries need one line.
+        super().__init__(_one_line(message))
+
+
+class AudioFormatError(AudioError):
+    """The sound is readable but outside what is supported: rate, channels, tracks, encoding."""
+
+
+class AudioReadError(AudioError):
+    """The file is missing, unreadable, damaged or no audio at all."""
+
+
+class AudioWriteError(AudioError):
+    """The output cannot be written; nothing half-written is left behind."""
+
+
+class AudioClipError(AudioWriteError):
+    """Integer output would clip; the caller may offer float output or a common gain."""
+
+
+class PriorError(AudioError):
+    """A prior is unknown, or does not fit what is asked of it."""
+
+
+class CheckpointError(PriorError):
+    """A checkpoint is damaged, lacks a key, has a wrong shape or is no checkpoint."""
+
+
+class DatasetError(AudioError):
+    """A data set lacks what its layout promises."""
+
+
+def _printable(text: str, keep: str = "") -> str:
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
+
+
+def _one_line(message: str) -> str:
+    return _printable(" ".join(message.split()))
+
+
+def display_name(path: str | bytes | os.PathLike) -> str:
+    r"""Name of a file for one line of text: control characters and stray bytes are escaped.
+
+    Examples
+    --------
+    >>> print(display_name("two\nlines.wav"))
+    two\nlines.wav
+    """
+    return _printable(os.fsdecode(os.fspath(path)))
+
+
+def os_reason(error: OSError) -> str:
+    """The operating system's own words for ``error``, without number and file name."""
+    return error.strerror or str(error) or type(error).__name__
