@@ -325,8 +325,8 @@ def _reason(error: Exception) -> str:
 
 def _damaged(label: str, seconds: float, error: Exception) -> AudioReadError:
     return AudioReadError(
-        f"{label}: is damaged somewhere after {seconds:.2f} s ({_reason(error)}); get a whole copy, or "
-        f"convert what is left: ffmpeg -i FILE OUT.wav"
+        f"{label}: is damaged somewhere after {seconds:.2f} s ({_reason(error)}); "
+        f"get a whole copy, or convert what is left: ffmpeg -i FILE OUT.wav"
     )
 
 
