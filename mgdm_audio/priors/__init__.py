@@ -1,0 +1,27 @@
+"""Waveform priors: networks, checkpoints and the names they are known by."""
+
+from __future__ import annotations
+
+from mgdm_audio.priors.checkpoints import load_prior, read_header, save_prior, verify
+from mgdm_audio.priors.levels import Levels
+from mgdm_audio.priors.prior_header import FORMAT_VERSION, PriorHeader
+from mgdm_audio.priors.waveform_prior import (
+    SpectralWaveformPrior,
+    StackedNetwork,
+    WaveformPrior,
+    make_prior,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Levels",
+    "PriorHeader",
+    "SpectralWaveformPrior",
+    "StackedNetwork",
+    "WaveformPrior",
+    "load_prior",
+    "make_prior",
+    "read_header",
+    "save_prior",
+    "verify",
+]
