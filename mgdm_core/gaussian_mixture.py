@@ -106,15 +106,12 @@ class GaussianMixturePrior:
 
     def __init__(self, mixture: GaussianMixture, schedule: NoiseSchedule) -> None:
         self.mixture, self.schedule = mixture, schedule
-        # Noisy covariances alpha^2 C + sigma^2 I share C's eigenvectors: one eigh serves all levels.
+        # Noisy covariances alpha^2 C + sigma^2 I share C's eigenvectors at every level.
         values, vectors = torch.linalg.eigh(mixture.covariances)
         self._values, self._vectors = values, vectors
-        first = mixture.covariances[:1]
-        scale = first[0, 0, 0]
+        scale = mixture.covariances[0, 0, 0]
         eye = scale * torch.eye(mixture.dim, dtype=torch.float64)
-        self._isotropic = bool(
-            torch.equal(mixture.covariances, eye.expand_as(first.expand_as(mixture.covariances)))
-        )
+        self._isotropic = bool((mixture.covariances == eye).all())
         self._scale = float(scale)
 
     def denoise(

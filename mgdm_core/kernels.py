@@ -18,6 +18,7 @@ from mgdm_core.schedule import NoiseSchedule
 __all__ = [
     "backward_chain",
     "backward_step",
+    "between_sample",
     "bridge_moments",
     "bridge_sample",
     "chain_levels",
@@ -106,6 +107,32 @@ def bridge_sample(
     """Draw x_s from the bridge; no random number is used when eta is 0."""
     mean, dev = bridge_moments(schedule, x_0, x_t, s, t, eta)
     return mean if eta == 0 else mean + dev * streams.normal_like(x_0)
+
+
+def between_sample(
+    schedule: NoiseSchedule,
+    x_s: Float[Tensor, "batch *event"],
+    x_u: Float[Tensor, "batch *event"],
+    s: Level,
+    t: int,
+    u: int,
+    streams: RandomStreams,
+) -> Float[Tensor, "batch *event"]:
+    """Draw x_t given x_s and x_u of the forward process, s < t < u (Gaussian conditioning).
+
+    With x_t | x_s ~ N(a x_s, v) and x_u | x_t ~ N(b x_t, w) the precision is 1/v + b^2/w and the
+    mean (a x_s / v + b x_u / w) over it.
+    """
+    a, v_dev = noising_moments(schedule, s, t)
+    b, w_dev = noising_moments(schedule, t, u)
+    v, w = v_dev**2, w_dev**2
+    total = w + b**2 * v
+    shape = (-1,) + (1,) * (x_s.ndim - 1)
+    near, far, dev = (
+        c.reshape(shape).to(x_s.device, x_s.dtype)
+        for c in (a * w / total, b * v / total, (v * w / total).sqrt())
+    )
+    return near * x_s + far * x_u + dev * streams.normal_like(x_s)
 
 
 def backward_step(

@@ -99,6 +99,7 @@ class Operator:
         raise CapabilityError(self, "forward")
 
     def __call__(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Same as :meth:`forward`."""
         return self.forward(x)
 
     def require(self, capability: str, needed_by: str) -> None:

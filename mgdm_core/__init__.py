@@ -1,0 +1,1 @@
+"""Posterior sampling with diffusion priors, for any prior, operator and likelihood."""

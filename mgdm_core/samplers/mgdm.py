@@ -1,0 +1,161 @@
+"""MGDM, the mixture-guided diffusion model (Janati et al. 2025, arXiv 2502.03332, algorithm 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mgdm_core.conditionals import CONDITIONALS, Conditional, GibbsStep, Variational
+from mgdm_core.index_laws import IndexContext, IndexLaw, PublishedMix
+from mgdm_core.kernels import backward_chain, between_sample, bridge_sample, noise_to
+from mgdm_core.likelihoods import Likelihood
+from mgdm_core.priors import Prior
+from mgdm_core.randomness import RandomStreams
+from mgdm_core.run import Run, SampleResult, Start, check
+from mgdm_core.trace import Callback
+
+__all__ = ["MGDMSettings", "PRESETS", "mgdm"]
+
+
+@dataclass(frozen=True)
+class MGDMSettings:
+    """Settings of MGDM, in the paper's letters.
+
+    Parameters
+    ----------
+    levels : int
+        K, outer noise levels.
+    gibbs : int
+        R, Gibbs repetitions per level.
+    denoising_steps : int
+        M, backward steps from x_s to level 0.
+    index_law : IndexLaw
+        How s is drawn.
+    conditional : Conditional or str
+        How x_s is drawn; a name of :data:`mgdm_core.conditionals.CONDITIONALS` or an object.
+    renoise : {"between", "forward"}
+        x_t from the bridge q(x_t | x_s, x_{t+}), or from q(x_t | x_s).
+    transition : {"ddpm", "ddim", "heun", "dpmpp_2m"}
+        Backward steps.
+    """
+
+    levels: int = 100
+    gibbs: int = 1
+    denoising_steps: int = 20
+    index_law: IndexLaw = field(default_factory=PublishedMix)
+    conditional: Conditional | str = field(default_factory=Variational)
+    renoise: str = "between"
+    transition: str = "ddpm"
+
+    def __post_init__(self) -> None:
+        check(self.levels >= 2, "levels is at least 2", self.levels)
+        check(self.gibbs >= 1, "gibbs is at least 1", self.gibbs)
+        check(self.denoising_steps >= 1, "denoising_steps is at least 1", self.denoising_steps)
+        check(
+            self.renoise in ("between", "forward"),
+            "renoise is 'between' or 'forward'",
+            self.renoise,
+        )
+        methods = ("ddpm", "ddim", "heun", "dpmpp_2m")
+        check(
+            self.transition in methods,
+            f"transition is one of {', '.join(methods)}",
+            self.transition,
+        )
+        if isinstance(self.conditional, str):
+            check(
+                self.conditional in CONDITIONALS,
+                f"conditional is one of {', '.join(CONDITIONALS)}",
+                self.conditional,
+            )
+            object.__setattr__(self, "conditional", CONDITIONALS[self.conditional]())
+
+
+def mgdm(
+    prior: Prior,
+    likelihood: Likelihood,
+    shape: Sequence[int],
+    streams: RandomStreams,
+    settings: MGDMSettings | None = None,
+    *,
+    start: Start | None = None,
+    callback: Callback | None = None,
+) -> SampleResult:
+    """Draw one posterior sample per item by Gibbs steps over (x_0, x_s, x_t).
+
+    Parameters
+    ----------
+    prior, likelihood
+        p(x_0) as a denoiser, and g(y | x_0).
+    shape : sequence of int
+        Shape of one event.
+    streams : RandomStreams
+        One per item.
+    settings : MGDMSettings, optional
+    start : Start, optional
+        First estimate and level; pure noise at level T by default.
+    callback : callable, optional
+        Receives a :class:`~mgdm_core.trace.Progress` per level; return False to cancel.
+    """
+    cfg = settings or MGDMSettings()
+    conditional: Conditional = cfg.conditional  # type: ignore[assignment]
+    run = Run("mgdm", prior, likelihood, shape, streams, callback, cfg.levels - 1)
+    schedule = run.schedule
+    x_t, above = run.first_state(schedule.last, start)
+    levels = schedule.spaced(cfg.levels, above)
+    x_0 = run.denoise(x_t, above)
+
+    for step, t in enumerate(levels[1:]):
+        x_t = bridge_sample(schedule, x_0, x_t_above := x_t, t, above, streams)
+        below = levels[step + 2] if step + 2 < len(levels) else 1
+        if t < 2:  # no level lies between this one and the data
+            break
+        for _ in range(cfg.gibbs):
+            s = cfg.index_law(
+                IndexContext(
+                    t=t,
+                    next_level=below,
+                    step=step,
+                    steps=cfg.levels,
+                    schedule=schedule,
+                    streams=streams,
+                    residual=run.residual(x_0),
+                    sigma_y=getattr(likelihood, "sigma_y", None),
+                )
+            )
+            where = GibbsStep(t, s, step, cfg.levels)
+            x_s, before, after = conditional(run, x_0, x_t, where)
+            x_0 = backward_chain(
+                schedule, run.denoise, x_s, s, cfg.denoising_steps, streams, cfg.transition
+            )
+            if cfg.renoise == "forward":
+                x_t = noise_to(schedule, x_s, s, t, streams)
+            else:
+                x_t = between_sample(schedule, x_s, x_t_above, s, t, above, streams)
+            run.step(t, x_t, x_0, index=s, loss_before=before, loss_after=after)
+        above = t
+    return run.finish(x_0)
+
+
+def _published(**changes: object) -> MGDMSettings:
+    return MGDMSettings(**changes)  # type: ignore[arg-type]
+
+
+PRESETS: dict[str, MGDMSettings] = {
+    "ffhq-pixel": _published(
+        conditional=Variational(learning_rate=0.03, early_learning_rate=0.01, early=11)
+    ),
+    "imagenet-pixel": _published(conditional=Variational(learning_rate=0.03)),
+    "ffhq-latent": _published(
+        conditional=Variational(
+            steps=3, every=10, learning_rate=0.03, early_learning_rate=0.01, early=11
+        )
+    ),
+    "audio-published": _published(
+        levels=20,
+        gibbs=6,
+        denoising_steps=15,
+        index_law=PublishedMix(floor=10, threshold=0.65),
+        conditional=Variational(steps=3, late_steps=20, late_from=0.5, learning_rate=0.005),
+    ),
+}
