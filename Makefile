@@ -1,0 +1,56 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install dev train-extras demo test test-slow lint format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The stamps make a second call cheap; they depend on pyproject.toml so that new pins install.
+$(VENV)/.installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,train]'
+	@# Parity oracle of the tests. Its own pins would replace half of the environment.
+	$(BIN)/python -m pip install --quiet --no-deps audio-diffusion-pytorch==0.0.43
+	touch $@
+
+install: $(VENV)/.installed ## install the package into .venv
+
+dev: $(VENV)/.installed-dev ## install what tests and linting need as well
+
+train-extras: dev ## Debian packages for rendering training songs (FluidSynth, soundfonts)
+	apt-get update -qq
+	apt-get install -y -qq libfluidsynth3 musescore-general-soundfont fluid-soundfont-gm
+
+demo: install ## separate the shipped example with the bundled prior
+	$(BIN)/mgdm-separate mgdm_audio/examples/example_mix.flac --out separated --overwrite
+
+test: dev ## the whole suite but the slow tests
+	$(BIN)/python -m pytest -q
+
+test-slow: dev ## the slow tests
+	$(BIN)/python -m pytest -q -m slow
+
+lint: dev ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: dev ## rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: dev ## timings as ratios within one run (never part of the tests)
+	$(BIN)/python -m recipes.speed
+
+clean: ## remove what the build made (not runs/)
+	rm -rf $(VENV) build dist *.egg-info separated .pytest_cache .ruff_cache .hypothesis
