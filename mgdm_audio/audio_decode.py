@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import av
 import av.error
@@ -95,7 +95,7 @@ class SoundFileDecoder(Decoder):
             label, file.samplerate, file.channels, frames, frames, file.format, file.subtype
         )
         wide = file.subtype in ("DOUBLE", "PCM_32")
-        self._dtype = "float64" if wide else "float32"
+        self._dtype: Literal["float64", "float32"] = "float64" if wide else "float32"
         try:
             _check_length(path, label, frames)
         except AudioReadError:

@@ -7,6 +7,7 @@ delay is treated.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import stat
@@ -16,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -98,7 +98,7 @@ Source = str | os.PathLike
 
 
 @contextmanager
-def spooled(source: Source, stdin: BinaryIO | None = None) -> Iterator[Source]:
+def spooled(source: Source, stdin: io.BufferedIOBase | None = None) -> Iterator[Source]:
     """Make a source that can be read more than once.
 
     Standard input (``"-"``) and named pipes are copied to a temporary file that is removed at the
