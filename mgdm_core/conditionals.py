@@ -25,6 +25,7 @@ __all__ = [
     "Conditional",
     "ConditionalDraw",
     "GibbsStep",
+    "Linearisation",
     "Linearised",
     "Tweedie",
     "Variational",
@@ -46,6 +47,15 @@ class ConditionalDraw(NamedTuple):
     x_s: Tensor
     loss_before: Tensor | None
     loss_after: Tensor | None
+
+
+class Linearisation(NamedTuple):
+    """x_0 = D_s(x), ``image`` A(x_0) flattened, its ``jacobian`` in x (batch, rows, n), -log g."""
+
+    x_0: Tensor
+    image: Tensor
+    jacobian: Tensor
+    loss: Tensor
 
 
 class Conditional(Protocol):
@@ -180,7 +190,7 @@ class Linearised:
         Times that the map is linearised anew.
     inflate : float
         Share of the posterior covariance of x_0 given x_s (Tweedie: sigma^2 J / alpha) that is
-        added, seen through A, to the observation's variance; needs a linear operator.
+        added, seen through A, to the observation's variance.
     max_rows : int
         Largest number of observed values accepted.
     """
@@ -195,12 +205,13 @@ class Linearised:
 
     def linearise(
         self, run: Run, x: Float[Tensor, "batch *event"], s: Int[Tensor, " batch"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return A(D(x)) flattened, its Jacobian (batch, rows, n) and -log g per item."""
+    ) -> Linearisation:
+        """Linearise x -> A(D_s(x)): one evaluation and one vector-Jacobian product per row."""
         likelihood = _gaussian(run, "the linearised conditional")
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
-            image = flat(likelihood.operator.forward(run.denoise_differentiably(x, s)))
+            x_0 = run.denoise_differentiably(x, s)
+            image = flat(likelihood.operator.forward(x_0))
             rows = image.shape[1]
             if rows > self.max_rows:
                 raise SettingsError(
@@ -212,7 +223,8 @@ class Linearised:
             )
         image = image.detach()
         misfit = flat(likelihood.observation) - image
-        return image, jacobian, 0.5 * misfit.square().sum(-1) / likelihood.sigma_y**2
+        loss = 0.5 * misfit.square().sum(-1) / likelihood.sigma_y**2
+        return Linearisation(x_0.detach(), image, jacobian, loss)
 
     def __call__(
         self,
@@ -233,12 +245,12 @@ class Linearised:
         prior_draw = mean + dev * flat(run.streams.normal_like(x_0))
         y_noise = flat(run.streams.normal_like(likelihood.observation))
         for k in range(self.passes):
-            image, jac, loss = self.linearise(run, x.reshape(shape), where.s)
+            x_0, image, jac, loss = self.linearise(run, x.reshape(shape), where.s)
             losses.append(loss)
             target = y - image + torch.einsum("bmn,bn->bm", jac, x)
             cov_y = noise_var * eye
             if self.inflate > 0:
-                cov_y = cov_y + self.inflate * self._seen_covariance(run, jac, where.s, shape)
+                cov_y = cov_y + self.inflate * self.seen_covariance(run, x_0, jac, where.s)
             gram = dev[:, :, None] ** 2 * jac @ jac.mT + cov_y
             last = k + 1 == self.passes
             base = prior_draw if last else mean
@@ -250,13 +262,27 @@ class Linearised:
             x = base + dev**2 * (jac.mT @ solved)[:, :, 0]
         return ConditionalDraw(x.reshape(shape), losses[0], losses[-1])
 
-    def _seen_covariance(
-        self, run: Run, jac: Tensor, s: Tensor, shape: torch.Size
+    def seen_covariance(
+        self,
+        run: Run,
+        x_0: Float[Tensor, "batch *event"],
+        jac: Float[Tensor, "batch rows size"],
+        s: Int[Tensor, " batch"],
     ) -> Float[Tensor, "batch rows rows"]:
-        """A C A^T with C = sigma_s^2 / alpha_s J, from the rows of A J."""
-        operator = _gaussian(run, "inflate").operator
-        operator.require("adjoint", "inflate > 0")
-        seen = torch.stack([flat(operator.forward(row.reshape(shape))) for row in jac.unbind(1)], 1)
+        """Covariance of A(x_0) given x_s: J_A C J_A^T with C = sigma_s^2 / alpha_s J_D.
+
+        The rows of J_A J_D are at hand; a nonlinear A is differentiated once more, forwards, at
+        the cost of A alone.
+        """
+        operator = _gaussian(run, "the covariance seen by the observation").operator
+
+        def image(row: Tensor) -> Tensor:
+            tangent = row.reshape(x_0.shape)
+            if "adjoint" in operator.capabilities:
+                return flat(operator.forward(tangent))
+            return flat(torch.func.jvp(operator.forward, (x_0,), (tangent,))[1])  # type: ignore
+
+        seen = torch.stack([image(row) for row in jac.unbind(1)], 1)
         alpha, sigma = run.schedule.at(s, seen)
         cov = sigma**2 / alpha * 0.5 * (seen + seen.mT)
         values, vectors = torch.linalg.eigh(cov)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mgdm_core.conditionals import CONDITIONALS, Conditional, GibbsStep, Variational
-from mgdm_core.index_laws import IndexContext, IndexLaw, PublishedMix
+from mgdm_core.conditionals import CONDITIONALS, Conditional, GibbsStep, Linearised, Variational
+from mgdm_core.index_laws import IndexContext, IndexLaw, PublishedMix, UniformFraction
+from mgdm_core.jumps import MarginalJumps
 from mgdm_core.kernels import backward_chain, between_sample, bridge_sample, noise_to
 from mgdm_core.likelihoods import Likelihood
 from mgdm_core.priors import Prior
@@ -14,7 +15,7 @@ from mgdm_core.randomness import RandomStreams
 from mgdm_core.run import Run, SampleResult, Start, check
 from mgdm_core.trace import Callback
 
-__all__ = ["MGDMSettings", "PRESETS", "mgdm"]
+__all__ = ["MGDMSettings", "PRESETS", "default_settings", "mgdm"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class MGDMSettings:
         x_t from the bridge q(x_t | x_s, x_{t+}), or from q(x_t | x_s).
     transition : {"ddpm", "ddim", "heun", "dpmpp_2m"}
         Backward steps.
+    jumps : MarginalJumps or None
+        Metropolis-Hastings moves over the high noise levels, before the levels below; only for
+        few observed values, and not after a ``start``.
     """
 
     levels: int = 100
@@ -46,6 +50,7 @@ class MGDMSettings:
     conditional: Conditional | str = field(default_factory=Variational)
     renoise: str = "between"
     transition: str = "ddpm"
+    jumps: MarginalJumps | None = None
 
     def __post_init__(self) -> None:
         check(self.levels >= 2, "levels is at least 2", self.levels)
@@ -92,16 +97,21 @@ def mgdm(
     streams : RandomStreams
         One per item.
     settings : MGDMSettings, optional
+        :func:`default_settings` of the likelihood by default.
     start : Start, optional
         First estimate and level; pure noise at level T by default.
     callback : callable, optional
         Receives a :class:`~mgdm_core.trace.Progress` per level; return False to cancel.
     """
-    cfg = settings or MGDMSettings()
+    cfg = settings or default_settings(likelihood)
     conditional: Conditional = cfg.conditional  # type: ignore[assignment]
-    run = Run("mgdm", prior, likelihood, shape, streams, callback, cfg.levels - 1)
+    jumps = cfg.jumps if start is None else None
+    steps = (cfg.levels - 1) * cfg.gibbs + (jumps.count if jumps else 0)
+    run = Run("mgdm", prior, likelihood, shape, streams, callback, steps)
     schedule = run.schedule
     x_t, above = run.first_state(schedule.last, start)
+    if jumps is not None:
+        x_t, above = jumps(run, x_t)
     levels = schedule.spaced(cfg.levels, above)
     x_0 = run.denoise(x_t, above)
 
@@ -137,25 +147,37 @@ def mgdm(
     return run.finish(x_0)
 
 
-def _published(**changes: object) -> MGDMSettings:
-    return MGDMSettings(**changes)  # type: ignore[arg-type]
-
-
 PRESETS: dict[str, MGDMSettings] = {
-    "ffhq-pixel": _published(
+    "ffhq-pixel": MGDMSettings(
         conditional=Variational(learning_rate=0.03, early_learning_rate=0.01, early=11)
     ),
-    "imagenet-pixel": _published(conditional=Variational(learning_rate=0.03)),
-    "ffhq-latent": _published(
+    "imagenet-pixel": MGDMSettings(conditional=Variational(learning_rate=0.03)),
+    "ffhq-latent": MGDMSettings(
         conditional=Variational(
             steps=3, every=10, learning_rate=0.03, early_learning_rate=0.01, early=11
         )
     ),
-    "audio-published": _published(
+    "audio-published": MGDMSettings(
         levels=20,
         gibbs=6,
         denoising_steps=15,
         index_law=PublishedMix(floor=10, threshold=0.65),
         conditional=Variational(steps=3, late_steps=20, late_from=0.5, learning_rate=0.005),
     ),
+    # Not published: what the exact-posterior benchmark found best (docs/exact_posterior.md).
+    "best": MGDMSettings(
+        levels=40,
+        denoising_steps=8,
+        index_law=UniformFraction(0.5),
+        conditional=Linearised(),
+        jumps=MarginalJumps(),
+    ),
 }
+
+
+def default_settings(likelihood: Likelihood) -> MGDMSettings:
+    """``best`` for a Gaussian likelihood of few observed values, else ``imagenet-pixel``."""
+    best = PRESETS["best"]
+    if best.jumps is not None and best.jumps.applies_to(likelihood):
+        return best
+    return PRESETS["imagenet-pixel"]
