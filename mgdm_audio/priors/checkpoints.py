@@ -199,7 +199,7 @@ def _stored(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
             tensor = tensor.to(dtype if name in learned else torch.float32)
             if not bool(torch.isfinite(tensor).all()):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinity as {dtype}")
-        state[name] = tensor.contiguous().clone()
+        state[name] = tensor.contiguous()
     return state
 
 
