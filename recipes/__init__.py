@@ -1,0 +1,1 @@
+"""What uses the two packages: studies, training recipes and benchmarks."""

@@ -1,0 +1,254 @@
+"""FluidSynth by its C interface: every track on an output of its own, in one pass, as float.
+
+pyfluidsynth finds and loads the library; its own `get_samples` gives one 16-bit stereo pair for
+the whole band, so the multi-output float calls of libfluidsynth are declared here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.music_prior.songs import Track
+from recipes.music_prior.soundfonts import DRUM_BANK, Preset, SoundfontError, stem_of_preset
+
+BLOCK = 64  # FluidSynth computes in blocks of 64 samples: events fall on their edges
+BEND_RANGE = 12  # semitones
+MAX_VOICES = 96  # as a hardware sampler; the time to render grows with the voices that sound
+_GEN_VOL_ENV_RELEASE = 38
+_FloatPointer = ctypes.POINTER(ctypes.c_float)
+
+
+def _library() -> Any:
+    try:
+        import fluidsynth
+    except ImportError as error:
+        raise SoundfontError(
+            "rendering needs pyfluidsynth and the FluidSynth library; run "
+            f"`pip install pyfluidsynth` and `apt-get install libfluidsynth3` ({error})"
+        ) from error
+    lib = ctypes.CDLL(fluidsynth._fl._name)
+    pointer, integer, number, text = (
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_double,
+        ctypes.c_char_p,
+    )
+    buffers = ctypes.POINTER(_FloatPointer)
+    declarations = {
+        "new_fluid_settings": (pointer, []),
+        "fluid_settings_setint": (integer, [pointer, text, integer]),
+        "fluid_settings_setnum": (integer, [pointer, text, number]),
+        "new_fluid_synth": (pointer, [pointer]),
+        "delete_fluid_synth": (None, [pointer]),
+        "fluid_synth_sfload": (integer, [pointer, text, integer]),
+        "fluid_synth_get_sfont_by_id": (pointer, [pointer, integer]),
+        "fluid_sfont_iteration_start": (None, [pointer]),
+        "fluid_sfont_iteration_next": (pointer, [pointer]),
+        "fluid_preset_get_name": (text, [pointer]),
+        "fluid_preset_get_banknum": (integer, [pointer]),
+        "fluid_preset_get_num": (integer, [pointer]),
+        "fluid_synth_pin_preset": (integer, [pointer, integer, integer, integer]),
+        "fluid_synth_program_select": (integer, [pointer, integer, integer, integer, integer]),
+        "fluid_synth_set_channel_type": (integer, [pointer, integer, integer]),
+        "fluid_synth_pitch_wheel_sens": (integer, [pointer, integer, integer]),
+        "fluid_synth_pitch_bend": (integer, [pointer, integer, integer]),
+        "fluid_synth_set_gen": (integer, [pointer, integer, integer, ctypes.c_float]),
+        "fluid_synth_noteon": (integer, [pointer, integer, integer, integer]),
+        "fluid_synth_noteoff": (integer, [pointer, integer, integer]),
+        "fluid_synth_add_sfont": (integer, [pointer, pointer]),
+        "fluid_synth_remove_sfont": (integer, [pointer, pointer]),
+        "fluid_synth_nwrite_float": (
+            integer,
+            [pointer, integer, buffers, buffers, buffers, buffers],
+        ),
+        "fluid_set_log_function": (pointer, [integer, pointer, pointer]),
+    }
+    for name, (result, arguments) in declarations.items():
+        function = getattr(lib, name)
+        function.restype = result
+        function.argtypes = arguments
+    # Soundfonts in the wild draw dozens of harmless warnings; keep errors only.
+    for level in (2, 3, 4):  # warning, information, debugging
+        lib.fluid_set_log_function(level, None, None)
+    return lib
+
+
+class Synthesizer:
+    """Soundfonts in memory, and a fresh FluidSynth for every piece of music.
+
+    A voice of FluidSynth remembers what it played last (the first milliseconds of the next note
+    differ), so an instance that is used twice gives another sound the second time. The soundfonts,
+    which are what takes time to load, move from instance to instance.
+
+    Parameters
+    ----------
+    fonts
+        Soundfont files. Samples are read when a preset is first used, and kept.
+    rate
+        Sampling rate, Hz.
+
+    Raises
+    ------
+    SoundfontError
+        When the library is missing or a soundfont cannot be loaded.
+    """
+
+    def __init__(self, fonts: Sequence[Path], rate: int) -> None:
+        self.rate = rate
+        self._lib = _library()
+        self._settings = self._lib.new_fluid_settings()
+        integers = {
+            "synth.reverb.active": 0,
+            "synth.chorus.active": 0,
+            "synth.polyphony": MAX_VOICES,
+            "synth.dynamic-sample-loading": 1,
+            "synth.cpu-cores": 1,
+        }
+        for key, value in integers.items():
+            self._lib.fluid_settings_setint(self._settings, key.encode(), value)
+        self._lib.fluid_settings_setnum(self._settings, b"synth.gain", 0.5)
+        self._lib.fluid_settings_setnum(self._settings, b"synth.sample-rate", float(rate))
+        loader = self._lib.new_fluid_synth(self._settings)
+        self._fonts = []
+        for path in fonts:
+            identity = self._lib.fluid_synth_sfload(loader, str(path).encode(), 0)
+            if identity < 0:
+                raise SoundfontError(f"FluidSynth cannot read {path} as a soundfont (.sf2, .sf3)")
+            self._fonts.append(self._lib.fluid_synth_get_sfont_by_id(loader, identity))
+        for font in self._fonts:
+            self._lib.fluid_synth_remove_sfont(loader, font)
+        # The fonts read samples through callbacks that belong to the instance that loaded them.
+        self._loader = loader
+        self._pinned: set[tuple[int, int, int]] = set()
+
+    def presets(self) -> list[Preset]:
+        """Return the presets that one of the four stems can play."""
+        found = []
+        for index, font in enumerate(self._fonts):
+            self._lib.fluid_sfont_iteration_start(font)
+            while item := self._lib.fluid_sfont_iteration_next(font):
+                preset = Preset(
+                    font=index,
+                    bank=self._lib.fluid_preset_get_banknum(item),
+                    program=self._lib.fluid_preset_get_num(item),
+                    name=self._lib.fluid_preset_get_name(item).decode("latin-1"),
+                )
+                if stem_of_preset(preset):
+                    found.append(preset)
+        return sorted(found, key=lambda p: (p.font, p.bank, p.program))
+
+    def _start(self, outputs: int) -> tuple[Any, list[int]]:
+        """Return a new synth that holds the soundfonts, and their numbers in it."""
+        for key, value in (
+            ("synth.midi-channels", 16 * -(-outputs // 16)),
+            ("synth.audio-channels", outputs),
+            ("synth.audio-groups", outputs),
+        ):
+            self._lib.fluid_settings_setint(self._settings, key.encode(), value)
+        synth = self._lib.new_fluid_synth(self._settings)
+        return synth, [self._lib.fluid_synth_add_sfont(synth, font) for font in self._fonts]
+
+    def _stop(self, synth: Any) -> None:
+        for font in self._fonts:
+            self._lib.fluid_synth_remove_sfont(synth, font)
+        self._lib.delete_fluid_synth(synth)
+
+    def _select(self, synth: Any, channel: int, identity: int, preset: Preset) -> None:
+        lib = self._lib
+        address = (identity, preset.bank, preset.program)
+        key = (preset.font, preset.bank, preset.program)
+        if key not in self._pinned:  # decoding a compressed preset takes up to a second: do it once
+            lib.fluid_synth_pin_preset(synth, *address)
+            self._pinned.add(key)
+        lib.fluid_synth_set_channel_type(synth, channel, int(preset.bank == DRUM_BANK))
+        if lib.fluid_synth_program_select(synth, channel, *address) != 0:
+            raise SoundfontError(f"the soundfont has no preset {preset.bank}:{preset.program}")
+        lib.fluid_synth_pitch_wheel_sens(synth, channel, BEND_RANGE)
+
+    def render(
+        self,
+        tracks: Sequence[Track],
+        presets: Sequence[Preset],
+        seconds: float,
+        release: Sequence[float] | None = None,
+    ) -> np.ndarray:
+        """Play tracks from time 0, each on an output of its own.
+
+        Parameters
+        ----------
+        tracks
+            One or more tracks; each costs an output, so play a few at a time.
+        presets
+            One per track.
+        seconds
+            How long to play.
+        release
+            Per track: how many octaves of time the release of a note is shortened by.
+
+        Returns
+        -------
+        array
+            float32 [tracks, 2, samples], samples = round(seconds * rate).
+        """
+        lib = self._lib
+        synth, identities = self._start(len(tracks))
+        try:
+            for channel, preset in enumerate(presets):
+                self._select(synth, channel, identities[preset.font], preset)
+                shorter = -1200.0 * release[channel] if release else 0.0
+                lib.fluid_synth_set_gen(synth, channel, _GEN_VOL_ENV_RELEASE, shorter)
+            samples = round(seconds * self.rate)
+            total = -(-samples // BLOCK) * BLOCK
+            sound = np.zeros((2, len(tracks), total), np.float32)
+            position = 0
+            for block, channel, kind, value, velocity in self._events(tracks, total // BLOCK):
+                if block * BLOCK > position:
+                    self._write(synth, sound, position, block * BLOCK)
+                    position = block * BLOCK
+                if kind == _NOTE_ON:
+                    lib.fluid_synth_noteon(synth, channel, value, velocity)
+                elif kind == _NOTE_OFF:
+                    lib.fluid_synth_noteoff(synth, channel, value)
+                else:
+                    lib.fluid_synth_pitch_bend(synth, channel, value)
+            self._write(synth, sound, position, total)
+        finally:
+            self._stop(synth)
+        return sound[:, :, :samples].swapaxes(0, 1)
+
+    def _events(self, tracks: Sequence[Track], blocks: int) -> list[tuple[int, int, int, int, int]]:
+        """Return (block, channel, kind, value, velocity) in order; offs before ons."""
+        events = []
+        per_second = self.rate / BLOCK
+        for channel, track in enumerate(tracks):
+            for note in track.notes:
+                start = round(note.start * per_second)
+                end = max(round(note.end * per_second), start + 1)
+                events.append((start, channel, _NOTE_ON, note.pitch, note.velocity))
+                events.append((end, channel, _NOTE_OFF, note.pitch, 0))
+            for bend in track.bends:
+                wheel = 8192 + round(8191 * np.clip(bend.semitones / BEND_RANGE, -1, 1))
+                events.append((round(bend.time * per_second), channel, _BEND, int(wheel), 0))
+        events = [event for event in events if event[0] < blocks]
+        return sorted(events, key=lambda event: (event[0], event[2], event[1], event[3]))
+
+    def _write(self, synth: Any, sound: np.ndarray, start: int, stop: int) -> None:
+        """Compute [start, stop) of every output."""
+        if stop <= start:
+            return
+        sides = []
+        for side in sound:
+            pointers = (_FloatPointer * len(side))()
+            for output in range(len(side)):
+                address = side.ctypes.data + output * side.strides[0] + 4 * start
+                pointers[output] = ctypes.cast(address, _FloatPointer)
+            sides.append(pointers)
+        self._lib.fluid_synth_nwrite_float(synth, stop - start, *sides, None, None)
+
+
+_NOTE_OFF, _BEND, _NOTE_ON = range(3)
