@@ -184,8 +184,9 @@ def chain_levels(s: Int[Tensor, " batch"], steps: int) -> Int[Tensor, "steps_plu
     """Levels from s_i down to 0 in ``steps`` evenly spaced steps, per item (repeats near 0)."""
     if steps < 1:
         raise SettingsError(f"a backward chain has at least one step; found {steps}")
-    fraction = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:, None]
-    return (s.cpu().double()[None] * fraction).ceil().long()
+    # Integer arithmetic: a rounded fraction would repeat levels where s is a multiple of steps.
+    left = torch.arange(steps, -1, -1)[:, None] * s.cpu().long()[None]
+    return (left + steps - 1).div(steps, rounding_mode="floor")
 
 
 def backward_chain(
@@ -212,18 +213,24 @@ def backward_chain(
     for k in range(steps):
         t, r = levels[k], levels[k + 1]
         moving = t > r
+        keep = moving.to(x.device).reshape((-1,) + (1,) * (x.ndim - 1))
         if not bool(moving.any()):
+            if method == "ddpm" and streams is not None:
+                streams.normal_like(x)  # as it would in a batch where another item moves
             continue
         if method == "dpmpp_2m":
             x_0 = denoise(x, t)
             new = _dpmpp_2m(schedule, x, x_0, previous, t, r)
-            previous = (x_0, _log_snr(schedule, t))
+            lam = _log_snr(schedule, t)
+            if previous is not None:  # a resting item keeps the step that it last made
+                x_0 = torch.where(keep, x_0, previous[0])
+                lam = torch.where(moving, lam, previous[1])
+            previous = (x_0, lam)
         else:
             # A resting item rides along from its own level to 0 and is put back below.
             new = backward_step(
                 schedule, denoise, x, t.clamp_min(1), torch.where(moving, r, 0), streams, method
             )
-        keep = moving.to(x.device).reshape((-1,) + (1,) * (x.ndim - 1))
         x = torch.where(keep, new, x)
     return x
 
