@@ -76,9 +76,7 @@ class PriorHeader:
             raise SettingsError(f"stems are different, non-empty names; found {list(self.stems)}")
         bad = [s for s in self.stems if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}", s)]
         if bad:  # the names become file names
-            raise SettingsError(
-                f"stems are named by letters, digits, _ . -; found {bad[0]!r}"
-            )
+            raise SettingsError(f"stems are named by letters, digits, _ . -; found {bad[0]!r}")
         if not 1000 <= self.rate <= 768_000:
             raise SettingsError(f"rate is within 1000..768000 Hz; found {self.rate}")
         if not 1 <= self.window <= 2**28:
@@ -98,10 +96,13 @@ class PriorHeader:
         if not self.licence.strip():
             raise SettingsError("licence must not be empty; write 'unknown' if it is")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self) | {"stems": list(self.stems), "levels": self.levels.to_dict()}
+
     def to_json(self) -> str:
         """Return the text stored under the metadata key ``mgdm``."""
-        content = asdict(self) | {"stems": list(self.stems), "levels": self.levels.to_dict()}
-        return json.dumps(content, sort_keys=True, allow_nan=False)
+        return json.dumps(self.to_dict(), sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> PriorHeader:

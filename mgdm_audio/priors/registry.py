@@ -25,6 +25,7 @@ __all__ = [
     "bundled_priors",
     "check_name_free",
     "default_path",
+    "forget",
     "home",
     "list_priors",
     "register",
@@ -172,13 +173,37 @@ def register(
     check_name_free(name, path, replace=replace)
     entries = _read_index()
     entries[name] = {"path": str(path), "header_sha256": layout.header_sha256, "source": source}
-    text = json.dumps({"version": _INDEX_VERSION, "priors": entries}, indent=1, sort_keys=True)
-    write_atomically(_index_path(), lambda temporary: _write_text(temporary, text))
+    _write_index(entries)
     return PriorEntry(name, path, source, True, layout.header_sha256)
 
 
-def _write_text(path: str, text: str) -> None:
-    Path(path).write_text(text + "\n", encoding="utf-8")
+def forget(name: str) -> PriorEntry:
+    """Take a registered prior off the list; its file stays.
+
+    Raises
+    ------
+    PriorError
+        If no prior was registered under this name.
+    """
+    if name in bundled_priors():
+        raise PriorError(f"{name!r} comes with the package and stays on the list")
+    entries = _read_index()
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "none"
+        raise PriorError(f"no imported prior is called {name!r}; imported are: {known}")
+    entry = entries.pop(name)
+    _write_index(entries)
+    path = Path(entry["path"])
+    return PriorEntry(name, path, entry["source"], path.is_file(), entry["header_sha256"])
+
+
+def _write_index(entries: Mapping[str, Mapping[str, str]]) -> None:
+    text = json.dumps({"version": _INDEX_VERSION, "priors": entries}, indent=1, sort_keys=True)
+
+    def write(path: str) -> None:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    write_atomically(_index_path(), write)
 
 
 def check_name_free(name: str, path: Path, *, replace: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""The commands: mgdm-separate, mgdm-evaluate, mgdm-models."""
