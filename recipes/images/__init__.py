@@ -1,0 +1,1 @@
+"""Image recipes: the samplers of ``mgdm_core`` restore images, with the very same code as audio."""
