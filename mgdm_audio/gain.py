@@ -135,7 +135,7 @@ class LevelMeter:
         self._channels = channels
         self._frame = max(1, round(rate * _FRAME_SECONDS))
         self._merge = 1  # frames of _frame samples in one row of the lists
-        self._pending: list[tuple[Tensor, Tensor, int]] = []
+        self._pending: list[tuple[Tensor, Tensor, int]] = []  # at most one row, not yet full
         self._rows: list[tuple[Tensor, Tensor, int]] = []  # sum, second moments, samples
         self._held = torch.zeros(channels, 0, dtype=torch.float64)
         self._low = torch.full((channels,), torch.inf, dtype=torch.float64)
@@ -167,10 +167,12 @@ class LevelMeter:
         self._held = held[:, whole:].clone()
 
     def _append(self, total: Tensor, moment: Tensor, samples: int) -> None:
-        self._pending.append((total, moment, samples))
-        if len(self._pending) == self._merge:
-            self._rows.append(_merged(self._pending))
-            self._pending = []
+        row = _merged([*self._pending, (total, moment, samples)])
+        if row[2] < self._merge * self._frame:
+            self._pending = [row]
+            return
+        self._rows.append(row)
+        self._pending = []
         if len(self._rows) == _MAX_FRAMES:
             self._rows = [_merged(self._rows[k : k + 2]) for k in range(0, _MAX_FRAMES, 2)]
             self._merge *= 2
