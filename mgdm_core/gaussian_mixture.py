@@ -36,7 +36,7 @@ class GaussianMixture:
     ) -> None:
         if bool((weights < 0).any()) or not float(weights.sum()) > 0:
             raise SettingsError("mixture weights are non-negative with a positive sum")
-        self.weights = (weights / weights.sum()).double()
+        self.weights = weights.double() / weights.double().sum()
         self.means = means.double()
         self.covariances = covariances.double()
 

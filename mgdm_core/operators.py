@@ -124,7 +124,8 @@ class Operator:
             safe = torch.where(svd.values > 0, svd.values, torch.ones_like(svd.values))
             return svd.v(svd.u_t(y) / safe)
         self.require("adjoint", "pseudo_inverse")
-        return self.adjoint(conjugate_gradient(lambda u: self.forward(self.adjoint(u)), y))
+        # The normal equations in x have a solution for any y; those in y only for y in the range.
+        return conjugate_gradient(lambda x: self.adjoint(self.forward(x)), self.adjoint(y))
 
     def proximal(
         self,
@@ -269,6 +270,9 @@ class Matrix(Operator):
             )
         wide = matrix.detach().to("cpu", torch.float64)
         u, values, v_t = torch.linalg.svd(wide, full_matrices=True)
+        # A value that is rounding error alone is a zero: nothing may divide by it.
+        noise = max(wide.shape) * torch.finfo(torch.float64).eps
+        values = torch.where(values > noise * values.max(), values, 0.0)
         padded = torch.zeros(matrix.shape[1], dtype=torch.float64)
         padded[: len(values)] = values
         self._svd = (u, padded, v_t)
@@ -287,8 +291,7 @@ class Matrix(Operator):
     def svd(self, shape: Sequence[int], like: Tensor) -> SVD:
         """Decomposition computed once in float64."""
         u, values, v_t = (a.to(like.device, like.dtype) for a in self._svd)
-        n, m = v_t.shape[0], u.shape[0]
-        rank = min(n, m)
+        n, rank = v_t.shape[0], int((self._svd[1] > 0).sum())
 
         def to_slots(y: Tensor) -> Tensor:
             out = torch.zeros(y.shape[0], n, dtype=y.dtype, device=y.device)

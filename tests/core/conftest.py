@@ -2,9 +2,19 @@
 
 import jaxtyping
 import pytest
+import torch
 
 
-@pytest.fixture()
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread():
+    """The arrays here are small: a second thread only waits for the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def unchecked_shapes():
     """Switch the suite's own shape checks off, to see the error that a user would see."""
     jaxtyping.config.update("jaxtyping_disable", True)

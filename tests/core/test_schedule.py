@@ -1,6 +1,7 @@
 """Noise schedules against their defining formulas."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -159,11 +160,11 @@ def test_spaced_levels_fall_strictly_and_keep_the_ends(data):
     levels = schedule.spaced(count, start, stop)
     assert levels[0] == start
     assert levels[-1] == stop
-    assert all(a > b for a, b in zip(levels, levels[1:]))
+    assert all(a > b for a, b in itertools.pairwise(levels))
     assert len(levels) == min(count, start - stop + 1)
     # Even: no gap differs from the ideal one by more than rounding.
     ideal = (start - stop) / max(1, len(levels) - 1)
-    assert all(abs(a - b - ideal) <= 1 for a, b in zip(levels, levels[1:]))
+    assert all(abs(a - b - ideal) <= 1 for a, b in itertools.pairwise(levels))
 
 
 @pytest.mark.parametrize(
