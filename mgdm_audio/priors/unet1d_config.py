@@ -86,7 +86,7 @@ class UNet1dConfig:
     def __post_init__(self) -> None:
         for key in ("multipliers", "factors", "num_blocks", "attentions"):
             object.__setattr__(self, key, tuple(getattr(self, key)))
-        self._check_types()
+        self._check_types(vars(self))
         levels = len(self.factors)
         lengths = (len(self.num_blocks), len(self.attentions), len(self.multipliers) - 1)
         if not 1 <= levels <= 16 or lengths != (levels,) * 3:
@@ -128,24 +128,22 @@ class UNet1dConfig:
         if not 0 <= self.dynamic_threshold <= 1:
             raise SettingsError(f"dynamic_threshold is within 0..1; found {self.dynamic_threshold}")
 
-    def _check_types(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            values = value if isinstance(value, tuple) else (value,)
-            if "bool" in str(item.type):
-                good = all(isinstance(v, bool) for v in values)
-            elif item.type == "float":
-                good = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-            else:
-                good = all(
-                    isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= _LARGEST
-                    for v in values
-                )
-            if not good:
-                raise SettingsError(
-                    f"{item.name} must be {item.type}, whole numbers within 1..{_LARGEST}; "
-                    f"found {value!r}"
-                )
+    @classmethod
+    def _check_types(cls, settings: Mapping[str, Any]) -> None:
+        for item in fields(cls):
+            if item.name not in settings:
+                continue
+            value = settings[item.name]
+            many = "tuple" in str(item.type)
+            values = value if many and isinstance(value, tuple) else (value,)
+            kind = (
+                "bool" if "bool" in str(item.type) else "float" if item.type == "float" else "int"
+            )
+            if many != isinstance(value, tuple) or not all(_fits(kind, v) for v in values):
+                what = {"bool": "true or false", "float": "a number"}
+                rule = what.get(kind, f"whole numbers within 1..{_LARGEST}")
+                shape = "a list of " if many else ""
+                raise SettingsError(f"{item.name} must be {shape}{rule}; found {value!r:.80}")
 
     @property
     def multiple(self) -> int:
@@ -170,10 +168,13 @@ class UNet1dConfig:
         if unknown:
             raise SettingsError(f"unet1d has no settings {unknown}; known are {sorted(known)}")
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        wrong = [k for k, v in settings.items() if isinstance(v, dict | str) or v is None]
-        if wrong:
-            raise SettingsError(f"unet1d: {wrong[0]} has the wrong type: {settings[wrong[0]]!r}")
-        for key in ("multipliers", "factors", "num_blocks", "attentions"):
-            if key in settings and not isinstance(settings[key], tuple):
-                raise SettingsError(f"unet1d: {key} must be a list; found {settings[key]!r}")
+        cls._check_types(settings)
         return cls(**settings)
+
+
+def _fits(kind: str, value: Any) -> bool:
+    if kind == "bool" or isinstance(value, bool):
+        return kind == "bool" and isinstance(value, bool)
+    if kind == "float":
+        return isinstance(value, int | float)
+    return isinstance(value, int) and 1 <= value <= _LARGEST
