@@ -7,7 +7,7 @@ q(x_s | x_0, x_t). Each class is a frozen dataclass of settings whose call makes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -58,6 +58,7 @@ class Linearisation(NamedTuple):
     loss: Tensor
 
 
+@runtime_checkable
 class Conditional(Protocol):
     """Draws x_s | x_0, x_t, y."""
 

@@ -7,7 +7,7 @@ conditional mean. No gradient of a network is involved.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mgdm_core.array_types import Float, Num, Tensor
 from mgdm_core.errors import CapabilityError
@@ -17,6 +17,7 @@ from mgdm_core.randomness import RandomStreams
 __all__ = ["Basis", "IdentityBasis", "condition_gaussian"]
 
 
+@runtime_checkable
 class Basis(Protocol):
     """An orthonormal basis or tight frame acting on the last axis of an event.
 

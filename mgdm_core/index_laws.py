@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -47,6 +47,7 @@ class IndexContext(NamedTuple):
         return torch.full((len(self.streams),), min(max(1, s), self.t - 1))
 
 
+@runtime_checkable
 class IndexLaw(Protocol):
     """Draws one level in {1, ..., t - 1} per item (t is at least 2)."""
 

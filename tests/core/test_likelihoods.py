@@ -1,0 +1,125 @@
+"""Log-likelihoods: one value per item, right up to a constant in y."""
+
+import pytest
+import torch
+
+from mgdm_core.errors import SettingsError
+from mgdm_core.likelihoods import (
+    CallableLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    PoissonLikelihood,
+)
+from mgdm_core.operators import FunctionOperator, Matrix, SumOverChannels
+
+from .closed_forms import normal
+
+SINE = FunctionOperator(lambda x: torch.sin(x).flatten(1)[:, :4])
+
+
+def gaussian(operator=None) -> GaussianLikelihood:
+    operator = SumOverChannels(2) if operator is None else operator
+    return GaussianLikelihood(operator, operator.forward(normal((3, 2, 4), 1)), 0.3)
+
+
+def poisson() -> PoissonLikelihood:
+    counts = torch.tensor([[3.0, 0.0], [1.0, 7.0], [0.0, 0.0]], dtype=torch.float64)
+    rate = FunctionOperator(lambda x: torch.exp(x.flatten(1)[:, :2]))
+    return PoissonLikelihood(rate, counts, gain=2.5)
+
+
+def own() -> CallableLikelihood:
+    y = normal((3, 8), 2)
+    return CallableLikelihood(lambda x, y: -(x.flatten(1) - y).abs().sum(1), y)
+
+
+ALL = {
+    "gaussian": gaussian(),
+    "gaussian-nonlinear": gaussian(SINE),
+    "poisson": poisson(),
+    "own": own(),
+}
+EACH = pytest.mark.parametrize("likelihood", ALL.values(), ids=ALL)
+
+
+@EACH
+def test_one_value_per_item(likelihood):
+    assert isinstance(likelihood, Likelihood)
+    x = normal((3, 2, 4), 3)
+    value = likelihood.log_prob(x)
+    assert value.shape == (3,)
+    for i in range(3):
+        alone = likelihood.select([i]).log_prob(x[i : i + 1])
+        torch.testing.assert_close(alone[0], value[i], rtol=1e-12, atol=1e-12)
+
+
+@EACH
+def test_items_do_not_see_one_another(likelihood):
+    x = normal((3, 2, 4), 3).requires_grad_(True)
+    (grad,) = torch.autograd.grad(likelihood.log_prob(x)[1], x)
+    assert bool((grad[[0, 2]] == 0).all())
+    assert bool((grad[1] != 0).any())
+    assert torch.autograd.gradcheck(likelihood.log_prob, x)
+
+
+@EACH
+def test_select_reorders_and_repeats(likelihood):
+    x = normal((3, 2, 4), 3)
+    value = likelihood.log_prob(x)
+    order = [2, 0, 0, 1]
+    torch.testing.assert_close(likelihood.select(order).log_prob(x[order]), value[order])
+    chosen = likelihood.select(torch.tensor([1, 1]))
+    assert torch.equal(chosen.observation, likelihood.observation[[1, 1]])
+
+
+def test_gaussian_is_the_normal_density_up_to_a_constant():
+    likelihood = gaussian()
+    x, z = normal((3, 2, 4), 4), normal((3, 2, 4), 5)
+    normal_law = torch.distributions.Normal(likelihood.observation, 0.3)
+    want = (normal_law.log_prob(x.sum(1)) - normal_law.log_prob(z.sum(1))).sum(1)
+    torch.testing.assert_close(likelihood.log_prob(x) - likelihood.log_prob(z), want)
+    torch.testing.assert_close(likelihood.residual(x), likelihood.observation - x.sum(1))
+
+
+def test_poisson_is_the_counting_density_up_to_a_constant():
+    likelihood = poisson()
+    x, z = normal((3, 2, 4), 4), normal((3, 2, 4), 5)
+
+    def law(x):
+        rate = 2.5 * torch.exp(x.flatten(1)[:, :2])
+        return torch.distributions.Poisson(rate).log_prob(likelihood.observation).sum(1)
+
+    torch.testing.assert_close(likelihood.log_prob(x) - likelihood.log_prob(z), law(x) - law(z))
+
+
+def test_a_poisson_rate_never_reaches_zero():
+    dark = FunctionOperator(lambda x: 0 * x - 1)
+    likelihood = PoissonLikelihood(dark, torch.tensor([[2.0]]), floor=1e-2)
+    assert float(likelihood.rate(torch.zeros(1, 1))) == pytest.approx(1e-2)
+    assert bool(torch.isfinite(likelihood.log_prob(torch.zeros(1, 1))).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_types(dtype):
+    x, y = normal((3, 6), 6), normal((3, 2), 7)
+    operator = Matrix(normal((2, 6), 8))
+    value = GaussianLikelihood(operator, y.to(dtype), 1.0).log_prob(x.to(dtype))
+    want = GaussianLikelihood(operator, y, 1.0).log_prob(x)
+    assert value.dtype == dtype
+    torch.testing.assert_close(value.double(), want, rtol=0.05, atol=0.05)
+
+
+def test_settings_outside_their_domain():
+    y = torch.zeros(1, 2)
+    with pytest.raises(SettingsError, match=r"sigma_y is positive; found 0.0; .* small one"):
+        GaussianLikelihood(SumOverChannels(2), y, 0.0)
+    with pytest.raises(SettingsError, match="gain and floor are positive; found -1"):
+        PoissonLikelihood(SumOverChannels(2), y, gain=-1.0)
+    with pytest.raises(SettingsError, match="non-negative"):
+        PoissonLikelihood(SumOverChannels(2), y - 1)
+
+
+def test_a_callable_that_sums_over_the_batch_is_caught(unchecked_shapes):
+    summed = CallableLikelihood(lambda x, y: -(x - y).square().sum(), torch.zeros(3, 2))
+    with pytest.raises(SettingsError, match=r"shape \(3,\); found \(\); sum over the event"):
+        summed.log_prob(torch.zeros(3, 2))
