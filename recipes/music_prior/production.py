@@ -139,16 +139,18 @@ def drive(sound: np.ndarray, gain: float, bias: float = 0.0) -> np.ndarray:
 
     Notes
     -----
-    First-order antiderivative anti-aliasing (Parker, Zavalishin, Le Bivic, DAFx 2016): the mean
-    of tanh between two samples rather than its value at one.
+    The clipper x / sqrt(1 + x^2) with first-order antiderivative anti-aliasing (Parker, Zavalishin,
+    Le Bivic, DAFx 2016): the mean of the clipper between two samples rather than its value at one.
+    With the primitive s = sqrt(1 + x^2) that mean is (x0 + x1) / (s0 + s1).
     """
-    x = gain * sound + bias
-    primitive = np.abs(x) + np.log1p(np.exp(-2 * np.abs(x)))  # log cosh, up to a constant
-    step = np.diff(x, axis=-1, prepend=x[..., :1])
-    small = np.abs(step) < 1e-3
-    mean = np.diff(primitive, axis=-1, prepend=primitive[..., :1]) / np.where(small, 1, step)
-    middle = np.tanh(x - 0.5 * step)
-    return (np.where(small, middle, mean) - np.tanh(bias)).astype(np.float32)
+    x = np.float32(gain) * sound + np.float32(bias)
+    slope = np.sqrt(1 + x * x)
+    rest = np.float32(bias / np.sqrt(1 + bias * bias))
+    out = np.empty_like(x)
+    out[..., 0] = x[..., 0] / slope[..., 0]
+    np.divide(x[..., 1:] + x[..., :-1], slope[..., 1:] + slope[..., :-1], out=out[..., 1:])
+    out -= rest
+    return out
 
 
 def convolve(sound: np.ndarray, response: np.ndarray) -> np.ndarray:
@@ -160,12 +162,15 @@ def convolve(sound: np.ndarray, response: np.ndarray) -> np.ndarray:
 def active_rms(sound: np.ndarray, rate: int) -> float:
     """Return the RMS over the tenths of a second within 35 dB of the loudest; 0 if silent."""
     hop = rate // 10
-    mono = sound.mean(0)
+    mono = sound[0] if len(sound) == 1 else sound.mean(0)
     frames = mono[: len(mono) // hop * hop].reshape(-1, hop)
-    power = np.mean(frames.astype(np.float64) ** 2, axis=1)
-    if not len(power) or power.max() < 1e-12:
+    if not len(frames):
         return 0.0
-    return float(np.sqrt(power[power > power.max() * 10**-3.5].mean()))
+    power = np.einsum("fs,fs->f", frames, frames) / hop
+    loudest = power.max()
+    if loudest < 1e-12:
+        return 0.0
+    return float(np.sqrt(power[power > loudest * 10**-3.5].mean(dtype=np.float64)))
 
 
 def produce_track(

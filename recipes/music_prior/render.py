@@ -17,6 +17,11 @@ TRACKS_AT_ONCE = 8
 LEAD_IN = 0.5  # seconds played before a cut, so that sounding notes and rooms are there
 
 
+# How much sooner than in the soundfont a released note dies, in octaves of time: players damp
+# their strings, and voices that linger below hearing cost as much as those that sound.
+RELEASE = {"bass": (0.5, 2.0), "drums": (0.0, 0.5), "guitar": (1.0, 2.8), "piano": (0.0, 1.5)}
+
+
 class Fonts:
     """Soundfonts ready to play, with the presets of one split.
 
@@ -94,12 +99,13 @@ def render_song(
     samples = round(length * rate)
     stems = np.zeros((len(STEMS), channels, samples + round(lead * rate)), np.float32)
     chosen = [fonts.choose(track, rng) for track in tracks]
-    release = [0.0 if t.stem == "drums" else float(rng.uniform(0.0, 2.0)) for t in tracks]
+    release = [float(rng.uniform(*RELEASE[track.stem])) for track in tracks]
     for first in range(0, len(tracks), TRACKS_AT_ONCE):
         part = slice(first, first + TRACKS_AT_ONCE)
-        played = player.render(tracks[part], chosen[part], stems.shape[-1] / rate, release[part])
+        played = player.render(
+            tracks[part], chosen[part], stems.shape[-1] / rate, channels, release[part]
+        )
         for track, preset, sound in zip(tracks[part], chosen[part], played):
-            sound = sound.mean(0, keepdims=True) if channels == 1 else sound
             track = track if track.stem == "drums" else replace(track, program=preset.program)
             sound = production.produce_track(sound, track, rng, rate)
             stems[STEMS.index(track.stem)] += sound * np.float32(rng.uniform(0.5, 1.0))

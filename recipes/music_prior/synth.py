@@ -20,7 +20,6 @@ BLOCK = 64  # FluidSynth computes in blocks of 64 samples: events fall on their 
 BEND_RANGE = 12  # semitones
 MAX_VOICES = 96  # as a hardware sampler; the time to render grows with the voices that sound
 _GEN_VOL_ENV_RELEASE = 38
-_FloatPointer = ctypes.POINTER(ctypes.c_float)
 
 
 def _library() -> Any:
@@ -38,7 +37,6 @@ def _library() -> Any:
         ctypes.c_double,
         ctypes.c_char_p,
     )
-    buffers = ctypes.POINTER(_FloatPointer)
     declarations = {
         "new_fluid_settings": (pointer, []),
         "fluid_settings_setint": (integer, [pointer, text, integer]),
@@ -62,10 +60,7 @@ def _library() -> Any:
         "fluid_synth_noteoff": (integer, [pointer, integer, integer]),
         "fluid_synth_add_sfont": (integer, [pointer, pointer]),
         "fluid_synth_remove_sfont": (integer, [pointer, pointer]),
-        "fluid_synth_nwrite_float": (
-            integer,
-            [pointer, integer, buffers, buffers, buffers, buffers],
-        ),
+        "fluid_synth_process": (integer, [pointer, integer, integer, pointer, integer, pointer]),
         "fluid_set_log_function": (pointer, [integer, pointer, pointer]),
     }
     for name, (result, arguments) in declarations.items():
@@ -175,6 +170,7 @@ class Synthesizer:
         tracks: Sequence[Track],
         presets: Sequence[Preset],
         seconds: float,
+        channels: int = 2,
         release: Sequence[float] | None = None,
     ) -> np.ndarray:
         """Play tracks from time 0, each on an output of its own.
@@ -187,13 +183,15 @@ class Synthesizer:
             One per track.
         seconds
             How long to play.
+        channels
+            2, or 1 for the mean of both sides.
         release
             Per track: how many octaves of time the release of a note is shortened by.
 
         Returns
         -------
         array
-            float32 [tracks, 2, samples], samples = round(seconds * rate).
+            float32 [tracks, channels, samples], samples = round(seconds * rate).
         """
         lib = self._lib
         synth, identities = self._start(len(tracks))
@@ -204,11 +202,14 @@ class Synthesizer:
                 lib.fluid_synth_set_gen(synth, channel, _GEN_VOL_ENV_RELEASE, shorter)
             samples = round(seconds * self.rate)
             total = -(-samples // BLOCK) * BLOCK
-            sound = np.zeros((2, len(tracks), total), np.float32)
+            sound = np.zeros((len(tracks), channels, total), np.float32)
+            # FluidSynth adds to the buffers, so one buffer for both sides takes their sum.
+            sides = sound if channels == 2 else np.broadcast_to(sound, (len(tracks), 2, total))
+            outputs = np.array([[s.ctypes.data for s in side] for side in sides], np.uint64).ravel()
             position = 0
             for block, channel, kind, value, velocity in self._events(tracks, total // BLOCK):
                 if block * BLOCK > position:
-                    self._write(synth, sound, position, block * BLOCK)
+                    self._write(synth, outputs, position, block * BLOCK)
                     position = block * BLOCK
                 if kind == _NOTE_ON:
                     lib.fluid_synth_noteon(synth, channel, value, velocity)
@@ -216,10 +217,12 @@ class Synthesizer:
                     lib.fluid_synth_noteoff(synth, channel, value)
                 else:
                     lib.fluid_synth_pitch_bend(synth, channel, value)
-            self._write(synth, sound, position, total)
+            self._write(synth, outputs, position, total)
         finally:
             self._stop(synth)
-        return sound[:, :, :samples].swapaxes(0, 1)
+        if channels == 1:
+            sound *= 0.5
+        return sound[..., :samples]
 
     def _events(self, tracks: Sequence[Track], blocks: int) -> list[tuple[int, int, int, int, int]]:
         """Return (block, channel, kind, value, velocity) in order; offs before ons."""
@@ -237,18 +240,11 @@ class Synthesizer:
         events = [event for event in events if event[0] < blocks]
         return sorted(events, key=lambda event: (event[0], event[2], event[1], event[3]))
 
-    def _write(self, synth: Any, sound: np.ndarray, start: int, stop: int) -> None:
-        """Compute [start, stop) of every output."""
-        if stop <= start:
-            return
-        sides = []
-        for side in sound:
-            pointers = (_FloatPointer * len(side))()
-            for output in range(len(side)):
-                address = side.ctypes.data + output * side.strides[0] + 4 * start
-                pointers[output] = ctypes.cast(address, _FloatPointer)
-            sides.append(pointers)
-        self._lib.fluid_synth_nwrite_float(synth, stop - start, *sides, None, None)
+    def _write(self, synth: Any, outputs: np.ndarray, start: int, stop: int) -> None:
+        """Compute the samples [start, stop) into buffers that begin at the addresses `outputs`."""
+        if stop > start:
+            here = outputs + np.uint64(4 * start)
+            self._lib.fluid_synth_process(synth, stop - start, 0, None, len(here), here.ctypes.data)
 
 
 _NOTE_OFF, _BEND, _NOTE_ON = range(3)
