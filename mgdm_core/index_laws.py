@@ -13,6 +13,7 @@ from mgdm_core.randomness import RandomStreams
 from mgdm_core.schedule import NoiseSchedule
 
 __all__ = [
+    "INDEX_LAWS",
     "Fraction",
     "IndexContext",
     "IndexLaw",
@@ -214,3 +215,15 @@ class ResidualLaw:
         high = (base + share * (context.t - 1 - base)).round().long()
         low = torch.minimum((self.share * high).long().clamp_min(1), high)
         return context.streams.integers(low, high + 1)
+
+
+INDEX_LAWS: dict[str, type] = {
+    "published": PublishedMix,
+    "uniform": UniformLaw,
+    "uniform-fraction": UniformFraction,
+    "near-zero": NearZero,
+    "fraction": Fraction,
+    "next-level": NextLevel,
+    "residual": ResidualLaw,
+}
+"""Laws that need no argument, by name."""

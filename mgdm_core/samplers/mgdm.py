@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mgdm_core.conditionals import CONDITIONALS, Conditional, GibbsStep, Linearised, Variational
-from mgdm_core.index_laws import IndexContext, IndexLaw, PublishedMix, UniformFraction
+from mgdm_core.index_laws import (
+    INDEX_LAWS,
+    IndexContext,
+    IndexLaw,
+    PublishedMix,
+    UniformFraction,
+)
 from mgdm_core.jumps import MarginalJumps
 from mgdm_core.kernels import backward_chain, between_sample, bridge_sample, noise_to
 from mgdm_core.likelihoods import Likelihood
@@ -30,8 +36,8 @@ class MGDMSettings:
         R, Gibbs repetitions per level.
     denoising_steps : int
         M, backward steps from x_s to level 0.
-    index_law : IndexLaw
-        How s is drawn.
+    index_law : IndexLaw or str
+        How s is drawn; a name of :data:`mgdm_core.index_laws.INDEX_LAWS` or an object.
     conditional : Conditional or str
         How x_s is drawn; a name of :data:`mgdm_core.conditionals.CONDITIONALS` or an object.
     renoise : {"between", "forward"}
@@ -46,7 +52,7 @@ class MGDMSettings:
     levels: int = 100
     gibbs: int = 1
     denoising_steps: int = 20
-    index_law: IndexLaw = field(default_factory=PublishedMix)
+    index_law: IndexLaw | str = field(default_factory=PublishedMix)
     conditional: Conditional | str = field(default_factory=Variational)
     renoise: str = "between"
     transition: str = "ddpm"
@@ -67,13 +73,11 @@ class MGDMSettings:
             f"transition is one of {', '.join(methods)}",
             self.transition,
         )
-        if isinstance(self.conditional, str):
-            check(
-                self.conditional in CONDITIONALS,
-                f"conditional is one of {', '.join(CONDITIONALS)}",
-                self.conditional,
-            )
-            object.__setattr__(self, "conditional", CONDITIONALS[self.conditional]())
+        for name, known in (("conditional", CONDITIONALS), ("index_law", INDEX_LAWS)):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                check(value in known, f"{name} is one of {', '.join(known)}", value)
+                object.__setattr__(self, name, known[value]())
 
 
 def mgdm(
@@ -105,6 +109,7 @@ def mgdm(
     """
     cfg = settings or default_settings(likelihood)
     conditional: Conditional = cfg.conditional  # type: ignore[assignment]
+    index_law: IndexLaw = cfg.index_law  # type: ignore[assignment]
     jumps = cfg.jumps if start is None else None
     steps = (cfg.levels - 1) * cfg.gibbs + (jumps.count if jumps else 0)
     run = Run("mgdm", prior, likelihood, shape, streams, callback, steps)
@@ -121,7 +126,7 @@ def mgdm(
         if t < 2:  # no level lies between this one and the data
             break
         for _ in range(cfg.gibbs):
-            s = cfg.index_law(
+            s = index_law(
                 IndexContext(
                     t=t,
                     next_level=below,

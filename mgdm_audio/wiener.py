@@ -1,0 +1,30 @@
+"""The yardstick that needs no diffusion: a Wiener filter with each stem's average spectrum."""
+
+from __future__ import annotations
+
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_core.array_types import Float, Tensor
+
+__all__ = ["average_spectrum_wiener"]
+
+
+def average_spectrum_wiener(
+    mixture: Float[Tensor, "batch samples"],
+    average_power: Float[Tensor, "stems bins"],
+    spectral: SpectralTransform,
+) -> Float[Tensor, "batch stems samples"]:
+    """Share the mixture's spectrum in proportion to the stems' average power, bin by bin.
+
+    The shares sum to one, so the stems sum to the mixture.
+
+    Parameters
+    ----------
+    mixture : Tensor, shape (batch, samples)
+    average_power : Tensor, shape (stems, bins)
+        Average power spectra; only their ratios matter.
+    spectral : SpectralTransform
+    """
+    power = average_power.to(mixture).clamp_min(1e-20)
+    share = power / power.sum(0)
+    spectrum = spectral.forward(mixture)
+    return spectral.inverse(share[None, :, :, None] * spectrum[:, None], mixture.shape[-1])

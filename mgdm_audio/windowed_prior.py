@@ -1,0 +1,259 @@
+"""A prior on signals of any length, out of a prior that is evaluated on windows.
+
+The sampler's variable is the whole chunk. At every evaluation the network sees overlapping
+windows, and what it says of a sample is cross-faded between the windows that hold it: the windows
+are sampled jointly, so neighbours agree by construction and no seam can be heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
+from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.errors import SettingsError
+from mgdm_core.priors import Denoised, level_vector
+from mgdm_core.schedule import NoiseSchedule
+
+__all__ = ["Pinned", "SpectralWindowedPrior", "WindowedPrior", "windowed"]
+
+
+class Pinned:
+    """Samples that are known already: the end of the chunk before.
+
+    Parameters
+    ----------
+    estimate : Tensor, shape (batch, stems, overlap)
+        What the chunk before said about this chunk's first samples.
+    """
+
+    def __init__(self, estimate: Float[Tensor, "batch stems overlap"]) -> None:
+        self.estimate = estimate
+        length = estimate.shape[-1]
+        # Fully pinned at the beginning, free at the end, without a corner at either.
+        ramp = torch.linspace(0, torch.pi, length, dtype=torch.float64)
+        self.weight = (0.5 + 0.5 * ramp.cos()).to(estimate)
+
+    def apply(
+        self, x_0: Float[Tensor, "batch stems samples"]
+    ) -> Float[Tensor, "batch stems samples"]:
+        """Blend the known samples into an estimate."""
+        length = self.weight.shape[-1]
+        head = x_0[..., :length]
+        head = head + self.weight * (self.estimate - head)
+        return torch.cat([head, x_0[..., length:]], -1)
+
+
+class WindowedPrior:
+    """Evaluates a waveform prior on overlapping windows of a longer signal.
+
+    Parameters
+    ----------
+    prior : WaveformPrior
+    window, hop : int
+        Window length and step in samples. A signal no longer than ``window`` is one window;
+        otherwise its length must be ``window + k * hop``.
+    schedule : NoiseSchedule, optional
+        Levels to run on; the prior's own by default.
+    batch_size : int
+        Windows evaluated at once. Does not change the result beyond rounding.
+    pinned : Pinned, optional
+    """
+
+    def __init__(
+        self,
+        prior: WaveformPrior,
+        window: int,
+        hop: int,
+        *,
+        schedule: NoiseSchedule | None = None,
+        batch_size: int = 4,
+        pinned: Pinned | None = None,
+    ) -> None:
+        if not 0 < hop <= window:
+            raise SettingsError(f"windows need 0 < hop <= window; found {hop} and {window}")
+        if batch_size < 1:
+            raise SettingsError(f"batch_size is at least 1; found {batch_size}")
+        self.prior = prior if schedule is None else prior.with_schedule(schedule)
+        self.schedule = self.prior.schedule
+        self.window, self.hop, self.batch_size, self.pinned = window, hop, batch_size, pinned
+
+    def _starts(self, length: int) -> list[int]:
+        if length <= self.window:
+            return [0]
+        if (length - self.window) % self.hop:
+            raise SettingsError(
+                f"a windowed signal has window + k hop samples ({self.window} + k {self.hop}); "
+                f"found {length}"
+            )
+        return list(range(0, length - self.window + 1, self.hop))
+
+    def _fade(self, size: int, overlap: int, first: bool, last: bool, like: Tensor) -> Tensor:
+        """Weight of one window: ramps over the overlaps, flat at the ends of the signal."""
+        weight = torch.ones(size, dtype=like.dtype, device=like.device)
+        if overlap > 0:
+            ramp = (torch.arange(overlap, dtype=like.dtype, device=like.device) + 0.5) / overlap
+            ramp = torch.sin(0.5 * torch.pi * ramp) ** 2
+            if not first:
+                weight[:overlap] = ramp
+            if not last:
+                weight[-overlap:] = ramp.flip(0)
+        return weight
+
+    def _evaluate(
+        self,
+        x: Tensor,
+        t: Tensor,
+        call: Callable[[Tensor, Tensor], tuple[Tensor, ...]],
+        grids: tuple[int, ...],
+    ) -> list[Tensor]:
+        """Evaluate all windows and cross-fade each output on its own grid.
+
+        ``grids``: samples per step of each output's last axis (1 for waveforms, the transform's
+        hop for spectra, whose frames sit at the step's multiples, both ends included).
+        """
+        length, batch = x.shape[-1], x.shape[0]
+        starts = self._starts(length)
+        if len(starts) == 1 and batch <= self.batch_size:
+            return list(call(x, t))
+        size = min(self.window, length)
+        jobs = [(item, start) for start in starts for item in range(batch)]
+        sums: list[Tensor] = []
+        totals: list[Tensor] = []
+        for k in range(0, len(jobs), self.batch_size):
+            some = jobs[k : k + self.batch_size]
+            pieces = torch.stack([x[i, :, s : s + size] for i, s in some])
+            outputs = call(pieces, t[[i for i, _ in some]])
+            if not sums:
+                for out, grid in zip(outputs, grids):
+                    steps = length if grid == 1 else length // grid + 1
+                    shape = (batch, *out.shape[1:-1], steps)
+                    sums.append(torch.zeros(shape, dtype=out.dtype, device=out.device))
+                    totals.append(torch.zeros(steps, dtype=out.dtype, device=out.device))
+            for j, (item, start) in enumerate(some):
+                for out, grid, total, norm in zip(outputs, grids, sums, totals):
+                    steps = out.shape[-1]
+                    weight = self._fade(
+                        steps,
+                        (size - self.hop) // grid,
+                        start == starts[0],
+                        start == starts[-1],
+                        out,
+                    )
+                    at = slice(start // grid, start // grid + steps)
+                    total[item, ..., at] += weight * out[j]
+                    if item == 0:
+                        norm[at] += weight
+        return [total / norm.clamp_min(1e-8) for total, norm in zip(sums, totals)]
+
+    def denoise(
+        self, x: Float[Tensor, "batch stems samples"], t: int | Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch stems samples"]:
+        """Estimate E[x_0 | x_t = x] over the whole signal."""
+        index = level_vector(t, len(x), x.device)
+        if torch.is_grad_enabled() and x.requires_grad:
+            x_0 = self._differentiable(x, index)
+        else:
+            (x_0,) = self._evaluate(x, index, lambda p, s: (self.prior.denoise(p, s),), (1,))
+        return x_0 if self.pinned is None else self.pinned.apply(x_0)
+
+    def _differentiable(self, x: Tensor, index: Tensor) -> Tensor:
+        """One window needs no assembly; several are assembled out of place."""
+        length = x.shape[-1]
+        starts = self._starts(length)
+        if len(starts) == 1:
+            return self.prior.denoise(x, index)
+        out = torch.zeros_like(x)
+        norm = torch.zeros(length, dtype=x.dtype, device=x.device)
+        for start in starts:
+            piece = self.prior.denoise(x[..., start : start + self.window], index)
+            weight = self._fade(
+                self.window,
+                self.window - self.hop,
+                start == starts[0],
+                start == starts[-1],
+                x,
+            )
+            pad = (start, length - start - self.window)
+            out = out + torch.nn.functional.pad(weight * piece, pad)
+            norm = norm + torch.nn.functional.pad(weight, pad)
+        return out / norm
+
+
+class SpectralWindowedPrior(WindowedPrior):
+    """A windowed prior that also gives the variance per time-frequency bin.
+
+    Parameters
+    ----------
+    variance_floor : float
+        Share in [0, 1] of the average-spectrum Wiener gain below which no mask falls: sound that
+        the network removed from every stem still goes where it is likeliest.
+    level : float
+        Gain of the signal relative to the training songs, for the average spectra.
+    """
+
+    prior: SpectralWaveformPrior
+
+    def __init__(
+        self,
+        prior: SpectralWaveformPrior,
+        window: int,
+        hop: int,
+        *,
+        variance_floor: float = 0.0,
+        **options: object,
+    ) -> None:
+        super().__init__(prior, window, hop, **options)  # type: ignore[arg-type]
+        if not 0 <= variance_floor <= 1:
+            raise SettingsError(f"variance_floor lies in [0, 1]; found {variance_floor}")
+        for value in (window, hop):
+            if value % prior.spectral.hop:
+                raise SettingsError(
+                    f"window and hop are multiples of the spectrum's hop {prior.spectral.hop}; "
+                    f"found {window} and {hop}"
+                )
+        self.variance_floor = variance_floor
+
+    def denoise_with_variance(
+        self, x: Float[Tensor, "batch stems samples"], t: int | Int[Tensor, " batch"]
+    ) -> Denoised:
+        """Posterior mean and diagonal variance in the prior's own spectrum."""
+        index = level_vector(t, len(x), x.device)
+        spectral = self.prior.spectral
+        x_0, mask = self._evaluate(x, index, self.prior.denoise_with_mask, (1, spectral.hop))
+        power = self.prior.average_power
+        variance = self.schedule.at(index, mask)[1] ** 2
+        if self.variance_floor > 0 and power is not None:
+            p = power.to(mask)[None, :, :, None]
+            mask = torch.maximum(mask, self.variance_floor * p / (p + variance))
+        if self.pinned is not None:
+            x_0 = self.pinned.apply(x_0)
+        return Denoised(x_0, variance * mask, spectral)
+
+
+def windowed(
+    prior: WaveformPrior,
+    window: int,
+    hop: int,
+    *,
+    schedule: NoiseSchedule | None = None,
+    batch_size: int = 4,
+    pinned: Pinned | None = None,
+    variance_floor: float = 0.0,
+) -> WindowedPrior:
+    """Return the windowed prior that the prior's capabilities allow."""
+    if isinstance(prior, SpectralWaveformPrior):
+        return SpectralWindowedPrior(
+            prior,
+            window,
+            hop,
+            schedule=schedule,
+            batch_size=batch_size,
+            pinned=pinned,
+            variance_floor=variance_floor,
+        )
+    return WindowedPrior(
+        prior, window, hop, schedule=schedule, batch_size=batch_size, pinned=pinned
+    )
