@@ -1,0 +1,141 @@
+"""Write a data set in the four-stem layout: ``{split}/{track}/{stem}.wav``, mono, one rate."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mgdm_audio.datasets.tracks import Dataset, Track
+from mgdm_audio.engines import InlinePool, Outcome, run_processes
+from mgdm_audio.errors import AudioWriteError, os_reason
+from mgdm_core.errors import SettingsError
+
+__all__ = ["Converted", "ConvertWork", "convert_dataset", "is_converted"]
+
+SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """One track written, or found written before.
+
+    Attributes
+    ----------
+    key : str
+        Which track.
+    fresh : bool
+        False where it was there already.
+    notes : tuple of str
+        Absent classes, or that it had to be written as float.
+    """
+
+    key: str
+    fresh: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConvertWork:
+    """What a worker does with each track; see :func:`convert_dataset`."""
+
+    out: Path
+    rate: int
+    subtype: str
+
+    def start(self, device: str) -> Callable[[Track], Converted]:
+        """Nothing is loaded beforehand; the device is not used."""
+        del device
+        return self._convert
+
+    def _convert(self, track: Track) -> Converted:
+        audio = track.load(self.rate)
+        peak = max(float(np.abs(stem).max(initial=0.0)) for stem in audio.stems.values())
+        subtype, notes = self.subtype, list(audio.notes)
+        if subtype != "FLOAT" and peak > 1.0:
+            # A class may be louder than full scale although the mix is not: clipping it, or a gain
+            # of its own, would break the sum.
+            subtype = "FLOAT"
+            notes.append(f"written as float: a stem peaks at {peak:.2f} times full scale")
+        target = self.out / track.key
+        partial = target.parent / f".{target.name}.partial"
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            for name, stem in audio.stems.items():
+                soundfile.write(partial / f"{name}.wav", stem, self.rate, subtype=subtype)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(partial, target)
+        except (OSError, soundfile.LibsndfileError) as error:
+            reason = os_reason(error) if isinstance(error, OSError) else str(error)
+            raise AudioWriteError(f"{target}: cannot be written ({reason})") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return Converted(track.key, True, tuple(notes))
+
+
+def is_converted(folder: Path, stems: tuple[str, ...], rate: int) -> bool:
+    """Whether a track's folder holds every stem at the rate, all of one length."""
+    try:
+        found = [soundfile.info(folder / f"{name}.wav") for name in stems]
+    except (soundfile.LibsndfileError, OSError):
+        return False
+    return len({i.frames for i in found}) == 1 and all(i.samplerate == rate for i in found)
+
+
+def convert_dataset(
+    dataset: Dataset,
+    out: Path,
+    rate: int = 22_050,
+    subtype: str = "PCM_16",
+    workers: int = 1,
+) -> Iterator[Outcome]:
+    """Write the four-stem layout, one folder after the other, each whole or not at all.
+
+    Tracks that are there already are left alone, so the same command goes on where it was stopped.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What to convert; tracks without a split go into ``test``'s place, directly under ``out``.
+    out : Path
+        Folder to write to.
+    rate : int
+        Samples per second.
+    subtype : str
+        ``PCM_16``, ``PCM_24`` or ``FLOAT``. A track whose stems exceed full scale is written as
+        float, and says so.
+    workers : int
+        Processes; one works in this process.
+
+    Yields
+    ------
+    Outcome
+        For each track its :class:`Converted`, or the error that it met.
+
+    Raises
+    ------
+    SettingsError
+        If the subtype is unknown or the output is the data set itself.
+    """
+    if subtype not in SUBTYPES:
+        raise SettingsError(f"the subtype must be one of {', '.join(SUBTYPES)}, found {subtype!r}")
+    if out.resolve() == dataset.root.resolve():
+        raise SettingsError(f"{out} is the data set itself; give another folder to write to")
+    todo = []
+    for track in dataset.tracks:
+        if is_converted(out / track.key, dataset.stems, rate):
+            yield Outcome(track.key, Converted(track.key, False))
+        else:
+            todo.append((track.key, track))
+    work = ConvertWork(out, rate, subtype)
+    if workers > 1:
+        yield from run_processes(work, todo, ["cpu"] * workers)
+    else:
+        yield from InlinePool(work, "cpu").run(todo)

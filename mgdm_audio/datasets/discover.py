@@ -1,0 +1,86 @@
+"""Find out what kind of data set a folder is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mgdm_audio.datasets.four_stem import StemFolderTrack, stem_files
+from mgdm_audio.datasets.slakh import SLAKH_STEMS, SlakhTrack
+from mgdm_audio.datasets.tracks import SPLITS, Dataset
+from mgdm_audio.errors import DatasetError, os_reason
+
+__all__ = ["open_dataset"]
+
+
+def open_dataset(root: str | Path, stems: Sequence[str] = ()) -> Dataset:
+    """Open a data set: raw Slakh2100, or folders of ``TRACK/{stem}.wav``.
+
+    The folder may hold splits (``train``, ``validation``, ``test``, ``omitted``), tracks, or be one
+    track. Only names are looked at here; ``mgdm_audio.datasets.check`` looks into the files.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder.
+    stems : sequence of str
+        Names of the stems of a ``TRACK/{stem}.wav`` data set; by default those of Slakh2100 where
+        a track has one of them, and else every name that occurs.
+
+    Returns
+    -------
+    Dataset
+        Tracks by split and name.
+
+    Raises
+    ------
+    DatasetError
+        If the folder is not there or holds no track.
+    """
+    root = Path(root)
+    try:
+        children = _folders(root)
+    except OSError as error:
+        raise DatasetError(
+            f"{root}: cannot be opened ({os_reason(error)}); give the folder of a data set"
+        ) from error
+    split_folders = {s: root / s for s in SPLITS if (root / s).is_dir()}
+    if split_folders:
+        found = [(s, p) for s, folder in split_folders.items() for p in _folders(folder)]
+        ignored = [p for p in children if p.name not in SPLITS]
+    elif children and not _is_slakh(root):
+        found = [(root.name if root.name in SPLITS else "", p) for p in children]
+        ignored = []
+    else:
+        split = root.parent.name if root.parent.name in SPLITS else ""
+        found, ignored = [(split, root)], []
+    if any(_is_slakh(p) for _, p in found):
+        if stems and set(stems) - set(SLAKH_STEMS):
+            raise DatasetError(
+                f"{root}: raw Slakh2100 is joined to {', '.join(SLAKH_STEMS)}; "
+                f"found {', '.join(stems)} asked for"
+            )
+        named = [(s, p) for s, p in found if p.name.startswith("Track") or _is_slakh(p)]
+        ignored += [p for s, p in found if (s, p) not in named]
+        return Dataset(root, "slakh", SLAKH_STEMS, [SlakhTrack(p, s) for s, p in named], ignored)
+    files = {p: stem_files(p) for _, p in found}
+    names = {name for held in files.values() for name in held}
+    if not stems:
+        stems = [s for s in SLAKH_STEMS if s in names] if names & set(SLAKH_STEMS) else []
+        stems = [*stems, *sorted(names - set(stems) - {"residual"})]
+    tracks = [StemFolderTrack(p, s, tuple(stems)) for s, p in found if files[p]]
+    if not tracks:
+        raise DatasetError(
+            f"{root}: holds no track; raw Slakh2100 (TrackNNNNN/metadata.yaml) or folders "
+            f"TRACK/STEM.wav are understood, with or without split folders around them"
+        )
+    ignored += [p for _, p in found if not files[p]]
+    return Dataset(root, "stems", tuple(stems), tracks, ignored)
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _is_slakh(folder: Path) -> bool:
+    return (folder / "metadata.yaml").is_file() or (folder / "stems").is_dir()

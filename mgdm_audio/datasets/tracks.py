@@ -1,0 +1,247 @@
+"""What a data set is to the evaluation: named tracks, each with a mixture and reference stems."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from mgdm_audio import resampling
+from mgdm_audio.audio_io import read
+from mgdm_audio.errors import DatasetError
+from mgdm_core.array_types import Array, Float
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "SPLITS",
+    "Dataset",
+    "Mixture",
+    "Track",
+    "TrackAudio",
+    "find_audio",
+    "fit_length",
+    "mix_down",
+    "read_mono",
+    "resample",
+]
+
+SPLITS = ("train", "validation", "test", "omitted")
+"""Folder names that are splits rather than tracks."""
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".m4a", ".opus")
+
+# Product of the two rates in lowest terms up to which torchaudio's table of filters stays small.
+_MAX_RATIO = 200_000
+
+Mixture = Literal["sum", "mix"]
+"""``sum``: the sum of the reference stems; ``mix``: the data set's own mixture file."""
+
+
+@dataclass(frozen=True)
+class TrackAudio:
+    """One track, ready to be separated and scored.
+
+    Attributes
+    ----------
+    mixture : ndarray
+        ``[samples]``, float32, mono.
+    stems : dict of str to ndarray
+        Reference stems, each as long as the mixture; zeros where the track lacks the class.
+    rate : int
+        Samples per second.
+    notes : tuple of str
+        What a reader of the scores should know, such as a stem without audio.
+    """
+
+    mixture: Float[Array, " samples"]
+    stems: dict[str, np.ndarray]
+    rate: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds."""
+        return len(self.mixture) / self.rate
+
+    def stacked(self) -> Float[Array, "stems samples"]:
+        """Reference stems in order, ``[stems, samples]``."""
+        return np.stack(list(self.stems.values()))
+
+
+@dataclass(frozen=True)
+class Track(ABC):
+    """A track of a data set; small and picklable, the audio is read by :meth:`load`.
+
+    Attributes
+    ----------
+    path : Path
+        The track's folder.
+    split : str
+        ``train``, ``validation``, ``test``, ``omitted`` or empty.
+    """
+
+    path: Path
+    split: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the track's folder."""
+        return self.path.name
+
+    @property
+    def key(self) -> str:
+        """``split/name``, or the name alone: unique in the data set."""
+        return f"{self.split}/{self.name}" if self.split else self.name
+
+    @abstractmethod
+    def load(self, rate: int, mixture: Mixture = "sum") -> TrackAudio:
+        """Read the mixture and the reference stems.
+
+        Parameters
+        ----------
+        rate : int
+            Samples per second of what is returned; files at another rate are resampled.
+        mixture : {"sum", "mix"}
+            The sum of the stems, or the file that the data set calls its mixture.
+
+        Raises
+        ------
+        DatasetError
+            If the track lacks what its layout promises.
+        AudioReadError
+            If a file is damaged.
+        """
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Tracks found in a folder.
+
+    Attributes
+    ----------
+    root : Path
+        The folder.
+    kind : str
+        ``slakh`` for raw Slakh2100, ``stems`` for folders of ``TRACK/{stem}.wav``.
+    stems : tuple of str
+        Names of the stems, in the order in which they are scored.
+    tracks : list of Track
+        By split, then by name.
+    ignored : list of Path
+        Folders beside the tracks that are none.
+    """
+
+    root: Path
+    kind: str
+    stems: tuple[str, ...]
+    tracks: Sequence[Track]
+    ignored: Sequence[Path] = field(default_factory=list)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of tracks of each split."""
+        counts: dict[str, int] = {}
+        for track in self.tracks:
+            counts[track.split] = counts.get(track.split, 0) + 1
+        return counts
+
+    def select(
+        self, split: str | None = None, names: Sequence[str] = (), limit: int | None = None
+    ) -> Dataset:
+        """Part of the data set.
+
+        Parameters
+        ----------
+        split : str, optional
+            Only this split.
+        names : sequence of str
+            Only tracks of these names or keys.
+        limit : int, optional
+            Only the first so many.
+
+        Raises
+        ------
+        DatasetError
+            If nothing is left, or a name is unknown.
+        """
+        tracks = list(self.tracks)
+        if split is not None:
+            tracks = [t for t in tracks if t.split == split]
+            if not tracks:
+                known = ", ".join(s or "(none)" for s in self.splits)
+                raise DatasetError(
+                    f"{self.root} has no tracks in split '{split}'; it has these splits: {known}"
+                )
+        if names:
+            unknown = set(names) - {t.name for t in tracks} - {t.key for t in tracks}
+            if unknown:
+                raise DatasetError(
+                    f"{self.root} has no track {', '.join(sorted(unknown))}; "
+                    f"'mgdm-evaluate check' lists what is there"
+                )
+            tracks = [t for t in tracks if t.name in names or t.key in names]
+        return Dataset(self.root, self.kind, self.stems, tracks[:limit], self.ignored)
+
+
+def find_audio(folder: Path, name: str) -> Path | None:
+    """Path of ``name`` with the first audio suffix that exists in ``folder``; None if none does."""
+    for suffix in AUDIO_SUFFIXES:
+        path = folder / (name + suffix)
+        if path.is_file():
+            return path
+    return None
+
+
+def read_mono(path: Path) -> tuple[Float[Array, " samples"], int]:
+    """Read a file as the mean of its channels: samples ``[samples]`` and rate."""
+    samples, rate = read(path)
+    return (samples[0] if len(samples) == 1 else samples.mean(axis=0)), rate
+
+
+def resample(
+    signal: Float[Array, " samples"], rate: int, new_rate: int
+) -> Float[Array, " new_samples"]:
+    """Resample with a Kaiser-windowed sinc; the length is ceil(samples * new_rate / rate).
+
+    Parameters
+    ----------
+    signal : ndarray
+        ``[samples]``.
+    rate, new_rate : int
+        Samples per second before and after.
+    """
+    if rate == new_rate:
+        return signal
+    x = torch.from_numpy(np.ascontiguousarray(signal, dtype=np.float32))
+    common = math.gcd(rate, new_rate)
+    if rate * new_rate > _MAX_RATIO * common**2:
+        return resampling.resample(x, rate, new_rate).numpy()
+    import torchaudio
+
+    # Same filter as mgdm_audio.resampling, wide and steep, because a reference must not carry
+    # aliases that no separator could reproduce; three times faster for ratios like 2 to 1.
+    return torchaudio.functional.resample(
+        x,
+        rate,
+        new_rate,
+        lowpass_filter_width=64,
+        rolloff=resampling.ROLLOFF,
+        resampling_method="sinc_interp_kaiser",
+        beta=14.769656459379492,
+    ).numpy()
+
+
+def fit_length(signal: Float[Array, " samples"], n: int) -> Float[Array, " n"]:
+    """Cut, or pad with zeros, to ``n`` samples."""
+    return signal[:n] if len(signal) >= n else np.pad(signal, (0, n - len(signal)))
+
+
+def mix_down(stems: dict[str, np.ndarray]) -> Float[Array, " samples"]:
+    """Sum of stems of one length, ``[samples]``, float32."""
+    return np.asarray(np.stack(list(stems.values())).sum(axis=0, dtype=np.float32))
