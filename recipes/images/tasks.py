@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.operators import Mask, Operator, conjugate_gradient

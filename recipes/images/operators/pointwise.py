@@ -1,4 +1,4 @@
-"""Nonlinear degradations without a network: clipped range, Fourier modulus, blur in linear light."""
+"""Nonlinear degradations without a network: clipping, Fourier modulus, blur in linear light."""
 
 from __future__ import annotations
 

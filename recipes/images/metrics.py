@@ -1,0 +1,107 @@
+"""PSNR, SSIM and LPIPS of restorations, from torchmetrics."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch.nn import functional
+
+from mgdm_core.array_types import Float, Tensor
+from recipes.images.errors import ImageError
+
+__all__ = ["LPIPS", "psnr", "ssim"]
+
+
+def _functional():
+    try:
+        from torchmetrics.functional import image
+    except ImportError as error:
+        raise ImageError("metrics need torchmetrics; pip install torchmetrics") from error
+    return image
+
+
+def psnr(
+    x: Float[Tensor, "batch channels height width"],
+    truth: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, " batch"]:
+    """Peak signal-to-noise ratio per image in dB, the peak being the range [-1, 1]."""
+    return _functional().peak_signal_noise_ratio(
+        x, truth, data_range=(-1.0, 1.0), reduction="none", dim=(1, 2, 3)
+    )
+
+
+def ssim(
+    x: Float[Tensor, "batch channels height width"],
+    truth: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, " batch"]:
+    """Structural similarity per image (Gaussian window of 11, smaller on smaller images)."""
+    side = min(x.shape[-2:])
+    window = min(11, side - 1 + side % 2)
+    value = _functional().structural_similarity_index_measure(
+        x,
+        truth,
+        gaussian_kernel=side >= 11,
+        kernel_size=window,
+        data_range=(-1.0, 1.0),
+        reduction="none",
+    )
+    return value.reshape(-1)  # type: ignore[union-attr]
+
+
+class LPIPS:
+    """Learned perceptual distance (Zhang et al. 2018), where its network can be had.
+
+    The weights of the backbone are fetched on the first use. Where that fails, :attr:`reason` says
+    why and every value is NaN.
+
+    Parameters
+    ----------
+    backbone : str
+        alex, vgg or squeeze.
+    device : torch.device or str
+    """
+
+    def __init__(self, backbone: str = "alex", device: torch.device | str = "cpu") -> None:
+        self.reason: str | None = None
+        self._net = None
+        try:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                net = LearnedPerceptualImagePatchSimilarity(net_type=backbone)  # type: ignore[arg-type]
+            self._net = net.to(device).eval()
+        except (ImportError, ModuleNotFoundError) as error:
+            self.reason = f"LPIPS is empty: it needs torchvision and torchmetrics ({error})"
+        except OSError as error:
+            self.reason = (
+                f"LPIPS is empty: the weights of {backbone} are not on this machine and could not "
+                f"be fetched ({getattr(error, 'reason', error)})"
+            )
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        truth: Float[Tensor, "batch channels height width"],
+    ) -> Float[Tensor, " batch"]:
+        """Distance per image; images under 64 pixels are enlarged to 64, grey ones tripled."""
+        if self._net is None:
+            return torch.full((len(x),), math.nan)
+        values = []
+        with torch.no_grad():
+            for pair in zip(x, truth):
+                a, b = (self._prepare(image[None]) for image in pair)
+                values.append(self._net(a, b).reshape(()))
+        return torch.stack(values).cpu()
+
+    @staticmethod
+    def _prepare(x: Tensor) -> Tensor:
+        x = x.float().clamp(-1, 1).expand(-1, 3, -1, -1)
+        side = min(x.shape[-2:])
+        if side < 64:
+            x = functional.interpolate(
+                x, scale_factor=64 / side, mode="bilinear", align_corners=False
+            ).clamp(-1, 1)
+        return x

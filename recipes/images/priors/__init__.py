@@ -1,0 +1,95 @@
+"""Priors on images by name or path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from recipes.images.errors import PriorError
+from recipes.images.priors.diffusers_prior import (
+    download_folder,
+    is_diffusers_folder,
+    load_diffusers_prior,
+)
+from recipes.images.priors.digits import SIDE, load_digits_prior
+from recipes.images.priors.guided import load_guided_prior
+from recipes.images.priors.image_prior import ImagePrior
+
+__all__ = ["PRIOR_FORMS", "ImagePrior", "load_prior"]
+
+PRIOR_FORMS = (
+    "'digits' (embedded); a .safetensors file of train-digits; a folder of diffusers; OWNER/NAME "
+    "on the hub, such as google/ddpm-celebahq-256; a guided-diffusion checkpoint (.pt, "
+    ".safetensors)"
+)
+_REPOSITORY = re.compile(r"(hub:)?[\w.-]+/[\w.-]+")
+# No tensor of a guided-diffusion checkpoint tells its image size; both published ones are at 256.
+GUIDED_SIDE = 256
+
+
+def load_prior(
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    size: int | None = None,
+    head_channels: int = 64,
+) -> ImagePrior:
+    """Prior by name or path.
+
+    Parameters
+    ----------
+    name : str
+        See :data:`PRIOR_FORMS`.
+    device : torch.device or str
+    size : int, optional
+        Side of the images, for guided-diffusion checkpoints (256 by default).
+    head_channels : int
+        Channels per attention head, for guided-diffusion checkpoints.
+
+    Raises
+    ------
+    PriorError
+        With the valid forms, if there is no such prior.
+    """
+    path = Path(name).expanduser()
+    if name == "digits":
+        return _digits("digits", load_digits_prior(device=device))
+    if path.is_dir():
+        if not is_diffusers_folder(path):
+            raise PriorError(
+                f"folder {path} has neither model_index.json nor config.json; "
+                f"a prior is one of: {PRIOR_FORMS}"
+            )
+        return load_diffusers_prior(path, path.name, device)
+    if path.is_file():
+        if path.suffix == ".safetensors" and _is_digits(path):
+            return _digits(path.stem, load_digits_prior(path, device))
+        prior = load_guided_prior(path, device, head_channels=head_channels)
+        config = prior.network.config  # type: ignore[attr-defined]
+        side = size or GUIDED_SIDE
+        if side % config.stride:
+            raise PriorError(f"--size is a multiple of {config.stride} for {path}; found {side}")
+        shape = (config.in_channels, side, side)
+        preset = "ffhq-pixel" if config.model_channels < 256 else "imagenet-pixel"
+        return ImagePrior(path.stem, prior, shape, shape, preset)
+    if _REPOSITORY.fullmatch(name) and not path.suffix:
+        repository = name.removeprefix("hub:")
+        return load_diffusers_prior(download_folder(repository), repository, device)
+    raise PriorError(f"no prior {name!r}; a prior is one of: {PRIOR_FORMS}")
+
+
+def _digits(name: str, prior) -> ImagePrior:
+    shape = (1, SIDE, SIDE)
+    return ImagePrior(name, prior, shape, shape, "digits")
+
+
+def _is_digits(path: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "sigma_data" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
