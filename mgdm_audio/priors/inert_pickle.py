@@ -19,7 +19,7 @@ from mgdm_audio.errors import CheckpointError
 
 __all__ = ["Call", "Name", "Reference", "read_inert"]
 
-_MOST_OPCODES = 1_000_000
+_MOST_OPCODES = 300_000
 
 
 @dataclass(frozen=True)

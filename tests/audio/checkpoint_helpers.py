@@ -144,6 +144,10 @@ def lightning_file(path, seed: int = 2, weights_only: bool = True, **changes):
     )
     trainer.strategy.connect(model)
     if not weights_only:
-        trainer.strategy.setup_optimizers(trainer)
+        optimizer = model.configure_optimizers()
+        for tensor in model.parameters():
+            tensor.grad = torch.zeros_like(tensor)
+        optimizer.step()
+        trainer.strategy.optimizers = [optimizer]
     trainer.save_checkpoint(path, weights_only=weights_only)
     return model.model.eval()
