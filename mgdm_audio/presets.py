@@ -25,7 +25,7 @@ def _mgdm(levels: int, samples: int) -> SamplingSettings:
         settings=MGDMSettings(
             levels=levels,
             gibbs=1,
-            denoising_steps=1,
+            denoising_steps=0,
             index_law=Fraction(0.8),
             conditional=Tweedie(variance="auto", draw=False),
         ),

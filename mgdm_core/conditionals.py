@@ -42,11 +42,15 @@ class GibbsStep(NamedTuple):
 
 
 class ConditionalDraw(NamedTuple):
-    """x_s with -log g per item before and after (None where it costs an extra evaluation)."""
+    """x_s with -log g per item before and after (None where it costs an extra evaluation).
+
+    ``x_0`` is the draw of x_0 given x_s and y of conditionals that make one on the way.
+    """
 
     x_s: Tensor
     loss_before: Tensor | None
     loss_after: Tensor | None
+    x_0: Tensor | None = None
 
 
 class Linearisation(NamedTuple):
@@ -372,7 +376,7 @@ class Tweedie:
         x_s = bridge_sample(run.schedule, x_0, x_t, where.s, where.t, run.streams)
         x_0 = self.condition(run, x_s, where.s)
         x_s = bridge_sample(run.schedule, x_0, x_t, where.s, where.t, run.streams)
-        return ConditionalDraw(x_s, None, None)
+        return ConditionalDraw(x_s, None, None, x_0)
 
 
 CONDITIONALS: dict[str, type] = {

@@ -33,7 +33,7 @@ def change_settings(settings: Any, changes: Mapping[str, str]) -> Any:
     ----------
     settings : dataclass instance
     changes : mapping of str to str
-        Applied in order, so that ``conditional=tweedie`` may come before ``conditional.draw=false``.
+        Applied in order: ``conditional=tweedie`` may come before ``conditional.draw=false``.
 
     Raises
     ------

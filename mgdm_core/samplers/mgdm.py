@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mgdm_core.conditionals import CONDITIONALS, Conditional, GibbsStep, Linearised, Variational
+from mgdm_core.errors import SettingsError
 from mgdm_core.index_laws import (
     INDEX_LAWS,
     IndexContext,
@@ -35,7 +36,8 @@ class MGDMSettings:
     gibbs : int
         R, Gibbs repetitions per level.
     denoising_steps : int
-        M, backward steps from x_s to level 0.
+        M, backward steps from x_s to level 0; 0 takes the x_0 that the conditional drew on its
+        way (``tweedie`` does), at no further evaluation.
     index_law : IndexLaw or str
         How s is drawn; a name of :data:`mgdm_core.index_laws.INDEX_LAWS` or an object.
     conditional : Conditional or str
@@ -61,7 +63,7 @@ class MGDMSettings:
     def __post_init__(self) -> None:
         check(self.levels >= 2, "levels is at least 2", self.levels)
         check(self.gibbs >= 1, "gibbs is at least 1", self.gibbs)
-        check(self.denoising_steps >= 1, "denoising_steps is at least 1", self.denoising_steps)
+        check(self.denoising_steps >= 0, "denoising_steps is not negative", self.denoising_steps)
         check(
             self.renoise in ("between", "forward"),
             "renoise is 'between' or 'forward'",
@@ -139,10 +141,18 @@ def mgdm(
                 )
             )
             where = GibbsStep(t, s, step, cfg.levels)
-            x_s, before, after = conditional(run, x_0, x_t, where)
-            x_0 = backward_chain(
-                schedule, run.denoise, x_s, s, cfg.denoising_steps, streams, cfg.transition
-            )
+            x_s, before, after, drawn = conditional(run, x_0, x_t, where)
+            if cfg.denoising_steps > 0:
+                x_0 = backward_chain(
+                    schedule, run.denoise, x_s, s, cfg.denoising_steps, streams, cfg.transition
+                )
+            elif drawn is not None:
+                x_0 = drawn
+            else:
+                raise SettingsError(
+                    f"denoising_steps is at least 1 with {type(conditional).__name__}, "
+                    f"which draws no x_0 of its own; found 0"
+                )
             if cfg.renoise == "forward":
                 x_t = noise_to(schedule, x_s, s, t, streams)
             else:

@@ -40,8 +40,9 @@ class TwistedSMCSettings:
         variance of x_0 given x_t (without singular values, sigma_y^2 + r_t^2 on every value);
         ``auto``: inflated for Gaussian likelihoods. Any twist leaves the method asymptotically
         exact: at level 0 it is the likelihood itself.
-    data_variance : float
-        v in r_t^2 = q^2 v / (q^2 + v), q = sigma_t / alpha_t.
+    data_variance : float or None
+        v in r_t^2 = q^2 v / (q^2 + v), q = sigma_t / alpha_t; None for q^2. Too small a value
+        makes the twist sharper than the posterior at high noise, and the modes' weights suffer.
     max_shift : float
         The proposal's mean moves at most this many of its deviations per coordinate (root mean
         square). The weights account for it.
@@ -51,7 +52,7 @@ class TwistedSMCSettings:
     steps: int = 100
     threshold: float = 0.5
     twist: str = "auto"
-    data_variance: float = 1.0
+    data_variance: float | None = None
     max_shift: float = 5.0
 
     def __post_init__(self) -> None:
@@ -63,7 +64,11 @@ class TwistedSMCSettings:
             "twist is one of auto, inflated, plain",
             self.twist,
         )
-        check(self.data_variance > 0, "data_variance is positive", self.data_variance)
+        check(
+            self.data_variance is None or self.data_variance > 0,
+            "data_variance is positive or None",
+            self.data_variance,
+        )
         check(self.max_shift > 0, "max_shift is positive", self.max_shift)
 
 
