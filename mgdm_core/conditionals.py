@@ -351,7 +351,8 @@ class Tweedie:
                 z = run.streams.normal_like(x_s)
                 step = 1e-2 * sigma.reshape((-1,) + (1,) * (x_s.ndim - 1))
                 slope = (run.denoise(x_s + step * z, s) - mean) / step
-                gain = flat(z * slope).mean(-1).clamp(0, None)
+                # Over z's own energy: exact where J is a multiple of the identity.
+                gain = (flat(z * slope).sum(-1) / flat(z * z).sum(-1)).clamp_min(0)
                 variance = (sigma**2 / alpha * gain).clamp_max(1e6)
         low = self.floor * sigma**2
         variance = torch.maximum(variance, low.reshape((-1,) + (1,) * (variance.ndim - 1)))

@@ -1,0 +1,306 @@
+"""Draws of x_s given (x_0, x_t, y) against the closed forms of the linear Gaussian case."""
+
+import pytest
+import torch
+
+from mgdm_core.conditionals import CONDITIONALS, GibbsStep, Linearised, Tweedie, Variational
+from mgdm_core.errors import CapabilityError, SettingsError
+from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior
+from mgdm_core.kernels import bridge_moments
+from mgdm_core.likelihoods import GaussianLikelihood, PoissonLikelihood
+from mgdm_core.operators import FunctionOperator, Matrix
+from mgdm_core.priors import Denoised, VariancePrior
+from mgdm_core.randomness import RandomStreams
+from mgdm_core.run import Run
+from mgdm_core.schedule import NoiseSchedule
+
+from .closed_forms import OneGenerator, assert_moments, condition, normal, spd
+
+SCHEDULE = NoiseSchedule.vp_linear()
+DIM, ROWS, SIGMA_Y = 3, 2, 0.4
+MEAN, COV = normal((DIM,), 1), spd(DIM, 2)
+MATRIX, Y = normal((ROWS, DIM), 3), 2 * normal((ROWS,), 4)
+X_0, X_T = normal((DIM,), 5), normal((DIM,), 6)
+S, T = 300, 450
+EYE = torch.eye(DIM, dtype=torch.float64)
+
+
+class KnownVariancePrior(GaussianMixturePrior):
+    """A Gaussian with a diagonal covariance, which hands out its posterior variance."""
+
+    def denoise_with_variance(self, x, t):
+        alpha, sigma = self.schedule.at(t, x)
+        v = self.mixture.covariances[0].diagonal()
+        return Denoised(self.denoise(x, t), v * sigma**2 / (alpha**2 * v + sigma**2), None)
+
+
+def gaussian_prior(cov=COV, kind=GaussianMixturePrior):
+    return kind(GaussianMixture(torch.ones(1), MEAN[None], cov[None]), SCHEDULE)
+
+
+def start(count: int, prior=None, streams=None, likelihood=None) -> tuple:
+    if likelihood is None:
+        likelihood = GaussianLikelihood(Matrix(MATRIX), Y.expand(count, ROWS), SIGMA_Y)
+    run = Run(
+        "test",
+        gaussian_prior() if prior is None else prior,
+        likelihood,
+        (DIM,),
+        OneGenerator(count) if streams is None else streams,
+        None,
+        10,
+    )
+    where = GibbsStep(T, torch.full((count,), S), 0, 10)
+    return run, X_0.expand(count, DIM), X_T.expand(count, DIM), where
+
+
+def affine_denoiser(cov=COV) -> tuple[torch.Tensor, torch.Tensor]:
+    """D_s(x) = J x + c of the Gaussian prior."""
+    alpha, sigma = SCHEDULE.alpha[S], SCHEDULE.sigma[S]
+    j = alpha * torch.linalg.solve(alpha**2 * cov + sigma**2 * EYE, cov).T
+    return j, MEAN - alpha * j @ MEAN
+
+
+def target(noise: torch.Tensor, cov=COV) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moments of pi(x_s | x_0, x_t, y), where A(D_s(x_s)) is observed with ``noise``."""
+    mean, dev = bridge_moments(SCHEDULE, X_0[None], X_T[None], S, T)
+    j, c = affine_denoiser(cov)
+    return condition(mean[0], float(dev) ** 2 * EYE, MATRIX @ j, Y - MATRIX @ c, noise)
+
+
+WHITE = SIGMA_Y**2 * torch.eye(ROWS, dtype=torch.float64)
+
+
+# -- linearised ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_linearised_is_exact_for_a_gaussian_prior(passes):
+    mean, cov = target(WHITE)
+    run, *where = start(20000)
+    draw = Linearised(passes=passes)(run, *where)
+    assert_moments(draw.x_s, mean, cov)
+    assert run.trace.evaluations == passes
+    assert run.trace.vjps == passes * ROWS
+
+
+def test_inflated_by_tweedies_covariance_it_uses_the_exact_likelihood_of_x_s():
+    # p(y | x_s) from the joint of (x_0, x_s): mean A E[x_0 | x_s], covariance A Var A^T + s^2 I.
+    alpha, sigma = float(SCHEDULE.alpha[S]), float(SCHEDULE.sigma[S])
+    _, left = condition(MEAN, COV, alpha * EYE, alpha * MEAN, sigma**2)
+    mean, cov = target(WHITE + MATRIX @ left @ MATRIX.T)
+    run, *where = start(20000)
+    assert_moments(Linearised(passes=1, inflate=1.0)(run, *where).x_s, mean, cov)
+
+
+def test_linearised_solves_a_nonlinear_observation_to_its_mode():
+    curve = FunctionOperator(lambda x: x @ MATRIX.T + 0.1 * (x @ MATRIX.T) ** 3)
+    likelihood = GaussianLikelihood(curve, Y.expand(1, ROWS), 1e-3)
+    run, *where = start(1, likelihood=likelihood)
+    draw = Linearised(passes=10)(run, *where)
+    assert float(run.residual(run.denoise(draw.x_s, S))) < 5e-3
+    assert float(draw.loss_after) < 1e-3 * float(draw.loss_before)
+
+
+def test_linearised_refuses_too_many_rows():
+    run, *where = start(2)
+    with pytest.raises(SettingsError, match="at most 1; found 2; use 'variational' or 'tweedie'"):
+        Linearised(max_rows=1)(run, *where)
+
+
+# -- variational -----------------------------------------------------------------------------------
+
+
+def test_variational_finds_the_best_diagonal_gaussian():
+    # Of a Gaussian target with precision P the best diagonal Gaussian has its mean and 1 / P_ii.
+    mean, cov = target(WHITE)
+    run, x_0, x_t, where = start(64)
+    bridge, dev = bridge_moments(SCHEDULE, x_0, x_t, where.s, T)
+    best = torch.linalg.inv(cov).diagonal().rsqrt()
+    fit = Variational().fit(run, bridge, dev, where.s, 500, 0.015)
+    m, rho = fit[0].mean(0), fit[1].mean(0)
+    # 64 runs: what Adam's noise leaves averages out.
+    torch.testing.assert_close(m, mean, rtol=0, atol=0.02 * float(best.max()))
+    torch.testing.assert_close(rho.exp(), best, rtol=0.02, atol=0)
+    # It is neither the bridge's deviation nor the target's marginal one.
+    assert bool((best < 0.9 * float(dev[0])).any())
+    assert bool(((cov.diagonal().sqrt() / best - 1).abs() > 0.05).any())
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_variational_takes_the_steps_of_adam_on_the_elbo(steps):
+    """The same reparameterised objective by autograd and torch's own Adam."""
+    seeds, rate = [3, 4], 0.05
+    run, x_0, x_t, where = start(2, streams=RandomStreams(seeds))
+    mean, dev = bridge_moments(SCHEDULE, x_0, x_t, where.s, T)
+    m, rho, first, last = Variational().fit(run, mean, dev, where.s, steps, rate)
+
+    want_m = mean.clone().requires_grad_(True)
+    want_rho = dev.log().expand_as(mean).clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([want_m, want_rho], lr=rate)
+    streams, prior, losses = RandomStreams(seeds), gaussian_prior(), []
+    for _ in range(steps):
+        z = streams.normal((DIM,), torch.float64)
+        x_s = want_m + want_rho.exp() * z
+        off = Y - prior.denoise(x_s, S) @ MATRIX.T
+        nll = off.square().sum(1) / (2 * SIGMA_Y**2)
+        kl = ((want_rho.exp() ** 2 + (want_m - mean) ** 2) / (2 * dev**2) - want_rho).sum(1)
+        losses.append(nll.detach())
+        optimiser.zero_grad()
+        (nll + kl).sum().backward()
+        optimiser.step()
+    torch.testing.assert_close(m, want_m.detach(), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(rho, want_rho.detach(), rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(first, losses[0])
+    torch.testing.assert_close(last, losses[-1])
+    assert run.trace.vjps == run.trace.evaluations == steps
+
+
+def test_the_published_plan_of_steps():
+    image = Variational(learning_rate=0.03, early_learning_rate=0.01, early=11)
+
+    def plan(conditional, step, steps=100):
+        return conditional.plan(GibbsStep(5, torch.ones(1, dtype=torch.long), step, steps))
+
+    assert plan(image, 0) == (5, 0.01)
+    assert plan(image, 10) == (5, 0.01)
+    assert plan(image, 11) == (5, 0.03)
+    assert plan(image, 69) == (5, 0.03)
+    assert plan(image, 70) == (20, 0.03)
+    latent = Variational(steps=3, every=10)
+    assert [plan(latent, k)[0] for k in (0, 1, 9, 10, 20, 70)] == [20, 3, 3, 20, 20, 20]
+    audio = Variational(steps=3, late_from=0.5, learning_rate=0.005)
+    assert [plan(audio, k, 20)[0] for k in (0, 9, 10, 19)] == [3, 3, 20, 20]
+
+
+# -- without a vector-Jacobian product -------------------------------------------------------------
+
+ROUND, SKEWED = 0.7 * EYE, torch.diag(torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64))
+
+
+def x_0_given_x_s_and_y(cov, x_s):
+    alpha, sigma = float(SCHEDULE.alpha[S]), float(SCHEDULE.sigma[S])
+    mean, left = condition(MEAN, cov, alpha * EYE, x_s, sigma**2)
+    return condition(mean, left, MATRIX, Y, SIGMA_Y**2)
+
+
+@pytest.mark.parametrize(
+    ("conditional", "cov", "kind", "evaluations"),
+    [
+        (Tweedie("isotropic", data_variance=0.7), ROUND, GaussianMixturePrior, 1),
+        (Tweedie("prior"), SKEWED, KnownVariancePrior, 1),
+        (Tweedie("auto"), SKEWED, KnownVariancePrior, 1),
+        (Tweedie("probe"), ROUND, GaussianMixturePrior, 2),
+        (Tweedie("auto"), ROUND, GaussianMixturePrior, 2),
+    ],
+)
+def test_tweedie_conditions_x_0_exactly(conditional, cov, kind, evaluations):
+    n, prior = 20000, gaussian_prior(cov, kind)
+    assert isinstance(prior, VariancePrior) == (kind is KnownVariancePrior)
+    run, x_0, _, where = start(n, prior)
+    x_s = X_T.expand(n, DIM)
+    mean, spread = x_0_given_x_s_and_y(cov, X_T)
+    assert_moments(conditional.condition(run, x_s, where.s), mean, spread)
+    assert run.trace.evaluations == evaluations
+    assert run.trace.vjps == 0
+
+
+def test_the_draw_keeps_the_joint_law_of_x_0_and_x_s():
+    """Bridge, condition, bridge is a Gibbs sweep: it leaves p(x_0, x_s | x_t, y) invariant."""
+    n, conditional = 20000, Tweedie("isotropic", data_variance=0.7)
+    alpha, sigma = float(SCHEDULE.alpha[T]), float(SCHEDULE.sigma[T])
+    mean, left = condition(MEAN, ROUND, alpha * EYE, X_T, sigma**2)
+    mean, left = condition(mean, left, MATRIX, Y, SIGMA_Y**2)
+    x_0 = mean + OneGenerator(n, 9).normal((DIM,), torch.float64) @ torch.linalg.cholesky(left).T
+    run, _, x_t, where = start(n, gaussian_prior(ROUND))
+    x_s = conditional(run, x_0, x_t, where).x_s
+    # x_s | x_t, y: the bridge averaged over x_0 | x_t, y.
+    zero, dev = bridge_moments(SCHEDULE, mean[None], X_T[None], S, T)
+    one, _ = bridge_moments(SCHEDULE, (mean + 1)[None], X_T[None], S, T)
+    slope = float((one - zero)[0, 0])
+    assert_moments(x_s, zero[0], slope**2 * left + float(dev) ** 2 * EYE)
+
+
+def test_the_mean_is_taken_when_no_draw_is_wanted():
+    prior = gaussian_prior(SKEWED, KnownVariancePrior)
+    run, x_0, _, where = start(2, prior)
+    got = Tweedie("prior", draw=False).condition(run, X_T.expand(2, DIM), where.s)
+    mean, _ = x_0_given_x_s_and_y(SKEWED, X_T)
+    torch.testing.assert_close(got, mean.expand(2, DIM), rtol=1e-5, atol=1e-6)
+
+
+def test_a_floor_keeps_every_coefficient_uncertain():
+    prior = gaussian_prior(1e-12 * EYE, KnownVariancePrior)
+    for floor, moved in ((0.0, False), (0.1, True)):
+        run, _, _, where = start(1, prior)
+        got = Tweedie("prior", draw=False, floor=floor).condition(run, X_T[None], where.s)
+        assert (float((got - MEAN).abs().max()) > 1e-3) == moved
+
+
+def test_no_graph_is_built_without_a_vector_jacobian_product():
+    seen = []
+
+    class Watched(KnownVariancePrior):
+        def denoise(self, x, t):
+            seen.append(torch.is_grad_enabled() or x.requires_grad)
+            return super().denoise(x, t)
+
+    for kind in ("prior", "isotropic", "probe"):
+        run, x_0, x_t, where = start(2, gaussian_prior(SKEWED, Watched))
+        draw = Tweedie(kind)(run, x_0.requires_grad_(False), x_t, where)
+        assert not draw.x_s.requires_grad
+        assert run.trace.vjps == 0
+    assert seen
+    assert not any(seen)
+
+
+# -- all -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONDITIONALS)
+def test_an_items_draw_is_its_own(name):
+    conditional, seeds = CONDITIONALS[name](), [5, 6, 7]
+    s = torch.tensor([1, 200, 449])
+    x_0, x_t = normal((3, DIM), 7), normal((3, DIM), 8)
+    y = normal((3, ROWS), 9)
+
+    def draw(items):
+        likelihood = GaussianLikelihood(Matrix(MATRIX), y[items], SIGMA_Y)
+        run, *_ = start(len(items), None, RandomStreams([seeds[i] for i in items]), likelihood)
+        return conditional(run, x_0[items], x_t[items], GibbsStep(T, s[items], 2, 10)).x_s
+
+    together = draw([0, 1, 2])
+    for i in range(3):
+        torch.testing.assert_close(draw([i])[0], together[i], rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["linearised", "tweedie"])
+def test_a_gaussian_likelihood_is_asked_for_by_name(name):
+    counts = PoissonLikelihood(Matrix(MATRIX.abs()), torch.ones(1, ROWS, dtype=torch.float64))
+    run, *where = start(1, likelihood=counts)
+    with pytest.raises(CapabilityError, match="'gaussian', which PoissonLikelihood"):
+        CONDITIONALS[name]()(run, *where)
+
+
+def test_variational_takes_any_likelihood():
+    counts = PoissonLikelihood(Matrix(MATRIX.abs()), torch.ones(1, ROWS, dtype=torch.float64))
+    run, *where = start(1, likelihood=counts)
+    assert bool(torch.isfinite(Variational()(run, *where).x_s).all())
+
+
+def test_settings_outside_their_domain():
+    for kind, setting in (
+        (Variational, {"steps": 0}),
+        (Variational, {"learning_rate": 0.0}),
+        (Variational, {"late_from": 1.5}),
+        (Linearised, {"passes": 0}),
+        (Linearised, {"inflate": -1.0}),
+        (Tweedie, {"variance": "other"}),
+        (Tweedie, {"data_variance": 0.0}),
+        (Tweedie, {"floor": -0.1}),
+    ):
+        with pytest.raises(SettingsError, match="; found"):
+            kind(**setting)
+    run, *where = start(1)
+    with pytest.raises(CapabilityError, match="denoise_with_variance"):
+        Tweedie("prior")(run, *where)
