@@ -1,0 +1,267 @@
+"""Where estimates come from: a separator with its prior, or files that any program made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mgdm_audio.datasets.four_stem import stem_files
+from mgdm_audio.datasets.tracks import Track, TrackAudio, fit_length, read_mono, resample
+from mgdm_audio.errors import AudioError, DatasetError
+from mgdm_audio.run_folder import Variant
+
+__all__ = [
+    "EstimateFiles",
+    "Estimates",
+    "Estimator",
+    "EstimatorSpec",
+    "FunctionSpec",
+    "Job",
+    "PretrainedSpec",
+    "find_estimates",
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One track to separate in one way.
+
+    Attributes
+    ----------
+    track : Track
+        Where it comes from.
+    audio : TrackAudio
+        Its mixture and references (which only the scores may look at).
+    variant : Variant
+        Sampler and settings.
+    seed : int
+        Of the random numbers.
+    """
+
+    track: Track
+    audio: TrackAudio
+    variant: Variant
+    seed: int
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What came of a job.
+
+    Attributes
+    ----------
+    stems : mapping of str to ndarray
+        ``[samples]`` each, as long as the mixture.
+    evaluations, vjps : int
+        Denoiser evaluations and vector-Jacobian products spent.
+    warnings : tuple of str
+        What the sampler warned of.
+    """
+
+    stems: Mapping[str, np.ndarray]
+    evaluations: int = 0
+    vjps: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+Estimator = Callable[[Sequence[Job]], list[Estimates]]
+"""Separates jobs together; the caller hands over one at a time unless it batches tracks."""
+
+
+@runtime_checkable
+class EstimatorSpec(Protocol):
+    """How to get an estimator; small and picklable, it travels to the workers."""
+
+    def load(self, device: str) -> Estimator:
+        """Load what is needed (the prior), once per worker."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the estimates depend on, such as the prior's checksum, for run.json."""
+        ...
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """An estimator from a plain function ``(mix, rate, seed) -> {stem: array}``.
+
+    Attributes
+    ----------
+    function : callable
+        Importable, so that it can be pickled.
+    facts : dict
+        What :meth:`describe` returns.
+    """
+
+    function: Callable[..., Mapping[str, np.ndarray]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, device: str) -> Estimator:
+        """See :class:`EstimatorSpec`; the device is not used."""
+        del device
+
+        def estimate(jobs: Sequence[Job]) -> list[Estimates]:
+            return [Estimates(self.function(j.audio.mixture, j.audio.rate, j.seed)) for j in jobs]
+
+        return estimate
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`."""
+        return {"function": getattr(self.function, "__qualname__", "function"), **self.facts}
+
+
+@dataclass(frozen=True)
+class PretrainedSpec:
+    """The product's separator: a prior, and per variant a sampler with its settings.
+
+    Attributes
+    ----------
+    prior : str
+        Name, path or ``hf://owner/name/file``.
+    preset : str
+        Settings to start from.
+    precision : str
+        ``auto``, ``float32`` or ``bfloat16``.
+    batch_size : int
+        Windows evaluated at once.
+    """
+
+    prior: str
+    preset: str = "balanced"
+    precision: str = "auto"
+    batch_size: int = 4
+
+    def check(self, variants: Sequence[Variant]) -> None:
+        """Refuse unknown samplers and settings before anything is loaded.
+
+        Raises
+        ------
+        SettingsError
+            Listing the valid names.
+        """
+        for variant in variants:
+            self._sampling(variant)
+
+    def load(self, device: str) -> Estimator:
+        """See :class:`EstimatorSpec`; variants share the loaded prior."""
+        from mgdm_audio.separator import Separator
+
+        loaded = Separator.from_pretrained(
+            self.prior, device=device, precision=self.precision, batch_size=self.batch_size
+        ).prior
+        separators: dict[Variant, Separator] = {}
+
+        def estimate(jobs: Sequence[Job]) -> list[Estimates]:
+            results = []
+            for job in jobs:
+                if job.variant not in separators:
+                    separators[job.variant] = Separator(
+                        loaded, self._sampling(job.variant), batch_size=self.batch_size
+                    )
+                separator = separators[job.variant]
+                result = separator(job.audio.mixture, job.audio.rate, seed=job.seed)
+                trace = result.trace  # None for silence
+                results.append(
+                    Estimates(
+                        result.stems,
+                        trace.evaluations if trace else 0,
+                        trace.vjps if trace else 0,
+                        tuple(map(str, trace.warnings)) if trace else (),
+                    )
+                )
+            return results
+
+        return estimate
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`; only the prior's header is read."""
+        from mgdm_audio.priors.checkpoints import read_header
+        from mgdm_audio.priors.registry import resolve
+
+        header = read_header(resolve(self.prior))
+        return {
+            "prior": header.name or Path(self.prior).stem,
+            "network": header.network,
+            "stems": list(header.stems),
+            "sha256": header.tensors_sha256,
+            "preset": self.preset,
+            "precision": self.precision,
+        }
+
+    def _sampling(self, variant: Variant) -> Any:
+        from mgdm_audio.presets import sampling_settings
+
+        changes = {name: str(value) for name, value in variant.settings}
+        return sampling_settings(self.preset, sampler=variant.sampler, changes=changes)
+
+
+@dataclass(frozen=True)
+class EstimateFiles:
+    """Estimates that are read from ``{stem}.wav`` files, paired with the references by name.
+
+    Attributes
+    ----------
+    root : Path
+        Folder with a folder per track, with or without splits around them; or one track's folder.
+    tolerance : float
+        Seconds by which estimates may be longer or shorter than the references: they are cut or
+        padded. More than that is an error, as the two are not of one recording.
+    """
+
+    root: Path
+    tolerance: float = 0.1
+
+    def load(self, device: str) -> Estimator:
+        """See :class:`EstimatorSpec`; the device is not used."""
+        del device
+        return lambda jobs: [self._read(job) for job in jobs]
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`."""
+        return {"estimates": str(self.root.resolve())}
+
+    def _read(self, job: Job) -> Estimates:
+        folder = find_estimates(self.root, job.track)
+        if folder is None:
+            raise DatasetError(
+                f"{self.root}: has no folder of estimates for {job.track.key}; "
+                f"it should be named {job.track.name}"
+            )
+        files = {name: path for name, path in stem_files(folder).items() if name in job.audio.stems}
+        if not files:
+            raise DatasetError(
+                f"{folder}: has none of the stems {', '.join(job.audio.stems)}; "
+                f"files are paired by name"
+            )
+        n, rate = len(job.audio.mixture), job.audio.rate
+        stems, remarks = {}, []
+        for name, path in files.items():
+            signal, own_rate = read_mono(path)
+            signal = resample(signal, own_rate, rate)
+            if abs(len(signal) - n) > self.tolerance * rate:
+                raise AudioError(
+                    f"{path}: lasts {len(signal) / rate:.3f} s and the reference {n / rate:.3f} s; "
+                    f"they must not differ by more than {self.tolerance} s"
+                )
+            if len(signal) != n:
+                remarks.append(f"{name}: {len(signal) - n:+d} samples against the reference")
+            stems[name] = fit_length(signal, n)
+        return Estimates(stems, warnings=tuple(remarks))
+
+
+def find_estimates(root: Path, track: Track) -> Path | None:
+    """Folder of a track's estimates; None where there is none.
+
+    Looked for as ``root/{split}/{name}``, ``root/{name}``, and ``root`` itself where it holds sound
+    files and is named like the track or no folder is.
+    """
+    for folder in (root / track.key, root / track.name):
+        if folder.is_dir():
+            return folder
+    if root.is_dir() and stem_files(root):
+        return root
+    return None

@@ -1,0 +1,68 @@
+"""What the scores were computed with and on: versions and hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_machine", "describe_versions"]
+
+_PACKAGES = ("mgdm", "torch", "torchaudio", "numpy", "soundfile", "librosa", "museval")
+
+
+def describe_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that scores depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_machine(devices: list[str] | None = None) -> dict[str, Any]:
+    """Processor, cores and graphics cards.
+
+    Parameters
+    ----------
+    devices : list of str, optional
+        Devices in use; the names of the CUDA ones among them are looked up.
+    """
+    import torch
+
+    facts: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "amx": _has_amx(),
+        "threads": torch.get_num_threads(),
+        "devices": devices or ["cpu"],
+    }
+    if any(d.startswith("cuda") for d in facts["devices"]) and torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def _cpuinfo() -> str:
+    if not sys.platform.startswith("linux"):
+        return ""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _has_amx() -> bool:
+    return "amx_tile" in _cpuinfo()

@@ -1,0 +1,288 @@
+"""The folder of an evaluation: what was asked, and one file per track as each track ends.
+
+::
+
+    RUN/run.json                        what was asked: data, prior, settings, machine
+    RUN/{variant}/tracks/{key}.json     scores and cost of one track, or its error
+    RUN/{variant}/bss/{key}.json        BSSEval medians and remarks
+    RUN/{variant}/museval/{split}/{name}.json   museval's own file
+    RUN/{variant}/stems/{key}/          estimates, where they are kept
+    RUN/{variant}/listen/{key}/         excerpts of the best and the worst tracks
+    RUN/results.parquet  RUN/summary.json  RUN/summary.md  RUN/report/
+
+Every file appears whole or not at all, so a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from mgdm_audio.errors import AudioError, AudioWriteError, os_reason
+
+__all__ = ["RunFolder", "Variant", "write_text"]
+
+_PARTIAL = ".mgdm-"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the comparison: a sampler and its settings.
+
+    Attributes
+    ----------
+    sampler : str
+        Name of the sampler, or of the folder of estimates that are scored.
+    settings : tuple of (str, value)
+        Settings given by name.
+    """
+
+    sampler: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Name for people: ``mgdm gibbs=2``."""
+        return " ".join([self.sampler, *(f"{name}={value}" for name, value in self.settings)])
+
+    @property
+    def slug(self) -> str:
+        """Name of its folder."""
+        text = re.sub(r"[^\w.=+-]+", "_", self.label).strip("._") or "variant"
+        # Names that differ only in what was replaced must not share a folder.
+        known = text == self.label.replace(" ", "_") and len(text) < 80
+        return text if known else f"{text[:60]}-{hash_text(self.label)}"
+
+
+def hash_text(text: str) -> str:
+    """Eight hexadecimal digits that depend on the text alone."""
+    import hashlib
+
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole, or stays what it was.
+
+    Parameters
+    ----------
+    path : Path
+        Its folder is made where it is missing.
+    text : str
+        UTF-8.
+
+    Raises
+    ------
+    AudioWriteError
+        If it cannot be written.
+    """
+    partial = path.parent / f"{_PARTIAL}{uuid.uuid4().hex[:12]}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise AudioWriteError(f"{path}: cannot be written ({os_reason(error)})") from error
+
+
+class RunFolder:
+    """Reads and writes the folder of one evaluation.
+
+    Parameters
+    ----------
+    path : str or Path
+        The folder; made when something is written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    # What was asked.
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Content of run.json.
+
+        Raises
+        ------
+        AudioError
+            If the folder holds no run.
+        """
+        path = self.path / "run.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise AudioError(
+                f"{self.path}: holds no evaluation ({path.name}: {os_reason(error)})"
+            ) from error
+        except ValueError as error:
+            raise AudioError(f"{path}: is damaged ({error}); evaluate again") from error
+
+    def begin(self, asked: dict[str, Any], facts: dict[str, Any], overwrite: bool = False) -> None:
+        """Start the run, or go on with one that asked for the same.
+
+        Parameters
+        ----------
+        asked : dict
+            What decides the scores; must be the same as before to go on.
+        facts : dict
+            What else to remember: versions, machine, date.
+        overwrite : bool
+            Throw away what an earlier run left.
+
+        Raises
+        ------
+        AudioError
+            If the folder holds a run that asked for something else, or something else altogether.
+        """
+        asked = json.loads(json.dumps(asked))
+        if self.path.exists() and not self.path.is_dir():
+            raise AudioError(f"{self.path}: is a file, a run needs a folder; give another --out")
+        if (self.path / "run.json").exists():
+            before = self.description.get("asked", {})
+            changed = sorted(k for k in {*before, *asked} if before.get(k) != asked.get(k))
+            # Variants are rows of the table: another run may add some.
+            if [k for k in changed if k != "variants"]:
+                if not overwrite:
+                    raise AudioError(_changed(self.path, changed, before, asked))
+                self._clear()
+            elif overwrite:
+                self._clear()
+            else:
+                held = before.get("variants", [])
+                merged = held + [v for v in asked["variants"] if v not in held]
+                asked = {**asked, "variants": merged}
+        elif self.path.is_dir() and any(self.path.iterdir()):
+            raise AudioError(
+                f"{self.path}: holds something other than an evaluation; give another --out"
+            )
+        self.remove_partial()
+        write_text(self.path / "run.json", _dump({"asked": asked, "facts": facts}))
+
+    def variants(self) -> list[Variant]:
+        """Variants of the run, in the order in which they were asked for."""
+        return [
+            Variant(v["sampler"], tuple((name, _freeze(value)) for name, value in v["settings"]))
+            for v in self.description["asked"]["variants"]
+        ]
+
+    def _clear(self) -> None:
+        for variant in self.variants():
+            shutil.rmtree(self.path / variant.slug, ignore_errors=True)
+        shutil.rmtree(self.path / "report", ignore_errors=True)
+        for name in ("run.json", "results.parquet", "summary.json", "summary.md"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def remove_partial(self) -> None:
+        """Remove what a killed run left half-written."""
+        for path in self.path.rglob(f"{_PARTIAL}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    # Records of tracks.
+
+    def record(self, variant: Variant, key: str, part: str = "tracks") -> dict[str, Any] | None:
+        """Record of one track (``tracks`` or ``bss``); None where there is none or it is broken."""
+        path = self._file(variant, part, key)
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def write_record(
+        self, variant: Variant, key: str, record: dict[str, Any], part: str = "tracks"
+    ) -> None:
+        """Write the record of one track."""
+        write_text(self._file(variant, part, key), _dump(record))
+
+    def write_museval(self, variant: Variant, split: str, name: str, text: str) -> None:
+        """Write museval's own file, where museval's tools look for it (``test/**/*.json``)."""
+        write_text(self.path / variant.slug / "museval" / (split or "test") / f"{name}.json", text)
+
+    def records(self, variant: Variant, keys: list[str]) -> Iterator[dict[str, Any]]:
+        """Records of the tracks that have one, each with its BSSEval record as ``"bss"``."""
+        for key in keys:
+            record = self.record(variant, key)
+            if record is not None:
+                yield {**record, "bss": self.record(variant, key, "bss")}
+
+    # Sound.
+
+    def stems_folder(self, variant: Variant, key: str) -> Path:
+        """Folder of a track's estimates."""
+        return self.path / variant.slug / "stems" / key
+
+    def listen_folder(self, variant: Variant, key: str) -> Path:
+        """Folder of a track's excerpts."""
+        return self.path / variant.slug / "listen" / key
+
+    def write_sounds(
+        self, folder: Path, sounds: dict[str, np.ndarray], rate: int, lossless: bool = True
+    ) -> None:
+        """Write a folder of sound files, all of them or none.
+
+        Parameters
+        ----------
+        folder : Path
+            Replaced if it is there.
+        sounds : dict of str to ndarray
+            ``[samples]`` by name.
+        rate : int
+            Samples per second.
+        lossless : bool
+            Float wav, exact to the bit; else 16-bit flac for listening, turned down together where
+            one would clip.
+        """
+        partial = folder.parent / f"{_PARTIAL}{uuid.uuid4().hex[:12]}.part"
+        peak = max((float(np.abs(s).max(initial=0.0)) for s in sounds.values()), default=0.0)
+        gain = 1.0 if lossless or peak <= 1.0 else 0.999 / peak
+        try:
+            partial.mkdir(parents=True)
+            for name, sound in sounds.items():
+                if lossless:
+                    soundfile.write(partial / f"{name}.wav", sound, rate, subtype="FLOAT")
+                else:
+                    soundfile.write(partial / f"{name}.flac", gain * sound, rate, subtype="PCM_16")
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+        except (OSError, soundfile.LibsndfileError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = os_reason(error) if isinstance(error, OSError) else str(error)
+            raise AudioWriteError(f"{folder}: cannot be written ({reason})") from error
+
+    def _file(self, variant: Variant, part: str, key: str) -> Path:
+        return self.path / variant.slug / part / f"{key}.json"
+
+
+def _dump(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value
+
+
+def _changed(path: Path, changed: list[str], before: dict, asked: dict) -> str:
+    shown = "; ".join(f"{k} was {before.get(k)!r}, now {asked.get(k)!r}" for k in changed[:3])
+    return (
+        f"{path}: holds a run that was asked differently ({shown}); "
+        f"give another --out, or --overwrite to start it anew"
+    )

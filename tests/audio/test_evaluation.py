@@ -1,0 +1,328 @@
+"""The evaluation with a cheap separator on the generated Slakh: scores, records, engines."""
+
+import json
+import math
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from mgdm_audio.datasets import open_dataset
+from mgdm_audio.errors import AudioError
+from mgdm_audio.estimators import EstimateFiles, FunctionSpec
+from mgdm_audio.evaluation import EngineSettings, EvaluationSettings, best_and_worst, evaluate
+from mgdm_audio.metrics import slakh_si_sdr_improvement
+from mgdm_audio.results import ALL, PUBLISHED, SILENCE_SAFE, result_rows, summarise, write_summary
+from mgdm_audio.run_folder import RunFolder, Variant
+from mgdm_core.errors import SettingsError
+
+from .fake_separator import FakeSpec, blended
+from .fake_slakh import write_fake_slakh
+
+RATE = 8000
+BANDS = Variant("bands")
+QUICK = EvaluationSettings(rate=RATE, bss=False)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return open_dataset(write_fake_slakh(tmp_path_factory.mktemp("slakh"))).select("test")
+
+
+def table(run):
+    """Everything of a run that must not depend on how it was run."""
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in result_rows(run)]
+    summary = summarise(run)
+    return json.dumps(rows), [v.scores for v in summary.variants]
+
+
+@pytest.fixture(scope="module")
+def reference(dataset, tmp_path_factory):
+    """One plain run, to compare others with."""
+    run = RunFolder(tmp_path_factory.mktemp("run") / "reference")
+    assert evaluate(dataset, FakeSpec(), [BANDS], run, QUICK) == 0
+    return run
+
+
+def test_scores_are_those_of_the_metric(dataset, reference):
+    every, safe = {}, {}
+    for track in dataset.tracks:
+        audio = track.load(RATE)
+        stems = blended(audio.mixture, RATE)
+        scores = slakh_si_sdr_improvement(
+            torch.from_numpy(np.stack([stems[name] for name in dataset.stems])),
+            torch.from_numpy(audio.stacked()),
+            torch.from_numpy(audio.mixture),
+            RATE,
+        )
+        for row, stem in enumerate(dataset.stems):
+            every.setdefault(stem, []).append(scores.improvement[row][scores.kept])
+            safe.setdefault(stem, []).append(scores.improvement[row][scores.scored[row]])
+    summary = summarise(reference).variants[0]
+    for found, name in ((every, PUBLISHED), (safe, SILENCE_SAFE)):
+        # All windows of all tracks weigh the same.
+        means = {stem: torch.cat(v).mean().item() for stem, v in found.items()}
+        for stem in dataset.stems:
+            assert summary.scores[name][stem].value == pytest.approx(means[stem], abs=1e-6)
+        mean = sum(means.values()) / 4
+        assert summary.scores[name][ALL].value == pytest.approx(mean, abs=1e-6)
+    assert (summary.tracks, summary.failed, summary.missing) == (3, 0, 0)
+    assert summary.evaluations == 80
+    bounds = summary.scores[SILENCE_SAFE]["bass"]
+    assert bounds.low < bounds.value < bounds.high
+    # Track00002 has no guitar: scored as published, left out of the silence-safe figure.
+    assert summary.scores[PUBLISHED]["guitar"].tracks == 3
+    assert summary.scores[SILENCE_SAFE]["guitar"].tracks == 2
+
+
+def test_files_of_a_run(dataset, reference):
+    write_summary(reference)
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(reference.path / "results.parquet").to_pylist()
+    assert len(rows) == 12
+    assert rows == result_rows(reference)
+    guitar = next(r for r in rows if (r["track"], r["stem"]) == ("test/Track00002", "guitar"))
+    assert guitar["si_sdr_improvement"] is None
+    assert guitar["windows_kept"] == 2
+    assert guitar["windows_scored"] == 0
+    assert guitar["notes"] == "no guitar in this track"
+    text = (reference.path / "summary.md").read_text()
+    value = summarise(reference).variants[0].scores[SILENCE_SAFE][ALL].value
+    assert f"{value:.2f}" in text
+    assert json.loads((reference.path / "summary.json").read_text())["name"]
+    asked = reference.description["asked"]
+    assert asked["estimator"]["sha256"] == "0" * 64
+    assert asked["tracks"] == [t.key for t in dataset.tracks]
+    # Excerpts: the mixture, and reference and estimate of each stem.
+    folder = reference.listen_folder(BANDS, "test/Track00001")
+    assert len(list(folder.iterdir())) == 9
+    sound, rate = soundfile.read(folder / "bass.reference.flac")
+    assert rate == RATE
+    start, stop = reference.record(BANDS, "test/Track00001")["excerpt"]
+    bass = dataset.tracks[0].load(RATE).stems["bass"][start:stop]
+    np.testing.assert_allclose(sound, bass, atol=1 / 32768)
+
+
+def test_a_second_run_has_nothing_to_do(dataset, reference, tmp_path):
+    log = tmp_path / "log"
+    before = table(reference)
+    assert evaluate(dataset, FakeSpec(log=str(log)), [BANDS], reference, QUICK) == 0
+    assert not log.exists()
+    assert table(reference) == before
+
+
+def test_what_is_missing_or_torn_is_done_again(dataset, reference, tmp_path):
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    evaluate(dataset, FakeSpec(), [BANDS], run, QUICK)
+    files = sorted((run.path / "bands" / "tracks" / "test").iterdir())
+    files[0].unlink()
+    files[1].write_text(files[1].read_text()[:100])
+    (run.path / "bands" / ".mgdm-123.part").mkdir()
+    assert evaluate(dataset, FakeSpec(log=str(log)), [BANDS], run, QUICK) == 0
+    worked = [line.split()[0] for line in log.read_text().splitlines()[1:]]
+    assert worked == ["Track00001", "Track00002"]
+    assert table(run) == table(reference)
+    assert not list(run.path.rglob(".mgdm-*"))
+
+
+def test_a_failing_track_is_recorded_and_the_others_go_on(dataset, reference, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    told = []
+    failed = evaluate(
+        dataset, FakeSpec(fail=["Track00002"]), [BANDS], run, QUICK, on_progress=told.append
+    )
+    assert failed == 1
+    assert [(p.done, p.total, p.error) for p in told] == [
+        (1, 3, None),
+        (2, 3, "cannot separate Track00002"),
+        (3, 3, None),
+    ]
+    error = run.record(BANDS, "test/Track00002")["error"]
+    assert error == {"type": "ValueError", "message": "cannot separate Track00002"}
+    summary = write_summary(run).variants[0]
+    assert (summary.tracks, summary.failed) == (2, 1)
+    assert "cannot separate Track00002" in (run.path / "summary.md").read_text()
+    assert sum(r["error"] is not None for r in result_rows(run)) == 1
+    # The next run tries it again.
+    assert evaluate(dataset, FakeSpec(), [BANDS], run, QUICK) == 0
+    assert table(run) == table(reference)
+
+
+def test_a_broken_track_and_nonsense_estimates_are_errors_of_that_track(dataset, tmp_path):
+    def nonsense(mix, rate, seed):
+        bad = np.full_like(mix, np.nan) if len(mix) == round(5.0 * RATE) else mix[:-1]
+        return {"bass": bad}
+
+    run = RunFolder(tmp_path / "run")
+    assert evaluate(dataset, FunctionSpec(nonsense), [BANDS], run, QUICK) == 3
+    messages = [run.record(BANDS, t.key)["error"]["message"] for t in dataset.tracks]
+    assert "needs shape" in messages[0]
+    assert "bass holds NaN" in messages[1]
+    run = RunFolder(tmp_path / "other")
+    spec = FunctionSpec(lambda mix, rate, seed: {"vocals": mix})
+    assert evaluate(dataset, spec, [BANDS], run, QUICK) == 3
+    assert "none is common" in run.record(BANDS, "test/Track00001")["error"]["message"]
+
+
+def test_another_question_needs_another_folder(dataset, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    some = dataset.select(names=["Track00002"])
+    evaluate(some, FakeSpec(), [BANDS], run, QUICK)
+    with pytest.raises(AudioError, match="seed was 0, now 1"):
+        evaluate(some, FakeSpec(), [BANDS], run, replace(QUICK, seed=1))
+    assert run.record(BANDS, "test/Track00002")["evaluations"] == 80
+    evaluate(some, FakeSpec(), [BANDS], run, replace(QUICK, seed=1), overwrite=True)
+    assert run.description["asked"]["seed"] == 1
+    # Another variant of the same question is one more row.
+    more = Variant("bands", (("steps", 2),))
+    evaluate(some, FakeSpec(), [more], run, replace(QUICK, seed=1))
+    assert [v.label for v in summarise(run).variants] == ["bands", "bands steps=2"]
+    assert [v.evaluations for v in summarise(run).variants] == [80, 20]
+    # What is no run is left alone.
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1").write_text("x")
+    with pytest.raises(AudioError, match="something other than an evaluation"):
+        evaluate(some, FakeSpec(), [BANDS], RunFolder(tmp_path / "thesis"), QUICK, overwrite=True)
+
+
+def test_settings_are_validated():
+    for wrong in ({"rate": 10}, {"mixture": "both"}, {"keep": "some"}):
+        with pytest.raises((SettingsError, Exception), match=r"must be|Expected|violates"):
+            EvaluationSettings(**wrong)
+    for wrong in ({"engine": "slurm"}, {"devices": ()}, {"bss_jobs": 0}):
+        with pytest.raises((SettingsError, Exception), match=r"must be|needed|Expected|violates"):
+            EngineSettings(**wrong)
+
+
+def test_bss_runs_beside_and_goes_on_where_it_stopped(dataset, tmp_path):
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    some = dataset.select(names=["Track00001", "Track00002"])
+    settings = replace(QUICK, bss=True)
+    assert evaluate(some, FakeSpec(), [BANDS], run, settings) == 0
+    before = table(run)
+    record = run.record(BANDS, "test/Track00001", "bss")
+    museval = json.loads((run.path / "bands/museval/test/Track00001.json").read_text())
+    assert [t["name"] for t in museval["targets"]] == list(dataset.stems)
+    frames = [f["metrics"]["SDR"] for f in museval["targets"][0]["frames"]]
+    frames = [f for f in frames if not math.isnan(f)]
+    assert record["medians"]["bass"]["SDR"] == pytest.approx(np.median(frames), abs=1e-5)
+    second = run.record(BANDS, "test/Track00002", "bss")
+    assert "the reference of guitar is silent: no BSSEval" in second["notes"]
+    assert second["medians"]["guitar"]["SDR"] is None
+    scores = summarise(run).variants[0].scores
+    medians = [record["medians"]["bass"]["SDR"], second["medians"]["bass"]["SDR"]]
+    assert scores["SDR"]["bass"].value == pytest.approx(np.mean(medians))
+    # The estimates that it needed are gone; without them it separates again, with them it does not.
+    assert not run.stems_folder(BANDS, "test/Track00001").exists()
+    (run.path / "bands/bss/test/Track00001.json").unlink()
+    (run.path / "bands/bss/test/Track00002.json").unlink()
+    audio = some.tracks[1].load(RATE)
+    run.write_sounds(run.stems_folder(BANDS, "test/Track00002"), blended(audio.mixture, RATE), RATE)
+    assert evaluate(some, FakeSpec(log=str(log)), [BANDS], run, settings) == 0
+    assert [line.split()[0] for line in log.read_text().splitlines()[1:]] == ["Track00001"]
+    assert table(run) == before
+
+
+def test_estimates_in_files_are_scored_and_paired_by_name(dataset, reference, tmp_path):
+    root = tmp_path / "estimates"
+    for track in dataset.tracks:
+        audio = track.load(RATE)
+        stems = blended(audio.mixture, RATE)
+        folder = root / (track.key if track.name == "Track00001" else track.name)
+        folder.mkdir(parents=True)
+        for name in ("piano", "guitar", "drums", "bass"):
+            # A few samples too many are cut.
+            longer = np.concatenate([stems[name], np.zeros(100)])
+            soundfile.write(folder / f"{name}.wav", longer, RATE, subtype="FLOAT")
+        soundfile.write(folder / "residual.wav", audio.mixture, RATE)
+    run = RunFolder(tmp_path / "run")
+    variant = Variant("estimates")
+    assert evaluate(dataset, EstimateFiles(root), [variant], run, QUICK) == 0
+    theirs, ours = summarise(run).variants[0], summarise(reference).variants[0]
+    for name in (SILENCE_SAFE, PUBLISHED):
+        for stem in (*dataset.stems, ALL):
+            expected = ours.scores[name][stem].value
+            assert theirs.scores[name][stem].value == pytest.approx(expected, abs=1e-3)
+    assert run.record(variant, "test/Track00003")["warnings"][0] == (
+        "bass: +100 samples against the reference"
+    )
+    # Another recording under the same name, and one without estimates.
+    soundfile.write(root / "Track00002" / "bass.wav", np.zeros(RATE), RATE)
+    for path in (root / "Track00003").iterdir():
+        path.unlink()
+    (root / "Track00003").rmdir()
+    run = RunFolder(tmp_path / "run2")
+    assert evaluate(dataset, EstimateFiles(root), [variant], run, QUICK) == 2
+    errors = summarise(run).variants[0].errors
+    assert "must not differ" in errors["test/Track00002"]
+    assert "no folder of estimates" in errors["test/Track00003"]
+
+
+def test_variants_have_folders_of_their_own():
+    labels = [
+        Variant("mgdm"),
+        Variant("mgdm", (("gibbs", 2),)),
+        Variant("mgdm", (("law", "a/b"),)),
+        Variant("mgdm", (("law", "a_b"),)),
+        Variant("../escape"),
+        Variant("x" * 300),
+    ]
+    slugs = [v.slug for v in labels]
+    assert slugs[:2] == ["mgdm", "mgdm_gibbs=2"]
+    assert len(set(slugs)) == len(slugs)
+    assert all("/" not in s and not s.startswith(".") and len(s) < 100 for s in slugs)
+
+
+def test_best_and_worst():
+    ranks = {c: float(i) for i, c in enumerate("abcdefgh")} | {"nan": math.nan}
+    assert best_and_worst(ranks, 2) == ["h", "g", "b", "a"]
+    assert best_and_worst({"a": 1.0, "b": 2.0}, 3) == ["b", "a"]
+    assert best_and_worst({}, 3) == []
+
+
+def test_excerpts_of_the_best_and_worst_only(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("mgdm_audio.evaluation.LISTEN_TRACKS", 1)
+    run = RunFolder(tmp_path / "run")
+    evaluate(dataset, FakeSpec(), [BANDS], run, QUICK)
+    kept = {p.name for p in (run.path / "bands/listen/test").iterdir()}
+    means = {}
+    for row in result_rows(run):
+        if row["si_sdr_improvement"] is not None:
+            means.setdefault(row["track"][5:], []).append(row["si_sdr_improvement"])
+    order = sorted(means, key=lambda k: np.mean(means[k]))
+    assert kept == {order[0], order[-1]}
+
+
+def test_processes_give_the_same_numbers_and_survive_a_death(dataset, reference, tmp_path):
+    bomb, log = tmp_path / "bomb", tmp_path / "log"
+    bomb.write_text("x")
+    run = RunFolder(tmp_path / "run")
+    engine = EngineSettings(devices=("cpu", "cpu"))
+    assert (
+        evaluate(dataset, FakeSpec(die=str(bomb), log=str(log)), [BANDS], run, QUICK, engine) == 0
+    )
+    assert not bomb.exists()
+    assert table(run) == table(reference)
+    lines = log.read_text().split("\n")
+    loads = [line.split()[1] for line in lines if line.startswith("load")]
+    # Two workers and the replacement of the one that died, one load each, none in this process.
+    assert len(loads) == len(set(loads)) == 3
+    assert str(os.getpid()) not in loads
+
+
+def test_tracks_batched_together_fail_alone(dataset, reference, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    engine = EngineSettings(batch_tracks=3)
+    assert evaluate(dataset, FakeSpec(fail=["Track00001"]), [BANDS], run, QUICK, engine) == 1
+    assert evaluate(dataset, FakeSpec(), [BANDS], run, QUICK, engine) == 0
+    assert table(run) == table(reference)
+
+
+def test_a_worker_that_cannot_start_ends_the_run(dataset, tmp_path):
+    for devices in (("nowhere",), ("nowhere", "nowhere")):
+        run = RunFolder(tmp_path / str(len(devices)))
+        with pytest.raises((RuntimeError, AudioError), match="no such device"):
+            evaluate(dataset, FakeSpec(), [BANDS], run, QUICK, EngineSettings(devices=devices))
