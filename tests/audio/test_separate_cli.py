@@ -1,0 +1,352 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile as sf
+from click.testing import CliRunner
+
+from mgdm_audio.cli.separate import main
+from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
+
+QUICK = ["--preset", "fast", "--set", "levels=3"]
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    return save_tiny_stems(tmp_path_factory.mktemp("prior") / "tiny.safetensors")
+
+
+@pytest.fixture
+def mix(tmp_path):
+    path = tmp_path / "mix.wav"
+    sf.write(path, song(2.0, 44_100, 2).T, 44_100, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def call(prior, tmp_path):
+    def run(*args, out="out", code=0, quick=True):
+        arguments = [*map(str, args), "-n", str(prior), "-o", str(tmp_path / out)]
+        result = CliRunner().invoke(main, arguments + (QUICK if quick else []))
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def one_error(result) -> str:
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.output
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def folder(tmp_path, out="out", track="mix"):
+    return tmp_path / out / "tiny" / track
+
+
+def read_all(where, names):
+    return {n: sf.read(where / f"{n}.wav", always_2d=True, dtype="float64")[0].T for n in names}
+
+
+def leftovers(root):
+    return [p for p in root.rglob("*") if ".mgdm-" in p.name]
+
+
+class TestOutputs:
+    def test_stems_and_residual_sum_to_the_input_at_its_own_rate_and_length(
+        self, call, mix, tmp_path
+    ):
+        call(mix)
+        stems = read_all(folder(tmp_path), (*STEMS, "residual"))
+        given, rate = sf.read(mix, always_2d=True, dtype="float64")
+        assert rate == 44_100
+        assert all(s.shape == given.T.shape for s in stems.values())
+        assert np.abs(sum(stems.values()) - given.T).max() < 1e-6
+        record = json.loads((folder(tmp_path) / "mgdm.json").read_text())
+        assert record["stems"] == [*STEMS, "residual"]
+        assert record["seed"] == 0
+        assert record["evaluations"] > 0
+        assert len(record["prior"]["checksum"]) == 64
+        assert record["settings"]["settings"]["levels"] == 3
+
+    def test_without_residual_the_stems_alone_sum_to_the_input(self, call, mix, tmp_path):
+        call(mix, "--no-residual")
+        stems = read_all(folder(tmp_path), STEMS)
+        assert not (folder(tmp_path) / "residual.wav").exists()
+        given = sf.read(mix, always_2d=True, dtype="float64")[0].T
+        assert np.abs(sum(stems.values()) - given).max() < 1e-6
+
+    def test_two_stems(self, call, mix, tmp_path):
+        call(mix, "--two-stems", "drums")
+        assert sorted(p.name for p in folder(tmp_path).glob("*.wav")) == [
+            "drums.wav",
+            "no_drums.wav",
+        ]
+        parts = read_all(folder(tmp_path), ("drums", "no_drums"))
+        given = sf.read(mix, always_2d=True, dtype="float64")[0].T
+        assert np.abs(sum(parts.values()) - given).max() < 1e-6
+
+    def test_some_stems(self, call, mix, tmp_path):
+        call(mix, "--stems", "bass, piano", "--no-residual", code=2)
+        call(mix, "--stems", "bass, piano")
+        names = ("bass", "piano", "residual")
+        assert {p.stem for p in folder(tmp_path).glob("*.wav")} == set(names)
+        given = sf.read(mix, always_2d=True, dtype="float64")[0].T
+        assert np.abs(sum(read_all(folder(tmp_path), names).values()) - given).max() < 1e-6
+
+    def test_raw_output_is_mono_at_the_priors_rate(self, call, mix, tmp_path):
+        call(mix, "--rate", "prior", "--mono")
+        info = sf.info(folder(tmp_path) / "bass.wav")
+        assert (info.samplerate, info.channels, info.frames) == (22_050, 1, 44_100)
+        call(mix, "--mono", code=2)
+
+    @pytest.mark.parametrize(
+        ("flags", "suffix", "subtype"),
+        [
+            (("--int16",), "wav", "PCM_16"),
+            (("--int24",), "wav", "PCM_24"),
+            (("--flac",), "flac", "PCM_24"),
+            (("--flac", "--int16"), "flac", "PCM_16"),
+        ],
+    )
+    def test_formats(self, call, mix, tmp_path, flags, suffix, subtype):
+        call(mix, *flags)
+        info = sf.info(folder(tmp_path) / f"bass.{suffix}")
+        assert info.subtype == subtype
+        assert info.frames == 88_200
+
+    def test_samples_and_uncertainty(self, call, mix, tmp_path):
+        call(mix, "--samples", 2, "--save-samples", "--uncertainty")
+        where = folder(tmp_path)
+        assert (where / "bass.sample00.wav").exists()
+        assert (where / "piano.sample01.wav").exists()
+        numbers = np.load(where / "mgdm_uncertainty.npz")
+        assert set(numbers) == {*STEMS, "seconds_per_frame"}
+        assert (numbers["bass"] >= 0).all()
+        assert (where / "mgdm_uncertainty.png").stat().st_size > 1000
+
+    def test_filename_template_and_folders(self, call, tmp_path):
+        songs = tmp_path / "songs"
+        songs.mkdir()
+        for name in ("a", "b"):
+            sf.write(songs / f"{name}.flac", song(0.5, 22_050, 1)[0], 22_050)
+        (songs / "notes.txt").write_text("no sound")
+        call(songs, "--filename", "{track}/{stem}_x.{ext}")
+        assert (tmp_path / "out" / "a" / "bass_x.wav").exists()
+        assert (tmp_path / "out" / "b" / "mgdm_x.json").exists()
+
+    def test_standard_input(self, prior, mix, tmp_path):
+        arguments = ["-", "-n", str(prior), "-o", str(tmp_path / "out"), *QUICK]
+        result = CliRunner().invoke(main, arguments, input=mix.read_bytes())
+        assert result.exit_code == 0, result.output
+        assert sf.info(folder(tmp_path, track="stdin") / "bass.wav").frames == 88_200
+
+    def test_silence_is_silent_at_once(self, call, tmp_path):
+        path = tmp_path / "mix.wav"
+        sf.write(path, np.zeros((30_000, 2)), 48_000)
+        call(path)
+        assert not any(s.any() for s in read_all(folder(tmp_path), STEMS).values())
+        assert json.loads((folder(tmp_path) / "mgdm.json").read_text())["evaluations"] == 0
+
+    def test_one_sample(self, call, tmp_path):
+        path = tmp_path / "mix.wav"
+        sf.write(path, np.array([0.5]), 44_100, subtype="FLOAT")
+        call(path)
+        parts = read_all(folder(tmp_path), (*STEMS, "residual"))
+        assert abs(float(sum(parts.values()).item()) - 0.5) < 1e-6
+
+    def test_clipping_integers_are_turned_down_together_and_said(self, call, tmp_path):
+        path = tmp_path / "mix.wav"
+        sf.write(path, 12 * song(1.0, 22_050, 1)[0], 22_050, subtype="FLOAT")
+        result = call(path, "--int16")
+        assert "turned down" in result.stderr
+        record = json.loads((folder(tmp_path) / "mgdm.json").read_text())
+        assert 0 < record["common_gain"] < 1
+        error = one_error(call(path, "--int16", "--on-clip", "error", out="other", code=1))
+        assert "--float32" in error
+        assert not (tmp_path / "other").exists()
+
+
+class TestDeterminism:
+    def test_same_bytes_in_another_process_and_other_bytes_for_another_seed(
+        self, call, mix, prior, tmp_path
+    ):
+        call(mix, out="a")
+        call(mix, "--seed", 1, out="c")
+        arguments = [mix, "-n", prior, "-o", tmp_path / "b", *QUICK]
+        subprocess.run(
+            [sys.executable, "-m", "mgdm_audio.cli.separate", *map(str, arguments)], check=True
+        )
+        for name in (*STEMS, "residual"):
+            a, b = (folder(tmp_path, o) / f"{name}.wav" for o in "ab")
+            assert a.read_bytes() == b.read_bytes()
+        assert (folder(tmp_path, "a") / "bass.wav").read_bytes() != (
+            folder(tmp_path, "c") / "bass.wav"
+        ).read_bytes()
+
+
+class TestResume:
+    def test_existing_files_are_not_touched_without_a_word(self, call, mix, tmp_path):
+        call(mix)
+        before = (folder(tmp_path) / "bass.wav").stat().st_mtime_ns
+        assert "exists already" in one_error_line(call(mix, code=1))
+        assert (folder(tmp_path) / "bass.wav").stat().st_mtime_ns == before
+
+    def test_resume_leaves_finished_tracks_and_redoes_others(self, call, mix, tmp_path):
+        call(mix)
+        target = folder(tmp_path) / "bass.wav"
+        before = target.stat().st_mtime_ns
+        result = call(mix, "--resume")
+        assert "finished before" in result.stderr
+        assert target.stat().st_mtime_ns == before
+        (folder(tmp_path) / "drums.wav").unlink()
+        call(mix, "--resume")
+        assert (folder(tmp_path) / "drums.wav").exists()
+        call(mix, "--resume", "--seed", 5)
+        assert json.loads((folder(tmp_path) / "mgdm.json").read_text())["seed"] == 5
+
+
+def one_error_line(result) -> str:
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert lines, result.output
+    return lines[0]
+
+
+class TestBadInput:
+    def test_a_bad_file_does_not_stop_the_others(self, call, mix, tmp_path):
+        bad = tmp_path / "bad.wav"
+        bad.write_text("this is no sound")
+        missing = tmp_path / "missing.wav"
+        result = call(bad, missing, mix, code=1)
+        assert (folder(tmp_path) / "bass.wav").exists()
+        assert "bad.wav" in result.stderr
+        assert "missing.wav" in result.stderr
+        assert "2 of 3 inputs failed" in result.stderr
+        assert leftovers(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (("--preset", "best"), "fast, balanced, paper"),
+            (("--sampler", "nope"), "valid names"),
+            (("--set", "level=3"), "valid names"),
+            (("--set", "levels"), "NAME=VALUE"),
+            (("--set", "levels=many"), "whole number"),
+            (("--set", "levels=1"), "at least 2"),
+            (("--stems", "voice"), "bass, drums, guitar, piano"),
+            (("--two-stems", "bass", "--stems", "drums"), "not both"),
+            (("--filename", "{track}.{ext}"), "{stem}"),
+            (("--filename", "{title}/{stem}.{ext}"), "{title}"),
+            (("--filename", "../{stem}.{ext}"), "inside the output folder"),
+            (("--overlap", "0.9"), "overlap"),
+            (("--window", "0.1"), "window"),
+            (("--batch-size", "0"), "--batch-size"),
+            (("--seed", "-1"), "seed"),
+            (("--device", "tpu"), "tpu"),
+            (("--flac", "--float32"), "flac"),
+            (("--resume", "--overwrite"), "choose one"),
+            (("--no-such-option",), "No such option"),
+        ],
+    )
+    def test_wrong_usage_is_one_line_and_code_two(self, call, mix, tmp_path, arguments, says):
+        result = call(mix, *arguments, code=2)
+        assert says in one_error(result)
+        assert not (tmp_path / "out").exists()
+
+    def test_two_inputs_for_one_output(self, call, tmp_path):
+        for name in ("x", "y"):
+            (tmp_path / name).mkdir()
+            sf.write(tmp_path / name / "mix.wav", song(0.2, 22_050, 1)[0], 22_050)
+        error = one_error(call(tmp_path / "x" / "mix.wav", tmp_path / "y" / "mix.wav", code=2))
+        assert "both write" in error
+
+    def test_an_output_that_is_an_input(self, call, tmp_path):
+        where = tmp_path / "out"
+        where.mkdir()
+        path = where / "mix_bass.wav"
+        sf.write(path, song(0.2, 22_050, 1)[0], 22_050)
+        sf.write(where / "mix.wav", song(0.2, 22_050, 1)[0], 22_050)
+        before = path.read_bytes()
+        error = one_error(
+            call(path, where / "mix.wav", "--filename", "{track}_{stem}.{ext}", code=2)
+        )
+        assert "would be overwritten" in error
+        assert path.read_bytes() == before
+
+    def test_out_is_a_file(self, call, mix, tmp_path):
+        (tmp_path / "out").write_text("in the way")
+        assert "is a file" in one_error(call(mix, code=1))
+
+    def test_no_room_on_the_disk(self, call, mix, monkeypatch):
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("U", (), {"free": 1000})())
+        assert "free" in one_error(call(mix, code=1))
+
+    def test_strange_names(self, call, tmp_path):
+        path = tmp_path / "two\nlines 🎸 {0}.wav"
+        sf.write(path, song(0.2, 22_050, 1)[0], 22_050)
+        call(path)
+        assert (tmp_path / "out" / "tiny" / "two\nlines 🎸 {0}" / "bass.wav").exists()
+
+    def test_a_folder_without_sound_and_a_pattern_without_files(self, call, tmp_path):
+        (tmp_path / "empty").mkdir()
+        assert "no sound files" in one_error_line(call(tmp_path / "empty", code=1))
+        assert "no file matches" in one_error_line(call(tmp_path / "*.xyz", code=1))
+
+    def test_a_symbolic_link_loop(self, call, tmp_path):
+        (tmp_path / "a.wav").symlink_to(tmp_path / "b.wav")
+        (tmp_path / "b.wav").symlink_to(tmp_path / "a.wav")
+        one_error_line(call(tmp_path / "a.wav", code=1))
+
+    def test_a_prior_that_is_not_there(self, mix, tmp_path):
+        result = CliRunner().invoke(main, [str(mix), "-n", "nope", "-o", str(tmp_path / "o")])
+        assert result.exit_code in (1, 2)
+        assert "music-stems" in one_error(result)
+
+
+class TestDryRun:
+    def test_prints_a_plan_and_writes_nothing(self, call, mix, tmp_path):
+        plan = json.loads(call(mix, "--dry-run", "--json").stdout)
+        assert plan["seconds_of_audio"] == pytest.approx(2.0)
+        assert plan["estimated_seconds"] > 0
+        assert plan["estimated_memory"] > 1e6
+        assert not (tmp_path / "out").exists()
+        assert "times real time" in call(mix, "--dry-run").stdout
+
+
+class TestInterrupt:
+    @pytest.mark.slow
+    def test_ctrl_c_leaves_nothing_half_written(self, prior, tmp_path):
+        path = tmp_path / "long.wav"
+        sf.write(path, song(120, 22_050, 1)[0], 22_050)
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "mgdm_audio.cli.separate",
+                str(path),
+                "-n",
+                str(prior),
+                "-o",
+                str(tmp_path / "out"),
+                "--set",
+                "levels=200",
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        deadline = time.time() + 120
+        while not leftovers(tmp_path) and time.time() < deadline:
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in stderr
+        assert leftovers(tmp_path) == []
+        assert list((tmp_path / "out").rglob("*.wav")) == []
