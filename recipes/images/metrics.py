@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch.nn import functional
@@ -11,7 +12,7 @@ from torch.nn import functional
 from mgdm_core.array_types import Float, Tensor
 from recipes.images.errors import ImageError
 
-__all__ = ["LPIPS", "psnr", "ssim"]
+__all__ = ["LPIPS", "measure_words", "psnr", "ssim"]
 
 
 def _functional():
@@ -81,6 +82,13 @@ class LPIPS:
                 f"be fetched ({getattr(error, 'reason', error)})"
             )
 
+    @classmethod
+    def absent(cls, reason: str) -> LPIPS:
+        """Return one that measures nothing, for ``reason``."""
+        empty = object.__new__(cls)
+        empty.reason, empty._net = reason, None
+        return empty
+
     def __call__(
         self,
         x: Float[Tensor, "batch channels height width"],
@@ -105,3 +113,11 @@ class LPIPS:
                 x, scale_factor=64 / side, mode="bilinear", align_corners=False
             ).clamp(-1, 1)
         return x
+
+
+def measure_words(metrics: Mapping[str, float]) -> str:
+    """One line with the metrics of an image."""
+    line = f"PSNR {metrics['psnr_mean']:.1f} dB · SSIM {metrics['ssim_mean']:.3f}"
+    if math.isfinite(metrics.get("lpips_sample", math.nan)):
+        line += f" · LPIPS {metrics['lpips_sample']:.3f}"
+    return line

@@ -60,14 +60,12 @@ def observe(
     truth: Float[Tensor, "images channels height width"],
     sigma_y: float,
     seed: int,
+    first: int = 0,
 ) -> Float[Tensor, "images ..."]:
-    """Observations with one noise stream per image, so that image i has the same in any batch."""
-    return torch.cat(
-        [
-            degradation.degrade(x[None], sigma_y, torch.Generator().manual_seed(seed * 2**20 + i))
-            for i, x in enumerate(truth)
-        ]
-    )
+    """Observations; image ``first + i`` has its own noise stream, the same in any batch."""
+    streams = [torch.Generator().manual_seed((seed << 20) + first + i) for i in range(len(truth))]
+    parts = [degradation.degrade(x[None], sigma_y, g) for x, g in zip(truth, streams)]
+    return torch.cat(parts)
 
 
 def restore(

@@ -414,7 +414,7 @@ def test_gamma_blur_keeps_the_centre_and_blurs_the_corner():
 
 def test_unknown_task_lists_the_valid_names():
     for call in (lambda: build_task("sr5", (1, 8, 8)), lambda: task_names("sr4,sr5")):
-        with pytest.raises(TaskError, match="sr5.*inpainting_center.*jpeg2"):
+        with pytest.raises(TaskError, match=r"sr5.*inpainting_center.*jpeg2"):
             call()
 
 
@@ -431,7 +431,7 @@ def test_image_too_small_for_the_blocks():
 
 
 def test_observation_of_the_wrong_size():
-    with pytest.raises(ImageError, match="8 x 8 pixels.*found 9 x 8"):
+    with pytest.raises(ImageError, match=r"8 x 8 pixels.*found 9 x 8"):
         build_task("sr4", (1, 32, 32)).observe(torch.zeros(1, 9, 8))
 
 

@@ -1,0 +1,376 @@
+"""``python -m recipes.images``: restore an image, sweep over tasks and samplers, demo, train."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mgdm_core.errors import MGDMError
+from mgdm_core.samplers import SAMPLERS, get_sampler
+from recipes.images.demo import run_demo
+from recipes.images.image_io import image_files, read_image, read_observation, write_image
+from recipes.images.metrics import LPIPS, measure_words
+from recipes.images.pictures import comparison
+from recipes.images.presets import apply_changes, describe, settings_for
+from recipes.images.priors import PRIOR_FORMS, load_prior
+from recipes.images.restore import SIGMA_Y, Restoration, measure, observe, restore
+from recipes.images.sweep import PSEUDO_INVERSE, Sweep, run_sweep
+from recipes.images.tasks import LINEAR_TASKS, TASKS, Degradation, build_task, task_names
+
+__all__ = ["main"]
+
+console = Console(highlight=False)
+
+
+def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the project's errors into one line and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except MGDMError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+    return wrapped
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that loads a prior."""
+    options = [
+        click.option(
+            "--prior", "prior_name", default="digits", show_default=True, help=PRIOR_FORMS
+        ),
+        click.option(
+            "--size", type=int, help="Image side, for guided-diffusion checkpoints [256]."
+        ),
+        click.option(
+            "--head-channels", default=64, show_default=True, help="Channels per head, same."
+        ),
+        click.option(
+            "-d", "--device", default=None, help="cpu, cuda, ... [cuda where there is one]"
+        ),
+        click.option(
+            "--kernel-weights", type=click.Path(), help="GOPRO_wVAE.pth, for nonlinear_blur."
+        ),
+        click.option(
+            "--sigma-y", default=SIGMA_Y, show_default=True, help="Deviation of the noise."
+        ),
+        click.option("--seed", default=0, show_default=True),
+        click.option(
+            "--convert", is_flag=True, help="Convert modes, crop and resize images to fit."
+        ),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Change a setting of the sampler, such as gibbs=4 or conditional.steps=10.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.ClickException(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Restore images with a diffusion prior by the samplers of mgdm_core."""
+
+
+@main.command("tasks")
+def list_tasks() -> None:
+    """List the tasks, the samplers and the forms of a prior."""
+    for name, info in TASKS.items():
+        kind = "linear" if name in LINEAR_TASKS else "nonlinear"
+        console.print(f"{name:20} {info.title} ({kind}{'' if info.published else ', ours'})")
+    console.print(f"samplers: {', '.join(SAMPLERS)}")
+    console.print(f"priors: {PRIOR_FORMS}")
+
+
+@main.command("restore")
+@click.argument("image")
+@click.option("-t", "--task", required=True, help="See the command 'tasks'.")
+@click.option("-s", "--sampler", default="mgdm", show_default=True)
+@click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples.")
+@click.option("--observation", is_flag=True, help="IMAGE is degraded already (.npy for spectra).")
+@click.option("--truth", type=click.Path(), help="The clean image, for metrics with --observation.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("restored"))
+@_common
+@_one_line
+def restore_command(
+    image: str,
+    task: str,
+    sampler: str,
+    samples: int,
+    observation: bool,
+    truth: str | None,
+    out: Path,
+    prior_name: str,
+    size: int | None,
+    head_channels: int,
+    device: str | None,
+    kernel_weights: str | None,
+    sigma_y: float,
+    seed: int,
+    convert: bool,
+    changes: tuple[str, ...],
+) -> None:
+    """Degrade IMAGE (a file or digit:N) and restore it; writes images, a picture and a JSON."""
+    if truth is not None and not observation:
+        raise click.UsageError("--truth goes with --observation; without it IMAGE is the truth")
+    get_sampler(sampler)
+    task_names(task)
+    where = _device(device)
+    prior = load_prior(prior_name, device=where, size=size, head_channels=head_channels)
+    degradation = build_task(task, prior.image_shape, seed=seed, kernel_weights=kernel_weights)
+    settings = apply_changes(settings_for(sampler, task, prior.preset), changes)
+    clean = None
+    if observation:
+        seen = read_observation(Path(image), prior.image_shape[0], convert=convert)
+        y = degradation.observe(seen)[None].to(where)
+        if truth is not None:
+            clean = read_image(truth, prior.image_shape, prior=prior.name, convert=convert)[None]
+    else:
+        clean = read_image(image, prior.image_shape, prior=prior.name, convert=convert)[None]
+        y = observe(degradation, clean.to(where), sigma_y, seed)
+    with _progress() as bar:
+        job = bar.add_task(f"{task}, {sampler}", total=1.0)
+        result = restore(
+            prior,
+            degradation,
+            y,
+            sampler,
+            settings,
+            samples=samples,
+            sigma_y=sigma_y,
+            seed=seed,
+            callback=lambda p: bar.update(job, completed=p.step / p.steps),
+        )
+        bar.update(job, completed=1.0)
+    record = {
+        "image": image,
+        "task": task,
+        "sampler": sampler,
+        "settings": describe(settings),
+        "prior": {
+            "name": prior.name,
+            "image_shape": list(prior.image_shape),
+            "latent": prior.latent,
+        },
+        "samples": samples,
+        "sigma_y": sigma_y,
+        "seed": seed,
+        "machine": f"{platform.machine()}, {where}, torch {torch.__version__}",
+    }
+    _write_restoration(out, record, degradation, y.cpu(), result, clean)
+
+
+def _write_restoration(
+    out: Path,
+    record: dict[str, Any],
+    degradation: Degradation,
+    y: torch.Tensor,
+    result: Restoration,
+    clean: torch.Tensor | None,
+) -> None:
+    captions = []
+    record["metrics"] = None
+    if clean is not None:
+        lpips = LPIPS()
+        metrics = measure(clean, result, lpips)[0]
+        kept = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        record["metrics"] = {**kept, "lpips_note": lpips.reason}
+        captions = [measure_words(metrics)]
+        console.print(captions[0])
+        if lpips.reason:
+            console.print(lpips.reason)
+    record["seconds"] = result.seconds
+    record["trace"] = result.trace.to_dict()
+    out.mkdir(parents=True, exist_ok=True)
+    for k, sample in enumerate(result.samples[0]):
+        write_image(out / f"restoration_{k + 1}.png", sample)
+    if result.samples.shape[1] > 1:
+        write_image(out / "mean.png", result.mean[0])
+    write_image(out / "observation.png", degradation.picture(y)[0])
+    np.save(out / "observation.npy", (y if degradation.keep is None else _full(degradation, y))[0])
+    comparison(
+        out / "comparison.png",
+        degradation,
+        y,
+        result,
+        clean,
+        title=f"{TASKS[record['task']].title} · {record['sampler']} · {record['prior']['name']}",
+        captions=captions,
+    )
+    (out / "result.json").write_text(json.dumps(record, indent=1))
+    for warning in result.trace.warnings:
+        console.print(f"warning: {warning}")
+    console.print(f"written to {out}")
+
+
+def _full(degradation: Degradation, y: torch.Tensor) -> torch.Tensor:
+    """Observation of a mask as a whole image, zero where nothing is observed."""
+    return degradation.operator.adjoint(y)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise click.BadParameter(
+            f"--gibbs takes whole numbers such as 1,2,4; found {text!r}"
+        ) from error
+    if any(v < 1 for v in values):
+        raise click.BadParameter(f"--gibbs takes numbers of at least 1; found {text!r}")
+    return values
+
+
+@main.command("sweep")
+@click.option(
+    "--tasks", default="published", show_default=True, help="Names, or all, published, linear."
+)
+@click.option(
+    "--samplers", default="mgdm", show_default=True, help=f"Names; {PSEUDO_INVERSE} is one too."
+)
+@click.option("--images", default="digits:20", show_default=True, help="A folder, or digits:N.")
+@click.option("--gibbs", default="", help="MGDM's R, such as 1,2,4,6: draws quality against R.")
+@click.option("-n", "--samples", default=1, show_default=True, help="Posterior samples per image.")
+@click.option("--batch", type=int, help="Images per run [20 for digits, else 1].")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/images"))
+@_common
+@_one_line
+def sweep_command(
+    tasks: str,
+    samplers: str,
+    images: str,
+    gibbs: str,
+    samples: int,
+    batch: int | None,
+    out: Path,
+    prior_name: str,
+    size: int | None,
+    head_channels: int,
+    device: str | None,
+    kernel_weights: str | None,
+    sigma_y: float,
+    seed: int,
+    convert: bool,
+    changes: tuple[str, ...],
+) -> None:
+    """Restore a folder of images under many tasks with many samplers; resumable; writes a table.
+
+    --set takes SAMPLER:NAME=VALUE here, for one of the samplers.
+    """
+    chosen = [name.strip() for name in samplers.split(",")]
+    for name in chosen:
+        if name != PSEUDO_INVERSE:
+            get_sampler(name)
+    plan = Sweep(
+        tasks=task_names(tasks),
+        samplers=chosen,
+        gibbs=_numbers(gibbs),
+        samples=samples,
+        sigma_y=sigma_y,
+        seed=seed,
+        batch=batch or (20 if prior_name == "digits" else 1),
+        changes=changes,
+        kernel_weights=kernel_weights,
+    )
+    where = _device(device)
+    prior = load_prior(prior_name, device=where, size=size, head_channels=head_channels)
+
+    def load(name: str) -> torch.Tensor:
+        return read_image(name, prior.image_shape, prior=prior.name, convert=convert)
+
+    names = image_files(images)
+    for name in names:
+        load(name)  # a wrong image is better refused now than after hours
+    with _progress() as bar:
+        job = bar.add_task("sweep", total=1)
+
+        def report(cell: str, done: int, total: int) -> None:
+            bar.update(job, description=cell, completed=done, total=total)
+
+        run_sweep(out, plan, prior, names, load, device=where, report=report)
+    console.print((out / "table.md").read_text(), soft_wrap=True)
+    console.print(f"written to {out}")
+
+
+@main.command("demo")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/images-demo"))
+@click.option("--digits", "count", default=8, show_default=True, help="Digits in the row.")
+@click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples per digit.")
+@click.option("--seed", default=0, show_default=True)
+@_one_line
+def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
+    """Restore a row of held-out digits under four tasks with the embedded prior; no download."""
+    with _progress() as bar:
+        job = bar.add_task("demo", total=1.0)
+        lines = run_demo(
+            out,
+            count=count,
+            samples=samples,
+            seed=seed,
+            report=lambda name, share: bar.update(job, description=name, completed=share),
+        )
+    for line in lines:
+        console.print(line)
+    console.print(f"written to {out / 'demo.png'}")
+
+
+@main.command("train-digits")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help=".safetensors")
+@click.option("--steps", default=3000, show_default=True)
+@click.option("--batch", default=32, show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@_one_line
+def train_command(out: Path, steps: int, batch: int, seed: int) -> None:
+    """Train the digits prior anew (minutes on a CPU); use it as --prior FILE."""
+    from recipes.images.train_digits import train_digits
+
+    with _progress() as bar:
+        job = bar.add_task("training", total=steps)
+        final = train_digits(
+            out,
+            steps=steps,
+            batch=batch,
+            seed=seed,
+            report=lambda step, loss: bar.update(
+                job, completed=step, description=f"training, loss {loss:.3f}"
+            ),
+            report_every=10,
+        )
+    console.print(f"held-out loss {final:.4f}; written to {out}")

@@ -1,0 +1,318 @@
+"""Many restorations, one file per finished cell, and the table of them: stop and resume freely."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import CapabilityError, DivergenceError, SettingsError
+from recipes.images.errors import TaskError, WeightsError
+from recipes.images.metrics import LPIPS, psnr, ssim
+from recipes.images.pictures import gibbs_curves
+from recipes.images.presets import apply_changes, describe, settings_for, with_gibbs
+from recipes.images.priors import ImagePrior
+from recipes.images.restore import SIGMA_Y, measure, observe, restore
+from recipes.images.tasks import TASKS, build_task
+
+__all__ = ["PSEUDO_INVERSE", "Sweep", "run_sweep", "write_tables"]
+
+PSEUDO_INVERSE = "pseudo_inverse"
+COLUMNS = (
+    ("psnr_mean", "PSNR of mean (dB)", 2),
+    ("psnr_sample", "PSNR of a sample (dB)", 2),
+    ("ssim_mean", "SSIM of mean", 3),
+    ("lpips_sample", "LPIPS", 3),
+    ("seconds", "seconds per image", 1),
+    ("evaluations", "evaluations", 0),
+    ("vjps", "gradients", 0),
+)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to run.
+
+    Parameters
+    ----------
+    tasks, samplers : sequence of str
+        ``pseudo_inverse`` may stand among the samplers.
+    gibbs : sequence of int
+        MGDM's R; empty for the settings' own.
+    samples : int
+        Posterior samples per image.
+    batch : int
+        Images per run.
+    changes : sequence of str
+        ``NAME=VALUE`` for every sampler that has the setting, or ``SAMPLER:NAME=VALUE`` for one.
+    """
+
+    tasks: Sequence[str]
+    samplers: Sequence[str]
+    gibbs: Sequence[int] = ()
+    samples: int = 1
+    sigma_y: float = SIGMA_Y
+    seed: int = 0
+    batch: int = 1
+    changes: Sequence[str] = field(default_factory=tuple)
+    kernel_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class _Cell:
+    task: str
+    sampler: str
+    gibbs: int | None
+    settings: Any
+    first: int
+    names: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return self.sampler if self.gibbs is None else f"{self.sampler} R={self.gibbs}"
+
+
+def _changes_for(sampler: str, changes: Sequence[str]) -> list[str]:
+    chosen = []
+    for change in changes:
+        head, colon, rest = change.partition(":")
+        if colon and "=" not in head:
+            if head == sampler:
+                chosen.append(rest)
+        else:
+            chosen.append(change)
+    return chosen
+
+
+def _cells(sweep: Sweep, prior: ImagePrior, images: Sequence[str]) -> list[_Cell]:
+    cells = []
+    for task in sweep.tasks:
+        for sampler in sweep.samplers:
+            variants: list[tuple[int | None, Any]] = [(None, None)]
+            if sampler != PSEUDO_INVERSE:
+                base = settings_for(sampler, task, prior.preset)
+                base = apply_changes(base, _changes_for(sampler, sweep.changes))
+                variants = [(None, base)]
+                if sampler == "mgdm" and sweep.gibbs:
+                    variants = [(r, with_gibbs(base, r)) for r in sweep.gibbs]
+            for gibbs, settings in variants:
+                for first in range(0, len(images), sweep.batch):
+                    names = tuple(images[first : first + sweep.batch])
+                    cells.append(_Cell(task, sampler, gibbs, settings, first, names))
+    return cells
+
+
+def _identity(cell: _Cell, sweep: Sweep, prior: ImagePrior) -> dict[str, Any]:
+    """All that decides a cell's result; its hash names the file."""
+    return {
+        "task": cell.task,
+        "sampler": cell.sampler,
+        "label": cell.label,
+        "gibbs": cell.gibbs,
+        "settings": None if cell.settings is None else describe(cell.settings),
+        "prior": prior.name,
+        "image_shape": list(prior.image_shape),
+        "samples": sweep.samples,
+        "sigma_y": sweep.sigma_y,
+        "seed": sweep.seed,
+        "first": cell.first,
+        "images": list(cell.names),
+        "kernel_weights": sweep.kernel_weights if cell.task == "nonlinear_blur" else None,
+    }
+
+
+def _file(folder: Path, identity: dict[str, Any]) -> Path:
+    text = json.dumps(identity, sort_keys=True)
+    mark = hashlib.sha256(text.encode()).hexdigest()[:12]
+    name = f"{identity['task']}-{identity['sampler']}-{identity['first']:04d}-{mark}.json"
+    return folder / "cells" / name
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    draft.write_text(json.dumps(content, indent=1))
+    os.replace(draft, path)
+
+
+def _pseudo_inverse_rows(
+    degradation, y: Tensor, truth: Tensor, sigma_y: float
+) -> list[dict[str, float]]:
+    estimate = degradation.pseudo_inverse(y, sigma_y).clamp(-1, 1)
+    values, similar = psnr(estimate, truth), ssim(estimate, truth)
+    return [
+        {"psnr_mean": float(p), "ssim_mean": float(s), "seconds": 0.0, "evaluations": 0.0}
+        for p, s in zip(values, similar)
+    ]
+
+
+def _run_cell(
+    cell: _Cell,
+    sweep: Sweep,
+    prior: ImagePrior,
+    truth: Float[Tensor, "images channels height width"],
+    lpips: LPIPS,
+    progress: Callable[..., Any] | None,
+) -> dict[str, Any]:
+    """Rows of metrics, or the reason why there are none."""
+    try:
+        degradation = build_task(
+            cell.task, prior.image_shape, seed=sweep.seed, kernel_weights=sweep.kernel_weights
+        )
+    except (WeightsError, TaskError) as error:
+        return {"skipped": str(error)}
+    y = observe(degradation, truth, sweep.sigma_y, sweep.seed, cell.first)
+    if cell.sampler == PSEUDO_INVERSE:
+        if not degradation.linear:
+            return {"skipped": "the task is not linear: it has no pseudo-inverse"}
+        return {"rows": _pseudo_inverse_rows(degradation, y, truth, sweep.sigma_y)}
+    try:
+        result = restore(
+            prior,
+            degradation,
+            y,
+            cell.sampler,
+            cell.settings,
+            samples=sweep.samples,
+            sigma_y=sweep.sigma_y,
+            seed=sweep.seed,
+            first=cell.first,
+            callback=progress,
+        )
+    except CapabilityError as error:
+        return {"skipped": f"not applicable: {error}"}
+    except DivergenceError as error:
+        return {"skipped": f"diverged: {error}"}
+    rows = measure(truth, result, lpips)
+    for row in rows:
+        row["seconds"] = result.seconds / len(truth)
+        row["evaluations"] = result.trace.evaluations * sweep.samples
+        row["vjps"] = result.trace.vjps * sweep.samples
+    return {"rows": rows, "warnings": result.trace.warnings}
+
+
+def run_sweep(
+    folder: Path,
+    sweep: Sweep,
+    prior: ImagePrior,
+    images: Sequence[str],
+    load: Callable[[str], Float[Tensor, "channels height width"]],
+    *,
+    device: torch.device | str = "cpu",
+    lpips: LPIPS | None = None,
+    report: Callable[[str, int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run what is not done yet, write every cell as it ends, then the tables.
+
+    Parameters
+    ----------
+    images : sequence of str
+        What ``load`` turns into images.
+    report : callable, optional
+        Receives (cell, done, all).
+
+    Returns
+    -------
+    list of dict
+        One per cell: what was run and its rows.
+    """
+    if sweep.batch < 1 or sweep.samples < 1:
+        raise SettingsError(
+            f"batch and samples are at least 1; found {sweep.batch} and {sweep.samples}"
+        )
+    lpips = LPIPS(device=device) if lpips is None else lpips
+    cells = _cells(sweep, prior, images)
+    done: list[dict[str, Any]] = []
+    for number, cell in enumerate(cells):
+        identity = _identity(cell, sweep, prior)
+        path = _file(folder, identity)
+        if report is not None:
+            report(f"{cell.task} · {cell.label}", number, len(cells))
+        if path.is_file():
+            done.append(json.loads(path.read_text()))
+            continue
+        truth = torch.stack([load(name) for name in cell.names]).to(device)
+        outcome = _run_cell(cell, sweep, prior, truth, lpips, None)
+        record = {**identity, **outcome}
+        # A cell that could not run may run next time, once weights are there.
+        if "rows" in outcome:
+            _write(path, record)
+        done.append(record)
+    if report is not None:
+        report("tables", len(cells), len(cells))
+    write_tables(folder, done, lpips.reason)
+    return done
+
+
+def _mean(values: Sequence[float]) -> float:
+    kept = [v for v in values if math.isfinite(v)]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
+def _summary(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per task and sampler, means over images."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records:
+        key = (record["task"], record["label"])
+        line = lines.setdefault(
+            key,
+            {
+                "task": record["task"],
+                "sampler": record["label"],
+                "gibbs": record["gibbs"],
+                "rows": [],
+                "note": "",
+            },
+        )
+        line["rows"] += record.get("rows", [])
+        line["note"] = record.get("skipped", line["note"])
+    for line in lines.values():
+        rows = line.pop("rows")
+        line["images"] = len(rows)
+        for name, _, _ in COLUMNS:
+            line[name] = _mean([row.get(name, math.nan) for row in rows])
+    return list(lines.values())
+
+
+def write_tables(
+    folder: Path, records: Sequence[dict[str, Any]], lpips_reason: str | None
+) -> list[dict[str, Any]]:
+    """table.csv, table.md and, where R was varied, gibbs.png."""
+    lines = _summary(records)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = ["task", "sampler", "images", *(name for name, _, _ in COLUMNS), "note"]
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(lines)
+    head = ["task", "sampler", "images", *(title for _, title, _ in COLUMNS)]
+    text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    notes = []
+    for line in lines:
+        cells = [TASKS[line["task"]].title, line["sampler"], str(line["images"])]
+        for name, _, digits in COLUMNS:
+            value = line[name]
+            cells.append(f"{value:.{digits}f}" if math.isfinite(value) else "")
+        text.append("| " + " | ".join(cells) + " |")
+        if line["note"]:
+            notes.append(f"- {line['task']}, {line['sampler']}: {line['note']}")
+    if lpips_reason:
+        notes.insert(0, f"- {lpips_reason}")
+    (folder / "table.md").write_text("\n".join(text + (["", *notes] if notes else [])) + "\n")
+    curves: dict[str, dict[int, float]] = {}
+    for line in lines:
+        if line["gibbs"] is not None and math.isfinite(line["psnr_mean"]):
+            curves.setdefault(line["task"], {})[line["gibbs"]] = line["psnr_mean"]
+    if any(len(points) > 1 for points in curves.values()):
+        gibbs_curves(folder / "gibbs.png", curves, ylabel="PSNR of the posterior mean (dB)")
+    return lines

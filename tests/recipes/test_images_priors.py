@@ -1,0 +1,295 @@
+"""Priors in the formats of diffusers, tiny and random, through every task in both spaces."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from mgdm_core.conditionals import Variational
+from mgdm_core.samplers.mgdm import MGDMSettings
+from recipes.images.errors import PriorError, TaskError
+from recipes.images.priors import load_prior
+from recipes.images.priors.guided_diffusers import diffusers_config
+from recipes.images.priors.unet import UNet, UNetConfig
+from recipes.images.restore import observe, restore
+from recipes.images.tasks import TASKS, build_task
+
+diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+TINY = MGDMSettings(levels=4, denoising_steps=2, conditional=Variational(steps=1, late_steps=1))
+
+
+def unet(channels=3, size=16, **changes):
+    blocks = {
+        "block_out_channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "attention_head_dim": 8,
+    }
+    settings = {"in_channels": channels, "out_channels": channels, "sample_size": size}
+    return diffusers.UNet2DModel(**{**settings, **blocks, **changes})
+
+
+def vqmodel():
+    return diffusers.VQModel(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=3,
+        num_vq_embeddings=16,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+    )
+
+
+def kl():
+    return diffusers.AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=4,
+        scaling_factor=0.3,
+    )
+
+
+@pytest.fixture(scope="module")
+def pixel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pixel")
+    diffusers.DDPMPipeline(unet(), diffusers.DDPMScheduler()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def latent(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("latent")
+    scheduler = diffusers.DDIMScheduler(beta_schedule="scaled_linear", beta_end=0.0195)
+    diffusers.LDMPipeline(vqvae=vqmodel(), unet=unet(), scheduler=scheduler).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(pixel, latent):
+    return {"pixel": load_prior(str(pixel)), "latent": load_prior(str(latent))}
+
+
+@pytest.mark.parametrize("space", ["pixel", "latent"])
+@pytest.mark.parametrize("task", [name for name in TASKS if name != "nonlinear_blur"])
+def test_every_task_end_to_end(loaded, space, task):
+    prior = loaded[space]
+    degradation = build_task(task, prior.image_shape)
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(1, *prior.image_shape, generator=generator) * 2 - 1
+    y = observe(degradation, truth, 0.05, seed=1)
+    result = restore(prior, degradation, y, "mgdm", TINY, samples=2)
+    assert result.samples.shape == (1, 2, *prior.image_shape)
+    assert float(result.samples.abs().max()) <= 1
+    assert torch.isfinite(result.samples).all()
+    assert result.trace.vjps > 0
+    assert not torch.equal(result.samples[0, 0], result.samples[0, 1])
+
+
+def test_latent_shapes_and_scale(loaded, latent):
+    prior = loaded["latent"]
+    assert prior.latent
+    assert prior.image_shape == (3, 32, 32)
+    assert prior.event_shape == (3, 16, 16)
+    model = diffusers.VQModel.from_pretrained(latent / "vqvae").eval()
+    z = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(prior.prior.decode(z), model.decode(z / 0.5).sample)
+        image = prior.prior.decode(z)
+        torch.testing.assert_close(prior.prior.encode(image), 0.5 * model.encode(image).latents)
+
+
+def test_gradient_goes_through_the_decoder(loaded):
+    prior = loaded["latent"]
+    operator = prior.operator(build_task("sr4", prior.image_shape).operator)
+    z = torch.randn(1, *prior.event_shape, generator=torch.Generator().manual_seed(0))
+    z.requires_grad_(True)
+    operator.forward(z).square().sum().backward()
+    assert z.grad is not None
+    assert float(z.grad.abs().max()) > 0
+
+
+def test_autoencoder_kl(tmp_path):
+    unet(4, 8).save_pretrained(tmp_path / "unet")
+    kl().save_pretrained(tmp_path / "vae")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    index = {
+        "_class_name": "LatentPipeline",
+        "unet": ["diffusers", "UNet2DModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+    }
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    prior = load_prior(str(tmp_path))
+    assert prior.image_shape == (3, 16, 16)
+    assert prior.event_shape == (4, 8, 8)
+    degradation = build_task("blur", prior.image_shape)
+    y = observe(degradation, torch.zeros(1, 3, 16, 16), 0.05, 0)
+    result = restore(prior, degradation, y, "mgdm", TINY)
+    assert torch.isfinite(result.samples).all()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_prediction_types(tmp_path, prediction):
+    model = unet().eval()
+    model.save_pretrained(tmp_path / "unet")
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type=prediction, clip_sample=False
+    )
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    (tmp_path / "model_index.json").write_text("{}")
+    prior = load_prior(str(tmp_path)).prior
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = model(x, torch.tensor([499])).sample
+        scheduler.set_timesteps(1000)
+        expected = scheduler.step(out, 499, x).pred_original_sample
+        got = prior.denoise(x, 500)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_score_ve_configuration(tmp_path):
+    model = unet(time_embedding_type="fourier").eval()
+    scheduler = diffusers.ScoreSdeVeScheduler(num_train_timesteps=200, sigma_max=50.0)
+    scheduler.set_sigmas(200)
+    diffusers.ScoreSdeVePipeline(model, scheduler).save_pretrained(tmp_path)
+    prior = load_prior(str(tmp_path)).prior
+    # The images of these networks lie in [0, 1], ours in [-1, 1].
+    torch.testing.assert_close(
+        prior.schedule.sigma[1:], 2 * scheduler.discrete_sigmas.double(), rtol=1e-5, atol=0
+    )
+    x = 3 * torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    level = 101
+    sigma = float(scheduler.discrete_sigmas[level - 1])
+    with torch.no_grad():
+        score = model((x + 1) / 2, torch.tensor([sigma])).sample
+        expected = 2 * ((x + 1) / 2 + sigma**2 * score) - 1
+        torch.testing.assert_close(prior.denoise(x, level), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_old_repositories_keep_everything_at_the_top_as_pickled_tensors(tmp_path, pixel):
+    model = diffusers.UNet2DModel.from_pretrained(pixel / "unet")
+    model.save_pretrained(tmp_path, safe_serialization=False)
+    diffusers.DDPMScheduler().save_pretrained(tmp_path)
+    prior = load_prior(str(tmp_path)).prior
+    other = load_prior(str(pixel)).prior
+    x = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(prior.denoise(x, 300), other.denoise(x, 300))
+
+
+def test_pickled_code_is_refused(tmp_path, pixel):
+    witness = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(witness), "w"))
+
+    model = diffusers.UNet2DModel.from_pretrained(pixel / "unet")
+    model.save_config(tmp_path)
+    diffusers.DDPMScheduler().save_pretrained(tmp_path)
+    torch.save({"a": Evil()}, tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(PriorError, match="plain tensors"):
+        load_prior(str(tmp_path))
+    assert not witness.exists()
+
+
+def test_a_guided_checkpoint_of_random_weights_runs(tmp_path):
+    config = UNetConfig(3, 6, 32, (1, 2), 1, (False, True), head_channels=32)
+    file = tmp_path / "guided.pt"
+    network = UNet(config)
+    network.draw_weights(torch.Generator().manual_seed(0))
+    torch.save(network.state_dict(), file)
+    prior = load_prior(str(file), size=16, head_channels=32)
+    assert prior.image_shape == (3, 16, 16)
+    degradation = build_task("phase_retrieval", prior.image_shape)
+    y = observe(degradation, torch.zeros(1, 3, 16, 16), 0.05, 0)
+    result = restore(prior, degradation, y, "mgdm", TINY)
+    assert torch.isfinite(result.samples).all()
+    assert diffusers_config(config, 16)["sample_size"] == 16
+
+
+def write(folder, name, content):
+    (folder / name).write_text(json.dumps(content))
+
+
+def test_priors_that_do_not_load_get_one_line(tmp_path, pixel, monkeypatch):
+    def folder(name):
+        path = tmp_path / name
+        path.mkdir()
+        return path
+
+    empty = folder("empty")
+    no_scheduler = folder("no_scheduler")
+    unet().save_pretrained(no_scheduler)
+    text_to_image = folder("text")
+    unet().save_pretrained(text_to_image / "unet")
+    diffusers.DDPMScheduler().save_pretrained(text_to_image / "scheduler")
+    write(text_to_image, "model_index.json", {"text_encoder": ["transformers", "CLIPTextModel"]})
+    conditional = folder("conditional")
+    unet(num_class_embeds=10).save_pretrained(conditional)
+    diffusers.DDPMScheduler().save_pretrained(conditional)
+    other = folder("other")
+    write(other, "config.json", {"_class_name": "UNet2DConditionModel"})
+    flow = folder("flow")
+    unet().save_pretrained(flow)
+    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(flow)
+    broken = folder("broken")
+    (broken / "config.json").write_text("{")
+    cases = {
+        str(empty): "neither model_index.json nor config.json",
+        str(no_scheduler): "no scheduler_config.json",
+        str(text_to_image): "also has text_encoder",
+        str(conditional): "class-conditional",
+        str(other): "found UNet2DConditionModel",
+        str(flow): "no noise levels that are known",
+        str(broken): "cannot be read as JSON",
+        "digitz": r"no prior 'digitz'; a prior is one of: 'digits'",
+        str(tmp_path / "nothing.pt"): "no prior",
+    }
+    for name, message in cases.items():
+        with pytest.raises(PriorError, match=message) as caught:
+            load_prior(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_hub_without_network_is_one_line(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise OSError("Name or service not known\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(PriorError, match="'a/b' cannot be fetched from the hub: Name or") as caught:
+        load_prior("hub:a/b")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_for_other_images_than_the_priors_is_refused(loaded):
+    degradation = build_task("sr4", (1, 16, 16))
+    with pytest.raises(PriorError, match=r"\(3, 16, 16\).*built for \(1, 16, 16\)"):
+        restore(loaded["pixel"], degradation, torch.zeros(1, 1, 4, 4), "mgdm", TINY)
+
+
+def test_kernel_network_of_other_channels_is_refused(tmp_path):
+    from tests.recipes.test_images_operators import kernel_network_state
+
+    file = tmp_path / "k.pth"
+    torch.save(kernel_network_state(), file)
+    with pytest.raises(TaskError, match="images of 3 channels; found 1"):
+        build_task("nonlinear_blur", (1, 32, 32), kernel_weights=file)
+
+
+def test_streams_do_not_depend_on_the_batch(loaded):
+    prior = loaded["pixel"]
+    degradation = build_task("sr4", prior.image_shape)
+    y = observe(degradation, torch.zeros(3, 3, 16, 16), 0.05, 0)
+    together = restore(prior, degradation, y, "mgdm", TINY, seed=3).samples
+    alone = restore(prior, degradation, y[2:], "mgdm", TINY, seed=3, first=2).samples
+    torch.testing.assert_close(together[2:], alone, rtol=1e-3, atol=1e-4)
+    assert math.isfinite(float(together.sum()))
