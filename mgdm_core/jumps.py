@@ -31,6 +31,7 @@ from mgdm_core.kernels import backward_step, noise_to
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
 from mgdm_core.operators import flat
 from mgdm_core.run import Run, check
+from mgdm_core.schedule import NoiseSchedule
 
 __all__ = ["MarginalJumps"]
 
@@ -72,6 +73,10 @@ class MarginalJumps:
         rows = flat(likelihood.observation).shape[1]
         return isinstance(likelihood, GaussianLikelihood) and rows <= self.max_rows
 
+    def level(self, schedule: NoiseSchedule) -> int:
+        """Level s at which the jumps leave x_s."""
+        return max(1, round(self.index * schedule.last))
+
     def __call__(
         self, run: Run, x_t: Float[Tensor, "batch *event"]
     ) -> tuple[Float[Tensor, "batch *event"], int]:
@@ -83,7 +88,7 @@ class MarginalJumps:
                 "MarginalJumps",
             )
         top = run.schedule.last
-        level = max(1, round(self.index * top))
+        level = self.level(run.schedule)
         s = torch.full((run.batch,), level)
         x_s, current = x_t, torch.full((run.batch,), -torch.inf, dtype=torch.float64)
         for k in range(self.count):

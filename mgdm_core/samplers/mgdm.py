@@ -113,13 +113,14 @@ def mgdm(
     conditional: Conditional = cfg.conditional  # type: ignore[assignment]
     index_law: IndexLaw = cfg.index_law  # type: ignore[assignment]
     jumps = cfg.jumps if start is None else None
-    steps = (cfg.levels - 1) * cfg.gibbs + (jumps.count if jumps else 0)
-    run = Run("mgdm", prior, likelihood, shape, streams, callback, steps)
+    run = Run("mgdm", prior, likelihood, shape, streams, callback, 1)
     schedule = run.schedule
     x_t, above = run.first_state(schedule.last, start)
+    levels = schedule.spaced(cfg.levels, jumps.level(schedule) if jumps else above)
+    # The last level is 1, where nothing lies between it and the data.
+    run.steps = (len(levels) - 2) * cfg.gibbs + (jumps.count if jumps else 0)
     if jumps is not None:
         x_t, above = jumps(run, x_t)
-    levels = schedule.spaced(cfg.levels, above)
     x_0 = run.denoise(x_t, above)
 
     for step, t in enumerate(levels[1:]):
