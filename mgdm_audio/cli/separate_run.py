@@ -14,6 +14,7 @@ import click
 import torch
 
 from mgdm_audio.cli.common import one_line
+from mgdm_audio.cost import count_evaluations
 from mgdm_audio.errors import display_name
 from mgdm_audio.file_separation import FileOptions, is_done, run_job, run_key
 from mgdm_audio.jobs import FileJob, OutputChoice
@@ -161,7 +162,7 @@ def estimate_cost(given: Mapping[str, Any], sampling: SamplingSettings) -> dict[
             if prior.device.type == "cuda":
                 torch.cuda.synchronize(prior.device)
             seconds.append(time.perf_counter() - began)
-    evaluations, vjps = _count_evaluations(sampling, prior.schedule, len(prior.stems))
+    evaluations, vjps = count_evaluations(sampling, prior.schedule, len(prior.stems))
     per_window = min(seconds) * (evaluations + 2 * vjps) * sampling.samples
     factor = per_window / (sampler.hop / prior.rate)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -169,41 +170,3 @@ def estimate_cost(given: Mapping[str, Any], sampling: SamplingSettings) -> dict[
     # Some twenty arrays of a chunk live at once: state, estimates, spectra and their sums.
     chunk = 20 * 4 * len(prior.stems) * sampling.samples * sampler.chunk_length()
     return {"real_time_factor": factor, "memory": float(peak + chunk)}
-
-
-def _count_evaluations(
-    sampling: SamplingSettings, schedule: Any, stems: int
-) -> tuple[float, float]:
-    from mgdm_core.likelihoods import GaussianLikelihood
-    from mgdm_core.operators import SumOverChannels
-    from mgdm_core.randomness import RandomStreams
-    from mgdm_core.run import Start
-    from mgdm_core.samplers import get_sampler
-
-    class Counting:
-        def __init__(self) -> None:
-            self.schedule = schedule
-
-        def denoise(self, x: torch.Tensor, t: Any) -> torch.Tensor:
-            return 0.5 * x
-
-        def denoise_with_variance(self, x: torch.Tensor, t: Any) -> Any:
-            from mgdm_core.conditioning import IdentityBasis
-            from mgdm_core.priors import Denoised
-
-            return Denoised(0.5 * x, torch.full_like(x, 1e-4), IdentityBasis())
-
-    info = get_sampler(sampling.sampler)
-    y = torch.full((1, 8), 0.1)
-    start = None
-    if sampling.start == "wiener":
-        start = Start(torch.zeros(1, stems, 8), schedule.level_of_sigma(sampling.start_sigma))
-    result = info.run(
-        Counting(),
-        GaussianLikelihood(SumOverChannels(stems), y, sampling.sigma_y),
-        (stems, 8),
-        RandomStreams([0]),
-        sampling.settings if sampling.settings is not None else info.settings(),
-        start=start,
-    )
-    return result.trace.evaluations, result.trace.vjps
