@@ -287,5 +287,9 @@ class Run:
         self.trace.seconds = time.perf_counter() - self._began
         self.trace.peak_memory = peak_memory_bytes(self.device)
         sigma_y = getattr(self.likelihood, "sigma_y", None)
-        self.trace.warnings = failure_signatures(self.trace.records, self.schedule.last, sigma_y)
+        y = self.likelihood.observation
+        observed = float(y.double().square().mean().sqrt())
+        self.trace.warnings = failure_signatures(
+            self.trace.records, self.schedule.last, sigma_y, observed
+        )
         return SampleResult(x.detach(), self.trace, particles)

@@ -100,7 +100,10 @@ class Trace:
 
 
 def failure_signatures(
-    records: list[StepRecord], last_level: int, sigma_y: float | None = None
+    records: list[StepRecord],
+    last_level: int,
+    sigma_y: float | None = None,
+    observed: float | None = None,
 ) -> list[str]:
     """Name the known ways in which a run goes wrong (DESIGN: trace).
 
@@ -111,6 +114,9 @@ def failure_signatures(
         Noisiest level T of the schedule: scale for "near zero".
     sigma_y : float or None
         Observation deviation that the residual is compared with, if there is one.
+    observed : float or None
+        Root mean square of the observation: tells a run that diverged in its first step, before
+        there was a residual to compare with.
 
     Returns
     -------
@@ -147,9 +153,12 @@ def failure_signatures(
             f"use an index law that reaches higher levels"
         )
     residuals = [r.residual for r in records if r.residual is not None]
-    if residuals and residuals[-1] > 10 * max(residuals[0], 1e-12):
+    scales = [] if not residuals else [max(residuals[0], 1e-12)]
+    if observed is not None and sigma_y is not None:
+        scales.append(max(observed, sigma_y))
+    if scales and residuals and residuals[-1] > 10 * min(scales):
         found.append(
-            f"divergence: the data residual grew from {residuals[0]:.3g} to {residuals[-1]:.3g}; "
+            f"divergence: the data residual grew from {min(scales):.3g} to {residuals[-1]:.3g}; "
             f"lower the learning rate or step size of the first levels"
         )
     return found

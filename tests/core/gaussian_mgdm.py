@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import torch
 
@@ -111,7 +112,7 @@ class AffineMGDM:
     def backward(self, s: int, steps: int) -> None:
         """DDPM steps of the slot of x_0 from level s to 0."""
         levels = [-(-s * (steps - k) // steps) for k in range(steps + 1)]
-        for t, r in zip(levels, levels[1:]):
+        for t, r in pairwise(levels):
             if t == r:
                 continue
             c_0, c_t, var = self.bridge(r, t)

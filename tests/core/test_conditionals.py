@@ -197,7 +197,7 @@ def x_0_given_x_s_and_y(cov, x_s):
 def test_tweedie_conditions_x_0_exactly(conditional, cov, kind, evaluations):
     n, prior = 20000, gaussian_prior(cov, kind)
     assert isinstance(prior, VariancePrior) == (kind is KnownVariancePrior)
-    run, x_0, _, where = start(n, prior)
+    run, _, _, where = start(n, prior)
     x_s = X_T.expand(n, DIM)
     mean, spread = x_0_given_x_s_and_y(cov, X_T)
     assert_moments(conditional.condition(run, x_s, where.s), mean, spread)
@@ -223,7 +223,7 @@ def test_the_draw_keeps_the_joint_law_of_x_0_and_x_s():
 
 def test_the_mean_is_taken_when_no_draw_is_wanted():
     prior = gaussian_prior(SKEWED, KnownVariancePrior)
-    run, x_0, _, where = start(2, prior)
+    run, _, _, where = start(2, prior)
     got = Tweedie("prior", draw=False).condition(run, X_T.expand(2, DIM), where.s)
     mean, _ = x_0_given_x_s_and_y(SKEWED, X_T)
     torch.testing.assert_close(got, mean.expand(2, DIM), rtol=1e-5, atol=1e-6)

@@ -1,6 +1,7 @@
 """MGDM as a whole: its law where that is closed form, reproducibility, settings."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -327,7 +328,7 @@ def test_nan_stops_the_run_at_its_level(level):
     assert caught.value.items == [1]
     grid = SCHEDULE.spaced(6)
     # s is the next level below t: the first t whose s is at or below the broken level.
-    first = next(t for t, s in zip(grid[1:], grid[2:]) if min(s, t - 1) <= level)
+    first = next(t for t, s in pairwise(grid[1:]) if min(s, t - 1) <= level)
     assert caught.value.level == first
     assert f"level {first}" in str(caught.value)
 
