@@ -118,9 +118,18 @@ def verify(path: str | Path) -> PriorHeader:
 
 def _finite(layout: Layout) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in layout.read_tensors():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if not _is_finite(tensor):
             raise CheckpointError(f"{layout.path}: tensor {name!r} holds NaN or infinity")
         yield name, tensor
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    # NaN and infinity survive a sum, which is several times faster than looking at each number;
+    # a sum of finite numbers may overflow too, so that only then each is looked at.
+    total = tensor.sum(dtype=torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
 def _check_digest(path: Path, header: PriorHeader, digest: str) -> None:
@@ -197,7 +206,7 @@ def _stored(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
         # Statistics such as average powers span more octaves than half precision has.
         if tensor.is_floating_point():
             tensor = tensor.to(dtype if name in learned else torch.float32)
-            if not bool(torch.isfinite(tensor).all()):
+            if not _is_finite(tensor):
                 raise CheckpointError(f"tensor {name!r} holds NaN or infinity as {dtype}")
         state[name] = tensor.contiguous()
     return state
@@ -215,7 +224,10 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777
         write(str(temporary))
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):

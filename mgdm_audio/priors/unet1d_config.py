@@ -167,7 +167,9 @@ class UNet1dConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise SettingsError(f"unet1d has no settings {unknown}; known are {sorted(known)}")
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         cls._check_types(settings)
         return cls(**settings)
 

@@ -18,7 +18,7 @@ from mgdm_core.array_types import Tensor
 
 __all__ = ["from_published", "published_name", "published_shape"]
 
-_RENAMINGS: tuple[tuple[str, str], ...] = tuple(
+_RENAMINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(ours), theirs)
     for ours, theirs in (
         (r"^embedding\.frequencies$", "to_time.0.0.weights"),

@@ -296,7 +296,8 @@ class SpectralWaveformPrior(WaveformPrior):
         """
         self._check(x)
         sigma, clean = self._sigma(x, t)
-        x0, mask = self._run(self.network.denoise_with_mask, x, sigma)
+        masked: Any = self.network
+        x0, mask = self._run(masked.denoise_with_mask, x, sigma)
         x0, mask = x0.to(x.dtype), mask.to(x.dtype)
         if clean is not None:
             x0 = torch.where(clean, x, x0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 import pytest
 import torch
@@ -360,6 +361,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         save_tiny(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_files_can_be_read_by_those_the_umask_allows(path, tmp_path):
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_unwritable_folder(tmp_path):
