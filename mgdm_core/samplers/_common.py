@@ -118,21 +118,23 @@ def langevin(
     centre: Float[Tensor, "batch *event"],
     variance: float,
     steps: int,
-    rate: float,
+    rate: float | None,
 ) -> Float[Tensor, "batch *event"]:
     """Unadjusted Langevin steps on log g(y | x) + log N(x; centre, variance I), from ``x_0``.
 
-    ``rate`` is the largest step h of x + h grad + sqrt(2 h) noise. An item's step is cut to a tenth
-    of ``variance`` and to half the inverse of the largest curvature of log g met so far (by
-    secants), beyond which the recursion would blow up.
+    The step h of x + h grad + sqrt(2 h) noise is a tenth of ``variance``, or a quarter of the
+    inverse of the largest curvature of log g that the item has met so far (by secants) if that is
+    less, or ``rate`` if that is less still. Longer steps would inflate the spread, and blow up
+    from 2 / curvature on.
     """
     likelihood = run.likelihood
     x = x_0
     _, grad = data_gradient(likelihood, x)
     probe = x + 1e-2 * variance**0.5 * run.streams.normal_like(x)
     curvature = _secant(x, probe, grad, data_gradient(likelihood, probe)[1])
+    longest = 0.1 * variance if rate is None else min(rate, 0.1 * variance)
     for _ in range(steps):
-        h = (0.5 / curvature.clamp_min(1e-300)).clamp_max(min(rate, 0.1 * variance))
+        h = (0.25 / curvature.clamp_min(1e-300)).clamp_max(longest)
         h = like_items(h, x)
         new = x + h * (grad + (centre - x) / variance)
         new = new + (2 * h).sqrt() * run.streams.normal_like(x)
@@ -150,7 +152,7 @@ def draw_given_data(
     exact: bool,
     x_0: Float[Tensor, "batch *event"] | None = None,
     steps: int = 100,
-    rate: float = 1e-4,
+    rate: float | None = None,
 ) -> Float[Tensor, "batch *event"]:
     """Draw x from N(x; centre, variance I) g(y | x).
 

@@ -35,8 +35,9 @@ class DAPSSettings:
         Steps of the probability-flow ODE from x_t to an estimate of x_0; one step is D(x_t).
     langevin_steps : int
         Langevin steps on x_0 given x_t and y.
-    learning_rate : float
+    learning_rate : float or None
         Largest Langevin step; it falls linearly with the level to ``rate_floor`` times itself.
+        None for the largest that is stable, whatever the data's scale.
     rate_floor : float
     draw : {"auto", "exact", "langevin"}
         ``exact`` draws x_0 given x_t and y in closed form (linear, Gaussian); ``auto`` does where
@@ -53,7 +54,7 @@ class DAPSSettings:
     levels: int = 200
     ode_steps: int = 5
     langevin_steps: int = 50
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     rate_floor: float = 0.01
     draw: str = "auto"
     tau: float | None = None
@@ -65,7 +66,11 @@ class DAPSSettings:
         check(self.levels >= 1, "levels is at least 1", self.levels)
         check(self.ode_steps >= 1, "ode_steps is at least 1", self.ode_steps)
         check(self.langevin_steps >= 1, "langevin_steps is at least 1", self.langevin_steps)
-        check(self.learning_rate > 0, "learning_rate is positive", self.learning_rate)
+        check(
+            self.learning_rate is None or self.learning_rate > 0,
+            "learning_rate is positive or None",
+            self.learning_rate,
+        )
         check(0 < self.rate_floor <= 1, "rate_floor lies in (0, 1]", self.rate_floor)
         check(
             self.draw in ("auto", "exact", "langevin"),
@@ -132,7 +137,7 @@ def daps(
             float(spread(schedule, t, cfg.data_variance)),
             exact=exact,
             steps=cfg.langevin_steps,
-            rate=share * cfg.learning_rate,
+            rate=None if cfg.learning_rate is None else share * cfg.learning_rate,
         )
         x = x_0
         if s > 0:
@@ -148,7 +153,7 @@ def _with_deviation(likelihood: Likelihood, tau: float) -> Likelihood:
 
 _IMAGES = DAPSSettings()
 PRESETS: dict[str, DAPSSettings] = {
-    "images": replace(_IMAGES, draw="langevin"),
+    "images": replace(_IMAGES, draw="langevin", learning_rate=1e-4),
     "audio": replace(
         _IMAGES,
         draw="langevin",

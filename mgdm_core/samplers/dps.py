@@ -30,8 +30,8 @@ class DPSSettings:
         Noise levels.
     gamma : float
         Step: the gradient of ||y - A(D(x_t))||^2 is taken gamma / ||y - A(D(x_t))|| times. For a
-        likelihood that is not Gaussian the gradient of log g in x_0 is scaled to length 2 gamma
-        before it is carried to x_t.
+        likelihood that is not Gaussian, gamma times the gradient of log g in x_0, cut to length
+        2 gamma, is carried to x_t.
     eta : float
         Noise of the backward step, 1 for DDPM.
     """
@@ -90,8 +90,8 @@ def _guidance(
         x = x.detach().requires_grad_(True)
         x_0 = run.denoise_differentiably(x, t)
         _, up = data_gradient(likelihood, x_0)
-        norm = flat(up).double().norm(dim=-1).clamp_min(1e-12)
-        grad = run.vjp(x_0, x, -like_items(2 * gamma / norm, up) * up)
+        size = (2 / flat(up).double().norm(dim=-1).clamp_min(1e-300)).clamp_max(1.0)
+        grad = run.vjp(x_0, x, -like_items(gamma * size, up) * up)
     return x_0.detach(), grad
 
 

@@ -36,8 +36,8 @@ class PnPDMSettings:
         Backward steps of the prior's half of a sweep.
     langevin_steps : int
         Langevin steps of the data's half where it has no closed form.
-    learning_rate : float
-        Largest Langevin step.
+    learning_rate : float or None
+        Largest Langevin step; None for the largest that is stable, whatever the data's scale.
     draw : {"auto", "exact", "langevin"}
         Data's half: closed form (linear, Gaussian), Langevin, or the former where it can.
     """
@@ -48,7 +48,7 @@ class PnPDMSettings:
     floor: float = 0.3
     prior_steps: int = 20
     langevin_steps: int = 100
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     draw: str = "auto"
 
     def __post_init__(self) -> None:
@@ -57,7 +57,11 @@ class PnPDMSettings:
         check(0 < self.decay <= 1, "decay lies in (0, 1]", self.decay)
         check(self.prior_steps >= 1, "prior_steps is at least 1", self.prior_steps)
         check(self.langevin_steps >= 1, "langevin_steps is at least 1", self.langevin_steps)
-        check(self.learning_rate > 0, "learning_rate is positive", self.learning_rate)
+        check(
+            self.learning_rate is None or self.learning_rate > 0,
+            "learning_rate is positive or None",
+            self.learning_rate,
+        )
         check(
             self.draw in ("auto", "exact", "langevin"),
             "draw is one of auto, exact, langevin",
