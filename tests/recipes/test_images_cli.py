@@ -1,0 +1,357 @@
+"""The command line: what it writes, and one clear line for bad input."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from recipes.images.cli import main
+from recipes.images.errors import ImageError
+from recipes.images.image_io import image_files, read_image, read_observation, write_image
+from recipes.images.metrics import LPIPS, psnr, ssim
+from recipes.images.presets import apply_changes, describe, settings_for
+from recipes.images.priors.digits import DIGITS_FILE
+
+pil = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
+pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+
+FAST = [
+    arg
+    for change in (
+        "levels=4",
+        "denoising_steps=1",
+        "conditional.steps=1",
+        "conditional.late_steps=1",
+    )
+    for arg in ("--set", change)
+]
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """LPIPS would look for its weights at every command."""
+
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+
+
+def run(*args, fails=False):
+    result = CliRunner().invoke(main, [str(a) for a in args], catch_exceptions=not fails)
+    assert (result.exit_code != 0) == fails, result.output
+    return result.output
+
+
+def complaint(*args):
+    """The one line that a failing command prints."""
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == 1, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = [line for line in result.output.splitlines() if line.strip()]
+    assert len(lines) == 1, result.output
+    return lines[0]
+
+
+def restore(tmp_path, *args, **kwargs):
+    return run("restore", *args, "-o", tmp_path / "out", "-n", "2", *FAST, **kwargs)
+
+
+# -- what restore writes ------------------------------------------------------------
+
+
+def test_restore_writes_images_a_picture_and_a_json(tmp_path):
+    output = restore(tmp_path, "digit:3", "--task", "sr4")
+    out = tmp_path / "out"
+    names = {p.name for p in out.iterdir()}
+    assert names == {
+        "restoration_1.png",
+        "restoration_2.png",
+        "mean.png",
+        "observation.png",
+        "observation.npy",
+        "comparison.png",
+        "result.json",
+    }
+    assert pil.open(out / "restoration_1.png").size == (32, 32)
+    assert pil.open(out / "observation.png").size == (8, 8)
+    assert pil.open(out / "comparison.png").size[0] > 600
+    record = json.loads((out / "result.json").read_text())
+    assert record["settings"]["levels"] == 4
+    assert record["settings"]["conditional"]["class"] == "Variational"
+    assert record["trace"]["evaluations"] > 0
+    assert record["metrics"]["lpips_sample"] is None
+    assert "could not be fetched (no network)" in record["metrics"]["lpips_note"]
+    assert "PSNR" in output
+    # The JSON's figure is the one of the images written.
+    truth = read_image("digit:3", (1, 32, 32))[None]
+    mean = read_image(out / "mean.png", (1, 32, 32))[None]
+    assert abs(float(psnr(mean, truth)) - record["metrics"]["psnr_mean"]) < 0.2
+
+
+def test_the_same_seed_gives_the_same_images(tmp_path):
+    for name in ("a", "b", "c"):
+        seed = 1 if name == "c" else 0
+        run(
+            "restore",
+            "digit:0",
+            "-t",
+            "blur",
+            "-n",
+            1,
+            "-o",
+            tmp_path / name,
+            *FAST,
+            "--seed",
+            seed,
+        )
+    images = [(tmp_path / n / "restoration_1.png").read_bytes() for n in ("a", "b", "c")]
+    assert images[0] == images[1] != images[2]
+
+
+@pytest.mark.parametrize("task", ["sr4", "inpainting_center"])
+def test_a_degraded_image_is_taken_as_it_is(tmp_path, task):
+    restore(tmp_path, "digit:3", "--task", task)
+    seen = tmp_path / "out" / "observation.png"
+    truth = tmp_path / "truth.png"
+    write_image(truth, read_image("digit:3", (1, 32, 32)))
+    second = tmp_path / "second"
+    run("restore", seen, "-t", task, "--observation", "-o", second, "-n", 1, *FAST)
+    assert json.loads((second / "result.json").read_text())["metrics"] is None
+    run(
+        "restore", seen, "-t", task, "--observation", "--truth", truth, "-o", second, "-n", 1, *FAST
+    )
+    assert json.loads((second / "result.json").read_text())["metrics"]["psnr_mean"] > 0
+
+
+def test_a_spectrum_is_read_from_an_array(tmp_path):
+    restore(tmp_path, "digit:3", "--task", "phase_retrieval")
+    array = tmp_path / "out" / "observation.npy"
+    assert np.load(array).shape == (1, 48, 48)
+    run("restore", array, "-t", "phase_retrieval", "--observation", "-o", tmp_path / "b", *FAST)
+
+
+# -- sweeps ------------------------------------------------------------
+
+
+def test_sweep_writes_a_table_and_resumes(tmp_path, monkeypatch):
+    out = tmp_path / "sweep"
+    changes = [a.replace("levels", "mgdm:levels") if "=" in a else a for a in FAST]
+    changes = ["mgdm:" + a if "=" in a and not a.startswith("mgdm:") else a for a in changes] + [
+        "--set",
+        "dps:steps=3",
+    ]
+    command = ["sweep", "--tasks", "sr4,jpeg2,nonlinear_blur", "--images", "digits:3", "-o", out]
+    command += ["--samplers", "pseudo_inverse,mgdm,dps,ddnm", "--gibbs", "1,2", "--batch", 2]
+    command += ["--set", "ddnm:steps=3", *changes]
+    run(*command)
+    text = (out / "table.md").read_text()
+    assert "Super-resolution ×4 | mgdm R=2 | 3 |" in text
+    assert "could not be fetched (no network)" in text
+    assert "nonlinear_blur, mgdm R=1: nonlinear_blur needs the published kernel network" in text
+    assert "jpeg2, ddnm: not applicable" in text
+    assert (out / "gibbs.png").is_file()
+    cells = sorted((out / "cells").iterdir())
+    # sr4: pseudo-inverse, two R, dps, ddnm; jpeg2: two R, dps; two batches each.
+    assert len(cells) == 2 * (5 + 3)
+    before = [(p.name, p.stat().st_mtime_ns) for p in cells]
+    cells[0].unlink()
+    run(*command)
+    again = sorted((out / "cells").iterdir())
+    assert [p.name for p in again] == [name for name, _ in before]
+    unchanged = [p.stat().st_mtime_ns == t for p, (_, t) in zip(again, before)]
+    assert unchanged == [False] + [True] * (len(cells) - 1)
+    assert (out / "table.md").read_text().count("\n") == text.count("\n")
+
+
+def test_a_cell_does_not_depend_on_the_batch(tmp_path):
+    rows = {}
+    for batch in (1, 3):
+        out = tmp_path / str(batch)
+        run(
+            "sweep",
+            "--tasks",
+            "motion_blur",
+            "--images",
+            "digits:3",
+            "-o",
+            out,
+            *FAST,
+            "--batch",
+            batch,
+        )
+        files = sorted((out / "cells").iterdir())
+        rows[batch] = [row["psnr_mean"] for f in files for row in json.loads(f.read_text())["rows"]]
+    np.testing.assert_allclose(rows[1], rows[3], atol=0.02)
+
+
+def test_demo(tmp_path, monkeypatch):
+    import recipes.images.demo as demo
+
+    monkeypatch.setattr(
+        demo,
+        "settings_for",
+        lambda *args: apply_changes(settings_for(*args), [a for a in FAST if "=" in a]),
+    )
+    output = run("demo", "-o", tmp_path, "--digits", 2, "-n", 2)
+    assert pil.open(tmp_path / "demo.png").size[1] > 300
+    assert "JPEG, quality 2: PSNR" in output
+    assert len(json.loads((tmp_path / "demo.json").read_text())) == 4
+
+
+def test_training_makes_a_prior_that_loads(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    run("train-digits", "-o", file, "--steps", 2, "--batch", 2)
+    restore(tmp_path, "digit:1", "-t", "sr4", "--prior", file)
+
+
+def test_the_shipped_weights_are_small():
+    assert DIGITS_FILE.stat().st_size < 2_000_000
+
+
+# -- bad input ------------------------------------------------------------
+
+
+def test_unknown_names_list_the_valid_ones(tmp_path):
+    assert "valid names: inpainting_center, " in complaint("restore", "digit:0", "-t", "sr5")
+    line = complaint("restore", "digit:0", "-t", "sr4", "-s", "mgmd")
+    assert "no sampler 'mgmd'; valid names: " in line
+    assert "mgdm" in line
+    line = complaint("restore", "digit:0", "-t", "sr4", "--prior", "digit")
+    assert "no prior 'digit'; a prior is one of: 'digits'" in line
+    assert "no sampler 'x'" in complaint("sweep", "--samplers", "mgdm,x", "-o", tmp_path)
+    assert "no task 'y'" in complaint("sweep", "--tasks", "sr4,y", "-o", tmp_path)
+    line = complaint("restore", "digit:0", "-t", "sr4", "--set", "level=3")
+    assert "no setting 'level'; valid names: levels, " in line
+    assert "found 'levels'" in complaint("restore", "digit:0", "-t", "sr4", "--set", "levels")
+    assert "levels is at least 2" in complaint(
+        "restore", "digit:0", "-t", "sr4", "--set", "levels=1"
+    )
+
+
+def test_a_sampler_that_cannot_do_the_task_says_what_it_needs(tmp_path):
+    line = complaint("restore", "digit:0", "-t", "jpeg2", "-s", "ddnm", "-o", tmp_path)
+    assert "needs 'svd', which JPEG does not have" in line
+
+
+def test_images_that_do_not_fit_get_one_line(tmp_path):
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 255, (32, 32), dtype=np.uint8)
+    rgba = rng.integers(0, 255, (32, 32, 4), dtype=np.uint8)
+    files = {
+        "rgb.png": (pil.fromarray(rgba[..., :3]), "is 8-bit RGB; digits takes 8-bit greyscale"),
+        "rgba.png": (pil.fromarray(rgba), "is RGB with alpha; digits takes"),
+        "deep.png": (pil.fromarray(grey.astype(np.uint16) * 257), "is 16-bit greyscale; digits"),
+        "large.png": (pil.fromarray(np.tile(grey, (2, 1))), "is 64 x 32 pixels (height x width)"),
+    }
+    for name, (picture, message) in files.items():
+        picture.save(tmp_path / name)
+        assert message in complaint("restore", tmp_path / name, "-t", "sr4")
+        converted = read_image(tmp_path / name, (1, 32, 32), convert=True)
+        assert converted.shape == (1, 32, 32)
+        assert -1 <= float(converted.min()) < float(converted.max()) <= 1
+    (tmp_path / "text.png").write_text("no image")
+    pil.fromarray(grey).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:200])
+    for name in ("text.png", "cut.png"):
+        assert "cannot be read as an image" in complaint("restore", tmp_path / name, "-t", "sr4")
+    assert "no image at" in complaint("restore", tmp_path / "none.png", "-t", "sr4")
+    assert "digit:N takes N from 0 to 196" in complaint("restore", "digit:500", "-t", "sr4")
+    line = complaint("restore", tmp_path / "large.png", "-t", "sr4", "--observation")
+    assert "has 8 x 8 pixels and 1 channel(s); found 64 x 32" in line
+    assert "holds no images" in complaint("sweep", "--images", DIGITS_FILE.parent, "-o", tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I;16", "P"])
+def test_conversion_keeps_the_grey_level(tmp_path, mode):
+    level = 100
+    if mode == "I;16":
+        picture = pil.fromarray(np.full((32, 32), level * 257, np.uint16))
+    else:
+        picture = pil.fromarray(np.full((32, 32), level, np.uint8)).convert(mode)
+    picture.save(tmp_path / "x.png")
+    for channels in (1, 3):
+        image = read_image(tmp_path / "x.png", (channels, 24, 24), convert=True)
+        torch.testing.assert_close(
+            image, torch.full((channels, 24, 24), level / 127.5 - 1), atol=0.01, rtol=0
+        )
+
+
+def test_images_round_trip_through_files(tmp_path):
+    for channels in (1, 3):
+        grid = torch.randint(0, 256, (channels, 9, 7), generator=torch.Generator().manual_seed(0))
+        image = grid / 127.5 - 1
+        write_image(tmp_path / "x.png", image)
+        torch.testing.assert_close(read_image(tmp_path / "x.png", (channels, 9, 7)), image)
+
+
+def test_arrays_with_nan_or_code_are_refused(tmp_path):
+    np.save(tmp_path / "nan.npy", np.full((1, 4, 4), math.nan))
+    np.save(tmp_path / "code.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    for name in ("nan.npy", "code.npy"):
+        with pytest.raises(ImageError, match=r"holds float64 values or NaN|cannot be read"):
+            read_observation(tmp_path / name, 1)
+
+
+def test_folders_are_read_in_order(tmp_path):
+    for name in ("b.png", "a.jpg", "notes.txt"):
+        (tmp_path / name).write_text("")
+    assert [f.rsplit("/", 1)[-1] for f in image_files(str(tmp_path))] == ["a.jpg", "b.png"]
+    assert image_files("digits:2") == ["digit:0", "digit:1"]
+
+
+# -- metrics and settings ------------------------------------------------------------
+
+
+def test_psnr_by_its_definition():
+    truth = torch.zeros(2, 1, 16, 16)
+    x = truth.clone()
+    x[0] += 0.2
+    x[1] += 0.02
+    expected = [10 * math.log10(4 / e**2) for e in (0.2, 0.02)]
+    torch.testing.assert_close(psnr(x, truth), torch.tensor(expected), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_ssim_is_one_for_equal_images_and_one_value_per_image(side):
+    x = torch.rand(3, 1, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = x.clone()
+    y[1] = -y[1]
+    value = ssim(x, y)
+    assert value.shape == (3,)
+    torch.testing.assert_close(value[[0, 2]], torch.ones(2), atol=1e-4, rtol=0)
+    assert float(value[1]) < 0
+
+
+def test_lpips_without_weights_is_nan_with_a_reason():
+    lpips = LPIPS()
+    assert "could not be fetched (no network)" in str(lpips.reason)
+    assert torch.isnan(lpips(torch.zeros(2, 1, 32, 32), torch.zeros(2, 1, 32, 32))).all()
+
+
+def test_lpips_with_weights_tells_images_apart(monkeypatch):
+    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    # Random weights stand in for the fetched ones: what is tested is the plumbing around them.
+    state = models.alexnet(weights=None).state_dict()
+    monkeypatch.setattr(
+        models.AlexNet_Weights.IMAGENET1K_V1.__class__, "get_state_dict", lambda *_, **__: state
+    )
+    lpips = LPIPS()
+    assert lpips.reason is None
+    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y = torch.stack([x[0], -x[1]])
+    value = lpips(x, y)
+    assert float(value[0]) < 1e-5 < float(value[1])
+
+
+def test_published_settings_by_task():
+    assert settings_for("dps", "jpeg2", "ffhq-pixel").gamma == 0.2
+    assert settings_for("diffpir", "inpainting_center", "ffhq-pixel").zeta == 1.0
+    assert settings_for("mgdm", "sr4", "ffhq-latent").conditional.steps == 3
+    assert settings_for("mgdm", "sr4", "ffhq-pixel").levels == 100
+    assert settings_for("pnp_dm", "sr4", "ffhq-pixel").iterations == 100
+    json.dumps(describe(settings_for("mgdm", "sr4", "digits")))
