@@ -45,7 +45,7 @@ class GuessAndGuideSettings:
     """
 
     warm_share: float = 0.6
-    warm_iterations: int = 20
+    warm_iterations: int = 40
     steps: int = 60
     every: int = 3
     eta: float = 1.0

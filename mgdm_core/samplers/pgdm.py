@@ -28,8 +28,9 @@ class PGDMSettings:
         Noise levels.
     eta : float
         Noise of the backward step, 1 for DDPM.
-    data_variance : float
+    data_variance : float or None
         Variance v of the data in r_t^2 = q^2 v / (q^2 + v), q = sigma_t / alpha_t; the paper's 1.
+        None for r_t^2 = q^2, data of any scale.
     weighting : {"published", "score"}
         ``published``: the guidance is added to x_s after the backward step, alpha_t times, whatever
         the step's length. ``score``: it moves D(x_t) by what Tweedie's formula asks for, which is
@@ -38,13 +39,17 @@ class PGDMSettings:
 
     steps: int = 1000
     eta: float = 1.0
-    data_variance: float = 1.0
+    data_variance: float | None = 1.0
     weighting: str = "published"
 
     def __post_init__(self) -> None:
         check(self.steps >= 1, "steps is at least 1", self.steps)
         check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
-        check(self.data_variance > 0, "data_variance is positive", self.data_variance)
+        check(
+            self.data_variance is None or self.data_variance > 0,
+            "data_variance is positive or None",
+            self.data_variance,
+        )
         kinds = ("published", "score")
         check(self.weighting in kinds, "weighting is 'published' or 'score'", self.weighting)
 
