@@ -56,15 +56,16 @@ class Estimates:
     ----------
     stems : mapping of str to ndarray
         ``[samples]`` each, as long as the mixture.
-    evaluations, vjps : int
-        Denoiser evaluations and vector-Jacobian products spent.
+    evaluations, vjps : float
+        Denoiser evaluations and vector-Jacobian products spent on one window of the prior, all
+        posterior samples together: a measure of effort that the track's length does not change.
     warnings : tuple of str
         What the sampler warned of.
     """
 
     stems: Mapping[str, np.ndarray]
-    evaluations: int = 0
-    vjps: int = 0
+    evaluations: float = 0.0
+    vjps: float = 0.0
     warnings: tuple[str, ...] = ()
 
 
@@ -148,28 +149,35 @@ class PretrainedSpec:
 
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`; variants share the loaded prior."""
+        from mgdm_audio.cost import count_evaluations
         from mgdm_audio.separator import Separator
 
         loaded = Separator.from_pretrained(
             self.prior, device=device, precision=self.precision, batch_size=self.batch_size
         ).prior
         separators: dict[Variant, Separator] = {}
+        costs: dict[Variant, tuple[float, float]] = {}
 
         def estimate(jobs: Sequence[Job]) -> list[Estimates]:
             results = []
             for job in jobs:
                 if job.variant not in separators:
+                    sampling = self._sampling(job.variant)
                     separators[job.variant] = Separator(
-                        loaded, self._sampling(job.variant), batch_size=self.batch_size
+                        loaded, sampling, batch_size=self.batch_size
                     )
+                    counted = count_evaluations(sampling, loaded.schedule, len(loaded.stems))
+                    evaluations, vjps = (sampling.samples * n for n in counted)
+                    costs[job.variant] = evaluations, vjps
                 separator = separators[job.variant]
+                evaluations, vjps = costs[job.variant]
                 result = separator(job.audio.mixture, job.audio.rate, seed=job.seed)
                 trace = result.trace  # None for silence
                 results.append(
                     Estimates(
                         result.stems,
-                        trace.evaluations if trace else 0,
-                        trace.vjps if trace else 0,
+                        evaluations if trace else 0.0,
+                        vjps if trace else 0.0,
                         tuple(map(str, trace.warnings)) if trace else (),
                     )
                 )

@@ -7,7 +7,6 @@ does not depend on where it is done, so engines differ in speed only.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
@@ -309,7 +308,7 @@ class _Evaluation:
             record = {"medians": medians, "notes": list(scores.notes), "error": None}
             self.run.write_record(variant, track.key, record, "bss")
             if self.settings.keep != "all":
-                shutil.rmtree(self.run.stems_folder(variant, track.key), ignore_errors=True)
+                self.run.drop(self.run.stems_folder(variant, track.key))
         self._count("bss", variant, track.key, outcome.error)
 
     def _count(self, kind: str, variant: Variant, key: str, error: str | None) -> None:
@@ -327,7 +326,7 @@ class _Evaluation:
         ranks = self.ranks[variant.slug]
         kept = {*best_and_worst(ranks, LISTEN_TRACKS)}
         for key in [k for k in ranks if k not in kept]:
-            shutil.rmtree(self.run.listen_folder(variant, key), ignore_errors=True)
+            self.run.drop(self.run.listen_folder(variant, key))
             del ranks[key]
 
 

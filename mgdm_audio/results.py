@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ __all__ = [
     "RunSummary",
     "TrackScores",
     "VariantSummary",
+    "plain",
     "result_rows",
     "summarise",
     "write_parquet",
@@ -133,7 +134,7 @@ class VariantSummary:
     scores : dict of str to dict of str to Interval
         ``scores[score][stem]``, the mean over stems as stem ``all``.
     evaluations, vjps : float
-        Per track, mean.
+        Per window, mean over the tracks.
     seconds_per_second : float
         Seconds of separation per second of audio; NaN where nothing was separated.
     hours_of_audio : float
@@ -240,7 +241,10 @@ def _intervals(held: list[TrackScores], stems: tuple[str, ...], name: str) -> di
         values = values.reshape(len(stems), len(held))
         found = {s: bootstrap(track_median, row[~np.isnan(row)]) for s, row in zip(stems, values)}
         complete = values[:, ~np.isnan(values).any(axis=0)]
-        return {**found, ALL: bootstrap(lambda x: track_median(x).mean(axis=0), complete)}
+        return {
+            **found,
+            ALL: bootstrap(lambda x: np.asarray(track_median(x)).mean(axis=0), complete),
+        }
     sums, counts = (
         np.array(
             [[a[name][t.stems.index(s)] if s in t.stems else 0.0 for t, a in pairs] for s in stems]
@@ -280,8 +284,8 @@ COLUMNS = {
     "isr": "float64",
     "sir": "float64",
     "sar": "float64",
-    "evaluations": "int64",
-    "vjps": "int64",
+    "evaluations": "float64",
+    "vjps": "float64",
     "seconds_audio": "float64",
     "seconds": "float64",
     "notes": "string",
@@ -366,16 +370,24 @@ def write_summary(run: RunFolder) -> RunSummary:
 
     summary = summarise(run)
     write_parquet(result_rows(run), run.path / "results.parquet")
-    content = json.dumps(_plain(asdict(summary)), indent=1, ensure_ascii=False)
+    content = json.dumps(plain(summary), indent=1, ensure_ascii=False)
     write_text(run.path / "summary.json", content + "\n")
     write_text(run.path / "summary.md", summary_markdown(summary, run.description))
     return summary
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN: None stands for it."""
+def plain(value: Any) -> Any:
+    """Turn results into what JSON can hold: None stands for NaN.
+
+    Parameters
+    ----------
+    value : object
+        Dataclasses, dictionaries, lists and numbers.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -268,6 +268,13 @@ class RunFolder:
             reason = os_reason(error) if isinstance(error, OSError) else str(error)
             raise AudioWriteError(f"{folder}: cannot be written ({reason})") from error
 
+    def drop(self, folder: Path) -> None:
+        """Remove a folder of sounds, and the folders above it that it leaves empty."""
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: done
+            while (folder := folder.parent) != self.path:
+                folder.rmdir()
+
     def _file(self, variant: Variant, part: str, key: str) -> Path:
         return self.path / variant.slug / part / f"{key}.json"
 

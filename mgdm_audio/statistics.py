@@ -64,7 +64,7 @@ def pooled_means(
     sums: Float[Array, "stems *draws tracks"], counts: Float[Array, "stems *draws tracks"]
 ) -> Figure:
     """Mean over the stems of :func:`pooled_mean`; stems without any window are left out."""
-    return _nanmean(pooled_mean(sums, counts))
+    return _nanmean(np.asarray(pooled_mean(sums, counts)))
 
 
 def track_median(values: Float[Array, "*draws tracks"]) -> Figure:

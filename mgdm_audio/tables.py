@@ -115,11 +115,17 @@ def cost_table(summary: RunSummary) -> Table:
         "tracks",
         "failed",
         "not yet",
-        "denoiser evaluations per track",
-        "VJPs per track",
-        "seconds per second of audio",
+        "NFE per window",
+        "VJPs per window",
+        "s per s of audio",
     ]
-    return Table("Cost", "Separation alone, without reading and scoring", columns, rows)
+    return Table(
+        "Cost",
+        "Separation alone, without reading and scoring. NFE: denoiser evaluations of all posterior "
+        "samples",
+        columns,
+        rows,
+    )
 
 
 def summary_markdown(summary: RunSummary, description: dict[str, Any]) -> str:

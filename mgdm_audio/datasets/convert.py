@@ -114,9 +114,9 @@ def convert_dataset(
     workers : int
         Processes; one works in this process.
 
-    Yields
-    ------
-    Outcome
+    Returns
+    -------
+    iterator of Outcome
         For each track its :class:`Converted`, or the error that it met.
 
     Raises
@@ -128,6 +128,12 @@ def convert_dataset(
         raise SettingsError(f"the subtype must be one of {', '.join(SUBTYPES)}, found {subtype!r}")
     if out.resolve() == dataset.root.resolve():
         raise SettingsError(f"{out} is the data set itself; give another folder to write to")
+    return _convert_all(dataset, out, rate, subtype, workers)
+
+
+def _convert_all(
+    dataset: Dataset, out: Path, rate: int, subtype: str, workers: int
+) -> Iterator[Outcome]:
     todo = []
     for track in dataset.tracks:
         if is_converted(out / track.key, dataset.stems, rate):

@@ -69,4 +69,4 @@ class FakeSpec:
         if job.variant.sampler == "mixture":
             return Estimates({name: mix / 4 for name in BANDS})
         stems = blended(mix, job.audio.rate, job.seed, steps)
-        return Estimates(stems, int(10 * steps), 0, ())
+        return Estimates(stems, 10.0 * steps)

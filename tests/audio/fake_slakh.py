@@ -23,10 +23,10 @@ STRINGS = (48, False, "String Ensemble 1")
 CLASS = {"Bass": BASS, "Drums": DRUMS, "Guitar": GUITAR, "Piano": PIANO, "Strings": STRINGS}
 
 TRACKS = {
-    "test/Track00001": (7.0, ["Bass", "Drums", "Guitar", "Piano", "Strings", "Guitar"], []),
-    "test/Track00002": (5.0, ["Bass", "Drums", "Piano", "Strings"], []),
-    "test/Track00003": (6.3, ["Bass", "Drums", "Guitar", "Piano", "Piano"], ["S04"]),
-    "train/Track00004": (4.5, ["Bass", "Drums", "Guitar", "Piano"], []),
+    "test/Track00001": (5.0, ["Bass", "Drums", "Guitar", "Piano", "Strings", "Guitar"], []),
+    "test/Track00002": (3.0, ["Bass", "Drums", "Piano", "Strings"], []),
+    "test/Track00003": (4.5, ["Bass", "Drums", "Guitar", "Piano", "Piano"], ["S04"]),
+    "train/Track00004": (2.6, ["Bass", "Drums", "Guitar", "Piano"], []),
 }
 
 

@@ -1,0 +1,300 @@
+"""``mgdm-evaluate`` from end to end on the generated raw Slakh: every command, every exit code."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+from click.testing import CliRunner
+
+from mgdm_audio.cli.evaluate_options import expand_variants
+from mgdm_audio.run_folder import Variant
+
+from . import evaluate_with_fake
+from .fake_slakh import write_fake_slakh
+
+pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+
+
+@pytest.fixture(scope="module")
+def slakh(tmp_path_factory):
+    return write_fake_slakh(tmp_path_factory.mktemp("data") / "slakh")
+
+
+@pytest.fixture
+def invoke(monkeypatch, tmp_path):
+    """Run the command in this process with the cheap separator; returns click's result."""
+    from mgdm_audio.cli import evaluate as command
+
+    monkeypatch.setattr(command, "make_spec", evaluate_with_fake.make_spec)
+    monkeypatch.setattr(command, "default_sampler", lambda preset: "bands")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args):
+        return CliRunner().invoke(command.main, [str(a) for a in args], prog_name="mgdm-evaluate")
+
+    return run
+
+
+QUICK = ("--no-museval", "--no-report", "-q", "-d", "cpu", "--rate", "8000")
+
+
+def scores_of(run):
+    """What two runs of the same command must have in common: all but the seconds."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(run / "results.parquet").drop_columns(["seconds"]).to_pylist()
+    return (run / "summary.md").read_text().split("## Cost")[0], rows
+
+
+def test_every_command_on_raw_slakh(slakh, invoke, tmp_path):
+    result = invoke("check", slakh)
+    assert result.exit_code == 0, result.output
+    assert "3 of 151" in result.output
+    assert "S04 (piano) has no audio" in result.output
+
+    result = invoke("convert", slakh, "four", "--split", "test", "--jobs", 1, "-q")
+    assert result.exit_code == 0, result.output
+    assert result.output == "3 tracks written, 0 there already, 0 failed\n"
+    assert invoke("convert", slakh, "four", "--split", "test", "-q").output.startswith("0 tracks")
+
+    # `run` need not be typed, and the split is test unless another is asked for.
+    result = invoke(slakh, "--limit", 1, "-q", "-d", "cpu", "-o", "raw")
+    assert result.exit_code == 0, result.output
+    assert "SI-SDRi" in result.output
+    assert "BSSEval" in result.output
+    summary = json.loads((tmp_path / "raw/summary.json").read_text())["variants"][0]
+    assert summary["label"] == "bands"
+    assert {s: summary["scores"]["SDR"][s]["tracks"] for s in ("bass", "all")} == {
+        "bass": 1,
+        "all": 1,
+    }
+    assert "bands" in (tmp_path / "raw/report/index.html").read_text()
+
+    # A sweep on the converted data set, which is the same music.
+    result = invoke("run", "four", *QUICK, "--rate", 22050, "-o", "sweep",
+                    "--samplers", "bands,mixture", "--set", "bands:steps=2,8")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    variants = json.loads((tmp_path / "sweep/summary.json").read_text())["variants"]
+    assert [v["label"] for v in variants] == ["bands steps=2", "bands steps=8", "mixture"]
+    means = [v["scores"]["SI-SDRi"]["all"]["value"] for v in variants]
+    assert means[2] == pytest.approx(0, abs=1e-6)
+    assert means[2] < means[0] < means[1]
+    found = invoke("compare", "raw", "sweep", "--b", "bands steps=8", "--json")
+    row = next(r for r in json.loads(found.stdout)["rows"] if r["stem"] == "all")
+    assert row["result"]["difference"]["value"] == pytest.approx(0, abs=0.02)
+
+    result = invoke("--compare", "sweep", "sweep", "--a", "mixture", "--b", "bands_steps=8",
+                    "-o", "cmp")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "Paired comparison" in result.output
+    assert (tmp_path / "cmp/index.html").exists()
+    result = invoke("compare", "sweep", "sweep")
+    assert result.exit_code == 1
+    assert "several variants; name one of" in result.output
+
+    shutil.rmtree(tmp_path / "raw/report")
+    assert invoke("report", "raw").exit_code == 0
+    assert (tmp_path / "raw/report/index.html").exists()
+
+
+def test_check_finds_what_is_broken(slakh, invoke, tmp_path):
+    shutil.copytree(slakh, tmp_path / "broken")
+    (tmp_path / "broken/test/Track00002/stems/S00.flac").write_bytes(b"fLaC")
+    result = invoke("check", "broken")
+    assert result.exit_code == 1
+    assert "broken: test/Track00002: stems/S00.flac" in result.output
+    found = json.loads(invoke("check", "broken", "--json", "--split", "test").output)
+    assert found["splits"] == {"test": {"tracks": 3, "expected": 151}}
+    assert [b["track"] for b in found["broken"]] == ["test/Track00002"]
+    assert found["stems"] == {"bass": 2, "drums": 3, "guitar": 2, "piano": 3}
+    result = invoke("convert", "broken", "out", "--jobs", 1, "-q")
+    assert result.exit_code == 1
+    assert "3 tracks written, 0 there already, 1 failed" in result.output
+
+
+def test_a_failing_track_is_told_and_the_exit_code_is_1(slakh, invoke, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_FAIL", "Track00003")
+    result = invoke(slakh, *QUICK, "-o", "run")
+    assert result.exit_code == 1
+    assert "error: test/Track00003 (bands): cannot separate Track00003" in result.output
+    assert "1 of 3 tracks failed" in result.output
+    assert "cannot separate" in (tmp_path / "run/summary.md").read_text()
+    monkeypatch.delenv("FAKE_FAIL")
+    assert invoke(slakh, *QUICK, "-o", "run").exit_code == 0
+    assert invoke(slakh, *QUICK, "-o", "fresh").exit_code == 0
+    assert scores_of(tmp_path / "run") == scores_of(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["nowhere"], 1, "nowhere: cannot be opened"),
+        (["check", "nowhere"], 1, "nowhere: cannot be opened"),
+        (["{slakh}", "--split", "none"], 1, "no tracks in split 'none'"),
+        (["{slakh}", "--tracks", "Track9"], 1, "no track Track9"),
+        (["{slakh}", "--set", "steps"], 2, "--set needs name=value"),
+        (["{slakh}", "--set", "dps:steps=1"], 2, "'dps' is not run"),
+        (["{slakh}", "--limit", "0"], 2, "'--limit'"),
+        (["{slakh}", "--device", "abacus"], 2, "abacus"),
+        (["{slakh}", "--devices", "0,1"], 2, "no CUDA device"),
+        (["{slakh}", "--address", "auto"], 2, "--engine ray"),
+        (["{slakh}", "--mixture", "both"], 2, "both"),
+        (["{slakh}", "--rate", "10", "-q"], 2, "rate must be at least"),
+        (["{slakh}", "-o", "{slakh}", "-q"], 1, "something other than an evaluation"),
+        (["report", "{slakh}"], 1, "holds no evaluation"),
+        (["compare", "{slakh}", "{slakh}"], 1, "holds no evaluation"),
+        (["score", "nowhere", "{slakh}"], 2, "not a folder"),
+        (["convert", "{slakh}", "{slakh}"], 2, "the data set itself"),
+        (["--nonsense"], 2, "nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_line(slakh, invoke, args, code, text):
+    import torch
+
+    if "--devices" in args and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    result = invoke(*(a.format(slakh=slakh) for a in args))
+    assert result.exit_code == code, result.output
+    lines = result.output.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert text in lines[0]
+
+
+def test_help_needs_no_command(invoke):
+    for args in (["--help"], ["-h"], ["run", "--help"], ["--version"]):
+        assert invoke(*args).exit_code in (0, 1)  # 1: the version of what is not installed
+    assert "score" in invoke("--help").output
+
+
+def test_score_pairs_tracks_and_stems_by_name(slakh, invoke, tmp_path):
+    assert invoke("convert", slakh, "four", "--split", "test", "--jobs", 1, "-q").exit_code == 0
+    # As demucs writes them: no splits, one folder per track.
+    for name in ("Track00001", "Track00002"):
+        shutil.copytree(tmp_path / "four/test" / name, tmp_path / "mine" / name)
+    bass, rate = soundfile.read(tmp_path / "mine/Track00001/bass.wav")
+    soundfile.write(tmp_path / "mine/Track00001/bass.wav", -0.5 * bass, rate)
+    result = invoke("score", "mine", "four", "--no-museval", "--no-report", "-q", "-o", "a")
+    assert result.exit_code == 1
+    assert "no folder of estimates for test/Track00003" in result.output
+    result = invoke("score", "mine", "four", "--allow-missing", "--no-museval", "--no-report",
+                    "-q", "-o", "b", "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    variant = summary["variants"][0]
+    assert (variant["label"], variant["tracks"]) == ("mine", 2)
+    # A perfect estimate at another gain: far above any separator, whatever the sign.
+    assert variant["scores"]["SI-SDR"]["bass"]["value"] > 60
+
+
+def test_settings_make_variants():
+    assert expand_variants(["a"], []) == [Variant("a")]
+    assert expand_variants(["a", "b"], ["x=1,2", "b:y=(1,2)"]) == [
+        Variant("a", (("x", "1"),)),
+        Variant("a", (("x", "2"),)),
+        Variant("b", (("x", "1"), ("y", "(1,2)"))),
+        Variant("b", (("x", "2"), ("y", "(1,2)"))),
+    ]
+
+
+HARNESS = """
+import os, random, signal, sys, time
+from tests.audio import evaluate_with_fake
+import mgdm_audio.report_html, pyarrow.parquet
+
+def run(arguments):
+    # Forked, so that what is imported already is not imported again for each of the lives.
+    child = os.fork()
+    if child == 0:
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+        try:
+            evaluate_with_fake.main(arguments)
+        except SystemExit as error:
+            os._exit(error.code or 0)
+    return child
+
+arguments = sys.argv[2:]
+moments = random.Random(int(sys.argv[1]))
+killed = 0
+for _ in range(40):
+    child = run(arguments)
+    time.sleep(moments.uniform(0.02, 0.9))
+    done, _ = os.waitpid(child, os.WNOHANG)
+    if done:
+        break
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    killed += 1
+    if killed == 10:
+        break
+_, status = os.waitpid(run(arguments), 0)
+print(killed, os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_ten_random_moments_and_resumed(slakh, tmp_path, repo_root):
+    environment = {**os.environ, "FAKE_DELAY": "0.1", "FAKE_LOG": str(tmp_path / "log")}
+    environment["OMP_NUM_THREADS"] = "1"
+    arguments = [str(slakh), *QUICK, "--set", "steps=1,2,4,8,16", "-o"]
+
+    def go(seed, out):
+        command = [sys.executable, "-c", HARNESS, str(seed), *arguments, str(out)]
+        done = subprocess.run(
+            command, cwd=repo_root, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return map(int, done.stdout.split())
+
+    killed, code = go(random.randrange(10**6), tmp_path / "killed")
+    assert code == 0
+    assert killed >= 3  # a fast machine is done before the tenth
+    plain = [sys.executable, "-m", "tests.audio.evaluate_with_fake", *arguments]
+    subprocess.run([*plain, str(tmp_path / "plain")], cwd=repo_root, env=environment, check=True,
+                   capture_output=True)  # fmt: skip
+    assert scores_of(tmp_path / "killed") == scores_of(tmp_path / "plain")
+    assert not list((tmp_path / "killed").rglob(".mgdm-*"))
+
+
+@pytest.mark.slow
+def test_killed_with_museval_running(slakh, tmp_path, repo_root):
+    command = [sys.executable, "-m", "tests.audio.evaluate_with_fake", str(slakh), "-q"]
+    command += ["-d", "cpu", "--no-report", "-o"]
+    environment = {**os.environ, "FAKE_DELAY": "0.5", "OMP_NUM_THREADS": "1"}
+    moments = random.Random()
+    for _ in range(10):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], cwd=repo_root,
+                                   env=environment, stdout=subprocess.DEVNULL,
+                                   start_new_session=True)  # fmt: skip
+        time.sleep(moments.uniform(2, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for out in ("killed", "plain"):
+        subprocess.run([*command, str(tmp_path / out)], cwd=repo_root, env=environment, check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+    assert scores_of(tmp_path / "killed") == scores_of(tmp_path / "plain")
+    assert not (tmp_path / "killed" / "bands" / "stems").exists()
+
+
+def test_ctrl_c_ends_with_130(slakh, tmp_path, repo_root):
+    environment = {**os.environ, "FAKE_DELAY": "60", "FAKE_LOG": str(tmp_path / "log")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.audio.evaluate_with_fake", str(slakh), *QUICK,
+         "-o", str(tmp_path / "run")],
+        cwd=repo_root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "log").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.strip() == "interrupted"
