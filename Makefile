@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Waiting threads that spin cost several times the work itself where cores are shared.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help install dev train-extras demo test test-slow lint format bench clean
 

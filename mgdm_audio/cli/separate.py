@@ -277,7 +277,7 @@ def _print_plan(
         click.echo(
             f"{sampling.sampler}, {sampling.samples} sample(s): about "
             f"{plan['estimated_seconds']:.0f} s ({cost['real_time_factor']:.2f} times real time), "
-            f"{human_size(cost['memory'])} of memory, {human_size(needed)} of disk"
+            f"{human_size(int(cost['memory']))} of memory, {human_size(needed)} of disk"
         )
     for source, reason in failures.items():
         click.echo(f"error: {_prefixed(source, reason)}", err=True)

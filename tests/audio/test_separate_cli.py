@@ -30,9 +30,9 @@ def mix(tmp_path):
 
 @pytest.fixture
 def call(prior, tmp_path):
-    def run(*args, out="out", code=0, quick=True):
-        arguments = [*map(str, args), "-n", str(prior), "-o", str(tmp_path / out)]
-        result = CliRunner().invoke(main, arguments + (QUICK if quick else []))
+    def run(*args, out="out", code=0):
+        arguments = [*QUICK, *map(str, args), "-n", str(prior), "-o", str(tmp_path / out)]
+        result = CliRunner().invoke(main, arguments)
         assert result.exit_code == code, result.output
         return result
 
@@ -163,7 +163,7 @@ class TestOutputs:
 
     def test_clipping_integers_are_turned_down_together_and_said(self, call, tmp_path):
         path = tmp_path / "mix.wav"
-        sf.write(path, 12 * song(1.0, 22_050, 1)[0], 22_050, subtype="FLOAT")
+        sf.write(path, 60 * song(1.0, 22_050, 1)[0], 22_050, subtype="FLOAT")
         result = call(path, "--int16")
         assert "turned down" in result.stderr
         record = json.loads((folder(tmp_path) / "mgdm.json").read_text())

@@ -1,0 +1,199 @@
+import threading
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mgdm_audio.errors import AudioError
+from mgdm_audio.presets import PRESETS, sampling_settings
+from mgdm_audio.separator import Separator
+from mgdm_core.errors import CancelledError, SettingsError, ShapeError
+from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return save_tiny_stems(tmp_path_factory.mktemp("prior") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def separator(path):
+    return Separator.from_pretrained(path, device="cpu", preset="fast", settings={"levels": 3})
+
+
+class TestCall:
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(
+        n=st.one_of(st.integers(1, 200), st.integers(1_000, 60_000)),
+        rate=st.sampled_from([8_000, 22_050, 44_100, 48_000, 96_000]),
+        channels=st.integers(1, 4),
+        scale=st.sampled_from([1e-3, 1.0, 30.0]),
+        offset=st.sampled_from([0.0, 0.3]),
+    )
+    def test_stems_and_residual_sum_to_the_input_whatever_it_is(
+        self, separator, n, rate, channels, scale, offset
+    ):
+        mix = scale * (song(n / rate, rate, channels) + np.float32(offset))
+        result = separator(mix, rate)
+        total = sum(result.stems[s].astype(np.float64) for s in STEMS) + result.residual
+        assert all(result.stems[s].shape == mix.shape for s in STEMS)
+        assert np.abs(total - mix).max() <= 1e-6 * max(1.0, float(np.abs(mix).max()))
+
+    def test_shapes_and_types_come_back_as_given(self, separator):
+        mono = song(0.4, 22_050, 1)[0]
+        as_numpy = separator(mono, 22_050)
+        as_torch = separator(torch.from_numpy(mono), 22_050)
+        as_matrix = separator(mono[None], 22_050)
+        assert as_numpy.stems["bass"].shape == mono.shape
+        assert isinstance(as_numpy.stems["bass"], np.ndarray)
+        assert isinstance(as_torch.stems["bass"], torch.Tensor)
+        assert as_matrix.stems["bass"].shape == (1, len(mono))
+        assert np.array_equal(as_numpy.stems["bass"], as_torch.stems["bass"].numpy())
+        assert np.array_equal(as_numpy.stems["bass"], as_matrix.stems["bass"][0])
+
+    def test_the_input_is_not_changed(self, separator):
+        mix = song(0.3, 44_100, 2)
+        before = mix.copy()
+        separator(mix, 44_100, share_residual=True)
+        assert np.array_equal(mix, before)
+
+    def test_a_file_gives_what_its_array_gives(self, separator, tmp_path):
+        mix = song(0.5, 44_100, 2)
+        file = tmp_path / "mix.wav"
+        sf.write(file, mix.T, 44_100, subtype="FLOAT")
+        a, b = separator(file), separator(mix, 44_100)
+        assert a.rate == 44_100
+        assert all(np.array_equal(a.stems[s], b.stems[s]) for s in STEMS)
+
+    def test_shared_residual_is_zero(self, separator):
+        mix = song(0.5, 44_100, 2)
+        result = separator(mix, 44_100, share_residual=True)
+        assert np.abs(sum(result.stems.values()) - mix).max() < 1e-6
+        assert np.abs(result.residual).max() < 1e-6
+
+    def test_scale_of_the_input_is_scale_of_the_stems(self, separator):
+        mix = song(1.0, 22_050, 1)[0]
+        one = separator(mix, 22_050).stems
+        for scale in (1e-2, 1e2):
+            other = separator(np.float32(scale) * mix, 22_050).stems
+            for s in STEMS:
+                peak = np.abs(one[s]).max() + 1e-6
+                assert np.abs(other[s] / scale - one[s]).max() < 1e-3 * peak
+
+    def test_samples_and_uncertainty(self, separator):
+        mix = song(0.6, 22_050, 1)[0]
+        several = separator.with_sampling(samples=3)
+        result = several(mix, 22_050, keep_samples=True)
+        assert result.samples is not None
+        assert result.uncertainty is not None
+        for s in STEMS:
+            assert result.samples[s].shape == (3, len(mix))
+            assert result.uncertainty[s].min() >= 0
+        assert separator(mix, 22_050).uncertainty is None
+
+    def test_sample_j_is_the_run_with_seed_plus_j(self, separator):
+        mix = song(0.6, 22_050, 1)[0]
+        both = separator.with_sampling(samples=2)(mix, 22_050, seed=4, keep_samples=True)
+        second = separator.with_sampling(samples=1)(mix, 22_050, seed=5)
+        for s in STEMS:
+            error = np.square(both.samples[s][1] - second.stems[s]).sum()
+            assert error < 1e-5 * np.square(second.stems[s]).sum() + 1e-12
+
+    def test_silence(self, separator):
+        result = separator(np.zeros((2, 5000), np.float32), 44_100)
+        assert result.trace is None
+        assert not any(v.any() for v in result.stems.values())
+
+    def test_progress_and_cancel(self, separator):
+        mix = song(1.0, 22_050, 1)[0]
+        seen: list[float] = []
+        separator(mix, 22_050, on_progress=seen.append)
+        assert seen == sorted(seen)
+        assert seen[-1] == 1.0
+        with pytest.raises(CancelledError):
+            separator(mix, 22_050, on_progress=lambda share: False)
+
+    def test_threads_do_not_disturb_each_other(self, separator):
+        mixes = [song(0.5, 22_050, 1, seed=k)[0] for k in range(3)]
+        alone = [separator(m, 22_050, seed=k).stems["drums"] for k, m in enumerate(mixes)]
+        together: dict[int, np.ndarray] = {}
+
+        def work(k: int) -> None:
+            together[k] = separator(mixes[k], 22_050, seed=k).stems["drums"]
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(3)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert all(np.array_equal(together[k], alone[k]) for k in range(3))
+
+
+class TestOutOfMemory:
+    def test_the_batch_is_halved_once_and_said(self, separator, monkeypatch):
+        notes: list[str] = []
+        mix = song(12.0, 22_050, 1)[0]
+        real = type(separator.prior).denoise_with_mask
+        widest: list[int] = []
+
+        def limited(self, x, t):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("pretended")
+            widest.append(len(x))
+            return real(self, x, t)
+
+        monkeypatch.setattr(type(separator.prior), "denoise_with_mask", limited)
+        narrow = Separator(separator.prior, separator.sampling, batch_size=4, on_note=notes.append)
+        result = narrow(mix, 22_050)
+        assert max(widest) == 2
+        assert len(notes) == 1
+        assert "2 window" in notes[0]
+        assert result.stems["bass"].shape == mix.shape
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("mix", "rate", "error", "says"),
+        [
+            (np.zeros(100), None, SettingsError, "rate"),
+            (np.zeros((2, 3, 4)), 44_100, ShapeError, "channels"),
+            (np.zeros((2, 0)), 44_100, ShapeError, "at least one sample"),
+            (np.zeros(100, np.int16), 44_100, ShapeError, "floating point"),
+            (np.full(100, np.nan), 44_100, AudioError, "NaN"),
+            (np.full(100, np.inf), 44_100, AudioError, "infinity"),
+        ],
+    )
+    def test_one_clear_line(self, separator, mix, rate, error, says):
+        with pytest.raises(error, match=says) as caught:
+            separator(mix, rate)
+        assert "\n" not in str(caught.value)
+
+    def test_a_rate_beside_a_file_that_has_another(self, separator, tmp_path):
+        file = tmp_path / "x.wav"
+        sf.write(file, np.zeros(10), 8_000)
+        with pytest.raises(SettingsError, match="8000"):
+            separator(file, 44_100)
+
+
+class TestPresets:
+    def test_names_and_changes(self):
+        assert set(PRESETS) == {"fast", "balanced", "paper"}
+        changed = sampling_settings("fast", changes={"levels": "5", "start_sigma": "0.2"})
+        assert changed.settings.levels == 5
+        assert changed.start_sigma == 0.2
+
+    def test_another_sampler_takes_its_own_settings(self):
+        chosen = sampling_settings("fast", sampler="dps", changes={"steps": "12"})
+        assert chosen.settings.steps == 12
+
+    @pytest.mark.parametrize("name", ["mgdm", "ddnm", "msdm_dirac", "diffpir", "dps"])
+    def test_samplers_run_under_the_prior(self, separator, name):
+        length = {"mgdm": "levels"}.get(name, "steps")
+        chosen = sampling_settings("fast", sampler=name, changes={length: "3"})
+        mix = song(0.3, 22_050, 1)[0]
+        result = Separator(separator.prior, chosen)(mix, 22_050)
+        assert np.isfinite(result.stems["piano"]).all()
+        assert result.trace.evaluations > 0
