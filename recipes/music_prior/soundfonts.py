@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,14 @@ DEFAULT_FONTS = (
 )
 # Kits of a marching band or an orchestra, and metronomes: no drum kit of a song.
 LAST_BAND_KIT = 47
-# About one preset in this many is kept for validation.
-HELD_OUT_ONE_IN = 6
+# Kept for validation in every soundfont, as (bank, program): near relatives of what is trained on.
+# Both default fonts descend from one collection, so one font alone cannot be held out.
+HELD_OUT = {
+    "piano": ((0, 1), (8, 4)),  # bright grand, detuned electric
+    "guitar": ((0, 26), (8, 25)),  # jazz guitar, twelve strings
+    "bass": ((0, 34), (0, 37)),  # picked, pop (second slap)
+    "drums": tuple((128, program) for program in range(8, 16)),  # the room kits
+}
 
 
 class SoundfontError(SongError):
@@ -78,33 +83,25 @@ def stem_of_preset(preset: Preset) -> str | None:
     return stem_of(preset.program, is_drum=False)
 
 
-def is_held_out(preset: Preset, font_name: str) -> bool:
-    """Say whether a preset is kept for validation.
-
-    By a hash, so that no other preset shifts the choice, and without the number at the end of the
-    name: "Standard 1" to "Standard 7" are often one kit and must not be on both sides.
-    """
-    family = preset.name.rstrip(" 0123456789") or f"{preset.bank}:{preset.program}"
-    key = f"{font_name}:{family}".encode()
-    return hashlib.sha256(key).digest()[0] % HELD_OUT_ONE_IN == 0
+def is_held_out(preset: Preset) -> bool:
+    """Say whether a preset is kept for validation."""
+    return (preset.bank, preset.program) in HELD_OUT.get(stem_of_preset(preset) or "", ())
 
 
-def split_presets(presets: list[Preset], fonts: tuple[Path, ...], split: str) -> list[Preset]:
+def split_presets(presets: list[Preset], split: str) -> list[Preset]:
     """Return the presets of one split; every stem keeps at least one preset in each split.
 
     Parameters
     ----------
     presets
         All presets that some stem can play.
-    fonts
-        The soundfonts that `Preset.font` counts.
     split
         "train" or "valid".
     """
     kept = []
     for stem in ("bass", "drums", "guitar", "piano"):
         of_stem = [preset for preset in presets if stem_of_preset(preset) == stem]
-        held_out = [p for p in of_stem if is_held_out(p, fonts[p.font].name)]
+        held_out = [preset for preset in of_stem if is_held_out(preset)]
         rest = [preset for preset in of_stem if preset not in held_out]
         if not held_out or not rest:  # a tiny soundfont: nothing can be spared
             held_out = rest = of_stem

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,34 @@ from recipes.music_prior.soundfonts import DRUM_BANK, Preset, SoundfontError, st
 BLOCK = 64  # FluidSynth computes in blocks of 64 samples: events fall on their edges
 BEND_RANGE = 12  # semitones
 MAX_VOICES = 96  # as a hardware sampler; the time to render grows with the voices that sound
-_GEN_VOL_ENV_RELEASE = 38
+# Generators of the SoundFont 2 specification, section 8.1.2.
+_FILTER_CUTOFF, _ATTACK, _RELEASE, _COARSE_TUNE, _FINE_TUNE = 8, 34, 38, 51, 52
+
+
+@dataclass(frozen=True)
+class Timbre:
+    """How one player's instrument differs from the soundfont's.
+
+    Attributes
+    ----------
+    release
+        How much sooner a released note dies, octaves of time.
+    attack
+        How much later it swells, octaves of time.
+    cutoff
+        How far its low-pass filter is closed, octaves.
+    size
+        Semitones by which the samples are played slower than their key asks: a larger body, a
+        lower drum. Pitched tracks keep their pitch.
+    detune
+        Cents.
+    """
+
+    release: float = 0.0
+    attack: float = 0.0
+    cutoff: float = 0.0
+    size: int = 0
+    detune: float = 0.0
 
 
 def _library() -> Any:
@@ -58,6 +86,7 @@ def _library() -> Any:
         "fluid_synth_set_gen": (integer, [pointer, integer, integer, ctypes.c_float]),
         "fluid_synth_noteon": (integer, [pointer, integer, integer, integer]),
         "fluid_synth_noteoff": (integer, [pointer, integer, integer]),
+        "fluid_synth_all_sounds_off": (integer, [pointer, integer]),
         "fluid_synth_add_sfont": (integer, [pointer, pointer]),
         "fluid_synth_remove_sfont": (integer, [pointer, pointer]),
         "fluid_synth_process": (integer, [pointer, integer, integer, pointer, integer, pointer]),
@@ -165,13 +194,25 @@ class Synthesizer:
             raise SoundfontError(f"the soundfont has no preset {preset.bank}:{preset.program}")
         lib.fluid_synth_pitch_wheel_sens(synth, channel, BEND_RANGE)
 
+    def _shape(self, synth: Any, channel: int, timbre: Timbre) -> None:
+        for generator, value in (
+            (_RELEASE, -1200 * timbre.release),
+            (_ATTACK, 1200 * timbre.attack),
+            (_FILTER_CUTOFF, -1200 * timbre.cutoff),
+            (_COARSE_TUNE, -timbre.size),
+            (_FINE_TUNE, timbre.detune),
+        ):
+            if value:
+                self._lib.fluid_synth_set_gen(synth, channel, generator, float(value))
+
     def render(
         self,
         tracks: Sequence[Track],
         presets: Sequence[Preset],
         seconds: float,
         channels: int = 2,
-        release: Sequence[float] | None = None,
+        timbres: Sequence[Timbre] | None = None,
+        cuts: Sequence[float] = (),
     ) -> np.ndarray:
         """Play tracks from time 0, each on an output of its own.
 
@@ -185,8 +226,10 @@ class Synthesizer:
             How long to play.
         channels
             2, or 1 for the mean of both sides.
-        release
-            Per track: how many octaves of time the release of a note is shortened by.
+        timbres
+            Per track; as in the soundfont where None.
+        cuts
+            Times (seconds) at which everything that sounds is switched off.
 
         Returns
         -------
@@ -198,8 +241,10 @@ class Synthesizer:
         try:
             for channel, preset in enumerate(presets):
                 self._select(synth, channel, identities[preset.font], preset)
-                shorter = -1200.0 * release[channel] if release else 0.0
-                lib.fluid_synth_set_gen(synth, channel, _GEN_VOL_ENV_RELEASE, shorter)
+                if timbres:
+                    self._shape(synth, channel, timbres[channel])
+            if timbres:
+                tracks = [_moved(track, timbre.size) for track, timbre in zip(tracks, timbres)]
             samples = round(seconds * self.rate)
             total = -(-samples // BLOCK) * BLOCK
             sound = np.zeros((len(tracks), channels, total), np.float32)
@@ -207,7 +252,7 @@ class Synthesizer:
             sides = sound if channels == 2 else np.broadcast_to(sound, (len(tracks), 2, total))
             outputs = np.array([[s.ctypes.data for s in side] for side in sides], np.uint64).ravel()
             position = 0
-            for block, channel, kind, value, velocity in self._events(tracks, total // BLOCK):
+            for block, channel, kind, value, velocity in self._events(tracks, cuts, total // BLOCK):
                 if block * BLOCK > position:
                     self._write(synth, outputs, position, block * BLOCK)
                     position = block * BLOCK
@@ -215,6 +260,8 @@ class Synthesizer:
                     lib.fluid_synth_noteon(synth, channel, value, velocity)
                 elif kind == _NOTE_OFF:
                     lib.fluid_synth_noteoff(synth, channel, value)
+                elif kind == _CUT:
+                    lib.fluid_synth_all_sounds_off(synth, -1)
                 else:
                     lib.fluid_synth_pitch_bend(synth, channel, value)
             self._write(synth, outputs, position, total)
@@ -224,10 +271,12 @@ class Synthesizer:
             sound *= 0.5
         return sound[..., :samples]
 
-    def _events(self, tracks: Sequence[Track], blocks: int) -> list[tuple[int, int, int, int, int]]:
+    def _events(
+        self, tracks: Sequence[Track], cuts: Sequence[float], blocks: int
+    ) -> list[tuple[int, int, int, int, int]]:
         """Return (block, channel, kind, value, velocity) in order; offs before ons."""
-        events = []
         per_second = self.rate / BLOCK
+        events = [(round(cut * per_second), 0, _CUT, 0, 0) for cut in cuts]
         for channel, track in enumerate(tracks):
             for note in track.notes:
                 start = round(note.start * per_second)
@@ -247,4 +296,12 @@ class Synthesizer:
             self._lib.fluid_synth_process(synth, stop - start, 0, None, len(here), here.ctypes.data)
 
 
-_NOTE_OFF, _BEND, _NOTE_ON = range(3)
+def _moved(track: Track, semitones: int) -> Track:
+    """Play higher keys, for samples that are tuned down by as much; drums keep their keys."""
+    if track.stem == "drums" or not semitones:
+        return track
+    notes = (replace(n, pitch=min(max(n.pitch + semitones, 0), 127)) for n in track.notes)
+    return replace(track, notes=tuple(notes))
+
+
+_CUT, _NOTE_OFF, _BEND, _NOTE_ON = range(4)
