@@ -1,0 +1,57 @@
+"""Which arithmetic a network runs fastest in on the machine at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mgdm_core.errors import SettingsError
+
+__all__ = ["PRECISIONS", "has_fast_bfloat16", "resolve_precision"]
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def has_fast_bfloat16(device: torch.device | str) -> bool:
+    """Whether bfloat16 runs faster than float32 there.
+
+    A CPU must have bfloat16 instructions (AMX or AVX512-BF16): without them bfloat16 is emulated
+    and some hundred times slower than float32.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(False)
+    if device.type != "cpu":
+        return False
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    found = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]
+    if found:
+        return any(found)
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return any(name in flags for name in ("amx_bf16", "avx512_bf16"))
+
+
+def resolve_precision(name: str, device: torch.device | str) -> torch.dtype:
+    """Dtype of the network's arithmetic (its weights and its inputs stay float32).
+
+    Parameters
+    ----------
+    name : str
+        ``"float32"``, ``"bfloat16"`` or ``"auto"``, which takes bfloat16 where it is faster.
+    device : torch.device or str
+        Where the network runs.
+
+    Raises
+    ------
+    SettingsError
+        If the name is none of these.
+    """
+    if name not in PRECISIONS:
+        raise SettingsError(f"precision must be one of {PRECISIONS}; found {name!r}")
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -1,0 +1,111 @@
+"""Sizes of the spectral denoiser, as they are stored beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mgdm_core.errors import SettingsError
+
+__all__ = ["STFTUNetConfig"]
+
+
+@dataclass(frozen=True)
+class STFTUNetConfig:
+    """Sizes of an `STFTUNet`.
+
+    Parameters
+    ----------
+    stems : int
+        Stems denoised jointly.
+    n_fft, hop : int
+        Window and step of the spectrum in samples.
+    bands : int
+        Bands that the bins are gathered into; divisible by 2 at every level but the last.
+    min_band : int
+        Width in bins of the lowest bands; the width grows exponentially above about 1 kHz.
+    frame_patch : int
+        Frames gathered into one column of the U-Net.
+    widths : tuple of int
+        Channels per level of the U-Net; each level halves bands and columns.
+    blocks : tuple of int
+        Residual blocks per level, on the way down and again on the way up; the last entry counts
+        the blocks of the bottom, each followed by attention over time and over bands.
+    heads : int
+        Attention heads.
+    embedding : int
+        Size of the embedding of log sigma.
+    sigma_data : float
+        Deviation of a stem, which sets the skip connection.
+    cross_stem : bool
+        Whether a stem may take from the spectra of the others.
+
+    Raises
+    ------
+    SettingsError
+        If the sizes do not fit each other.
+    """
+
+    stems: int = 4
+    n_fft: int = 2048
+    hop: int = 512
+    bands: int = 64
+    min_band: int = 4
+    frame_patch: int = 2
+    widths: tuple[int, ...] = (48, 96, 192)
+    blocks: tuple[int, ...] = (1, 2, 2)
+    heads: int = 4
+    embedding: int = 192
+    sigma_data: float = 0.05
+    cross_stem: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "blocks", tuple(self.blocks))
+        if self.stems < 1:
+            raise SettingsError(f"a network needs at least one stem; found {self.stems}")
+        if not self.widths or len(self.widths) != len(self.blocks):
+            raise SettingsError(
+                f"widths and blocks need one entry per level; "
+                f"found {len(self.widths)} and {len(self.blocks)}"
+            )
+        if min(*self.widths, *self.blocks, self.frame_patch, self.min_band, self.embedding) < 1:
+            raise SettingsError("widths, blocks, frame_patch, min_band, embedding must be positive")
+        halvings = 1 << (len(self.widths) - 1)
+        if self.bands < halvings or self.bands % halvings:
+            raise SettingsError(
+                f"bands must be divisible by {halvings}, once by 2 per level; found {self.bands}"
+            )
+        if self.bands * self.min_band > self.n_fft // 2:
+            raise SettingsError(
+                f"{self.bands} bands of at least {self.min_band} bins do not fit into the "
+                f"{self.n_fft // 2} bins of n_fft {self.n_fft}; use fewer or narrower bands"
+            )
+        if self.widths[-1] % self.heads:
+            raise SettingsError(
+                f"the last width must be divisible by heads; "
+                f"found {self.widths[-1]} and {self.heads}"
+            )
+        if not self.sigma_data > 0:
+            raise SettingsError(f"sigma_data must be positive; found {self.sigma_data}")
+
+    @property
+    def frame_multiple(self) -> int:
+        """Frames are padded to a multiple of this inside the network."""
+        return self.frame_patch << (len(self.widths) - 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        values = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> STFTUNetConfig:
+        """Back from :meth:`to_dict`; a key that is not a setting is an error."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SettingsError(f"stft_unet has no settings {unknown}; known are {sorted(known)}")
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**settings)

@@ -1,0 +1,234 @@
+"""Layers of the spectral denoiser: bands, residual blocks, attention, embedding of the noise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mgdm_core.array_types import Float, Tensor
+
+__all__ = [
+    "Attention",
+    "BandDecoder",
+    "BandEncoder",
+    "Downsample",
+    "NoiseEmbedding",
+    "ResidualBlock",
+    "Upsample",
+    "band_edges",
+]
+
+_BAND_GROUPS = 4
+
+
+def band_edges(bins: int, bands: int, min_band: int) -> list[int]:
+    """Edges of bands whose width grows from ``min_band`` bins as c sinh(b min_band / c) does.
+
+    Returns
+    -------
+    list of int, length bands + 1
+        Strictly increasing from 0 to ``bins``.
+    """
+    if bands * min_band >= bins:
+        return [round(bins * b / bands) for b in range(bands + 1)]
+    low, high = bands * min_band / 600, 1e4 * bins
+    for _ in range(200):
+        c = math.sqrt(low * high)
+        reach = c * math.sinh(bands * min_band / c)
+        low, high = (c, high) if reach > bins else (low, c)
+    c = math.sqrt(low * high)
+    edges = [round(c * math.sinh(b * min_band / c)) for b in range(bands)]
+    return [*edges, bins]
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Each position divided by the root mean square over its channels (axis 1)."""
+    scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-6)
+    return x * scale.to(x.dtype)
+
+
+class _Bands(nn.Module):
+    """Bands in a few groups of like width, each group one batched matrix product.
+
+    A narrow band of a group is widened to the width of its widest: the encoder lets it see its
+    neighbours, the decoder's surplus is dropped.
+    """
+
+    def __init__(self, bins: int, bands: int, min_band: int) -> None:
+        super().__init__()
+        edges = band_edges(bins, bands, min_band)
+        groups = min(_BAND_GROUPS, bands)
+        cuts = [round(bands * g / groups) for g in range(groups + 1)]
+        self.groups: list[tuple[int, int, int]] = []
+        take: list[int] = []
+        offset = 0
+        for g, (first, last) in enumerate(itertools.pairwise(cuts)):
+            width = max(edges[b + 1] - edges[b] for b in range(first, last))
+            index = torch.tensor([[edges[b] + i for i in range(width)] for b in range(first, last)])
+            self.register_buffer(f"index{g}", index.clamp(max=bins - 1).flatten(), persistent=False)
+            self.groups.append((first, last, width))
+            for b in range(first, last):
+                start = offset + (b - first) * width
+                take += [start + i for i in range(edges[b + 1] - edges[b])]
+            offset += (last - first) * width
+        self.register_buffer("take", torch.tensor(take), persistent=False)
+
+
+class BandEncoder(_Bands):
+    """Features of bins and frames to channels of bands and columns, one linear map per band."""
+
+    def __init__(
+        self, bins: int, bands: int, min_band: int, features: int, patch: int, channels: int
+    ) -> None:
+        super().__init__(bins, bands, min_band)
+        self.patch = patch
+        self.weights = nn.ParameterList()
+        for first, last, width in self.groups:
+            fan_in = features * width * patch
+            weight = torch.empty(last - first, fan_in, channels)
+            self.weights.append(nn.Parameter(nn.init.normal_(weight, std=fan_in**-0.5)))
+        self.bias = nn.Parameter(torch.zeros(bands, 1, channels))
+
+    def forward(
+        self, x: Float[Tensor, "batch features bins frames"]
+    ) -> Float[Tensor, "batch channels bands columns"]:
+        """Gather bins into bands and frames into columns."""
+        batch, features, _, frames = x.shape
+        columns = frames // self.patch
+        gathered = []
+        for g, (weight, (first, last, width)) in enumerate(zip(self.weights, self.groups)):
+            part = x[:, :, getattr(self, f"index{g}")]
+            part = part.reshape(batch, features, last - first, width, columns, self.patch)
+            part = part.permute(2, 0, 4, 1, 3, 5).reshape(last - first, batch * columns, -1)
+            gathered.append(torch.bmm(part, weight))
+        h = torch.cat(gathered) + self.bias
+        h = h.reshape(h.shape[0], batch, columns, -1)
+        # Channels last in memory, which is what convolutions like.
+        return h.permute(1, 0, 2, 3).contiguous().permute(0, 3, 1, 2)
+
+
+class BandDecoder(_Bands):
+    """Channels of bands and columns to outputs of bins and frames; it starts at zero."""
+
+    def __init__(
+        self, bins: int, bands: int, min_band: int, outputs: int, patch: int, channels: int
+    ) -> None:
+        super().__init__(bins, bands, min_band)
+        self.patch = patch
+        self.outputs = outputs
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.weights = nn.ParameterList()
+        for first, last, width in self.groups:
+            shape = (last - first, channels, width * outputs * patch)
+            self.weights.append(nn.Parameter(torch.zeros(shape)))
+        self.bias = nn.Parameter(torch.zeros(outputs, bins, 1))
+
+    def forward(
+        self, x: Float[Tensor, "batch channels bands columns"]
+    ) -> Float[Tensor, "batch outputs bins frames"]:
+        """Spread bands over their bins and columns over their frames."""
+        value, gate = self.expand(rms_norm(x)).chunk(2, 1)
+        x = value * F.silu(gate)
+        batch, channels, bands, columns = x.shape
+        rows = x.permute(2, 0, 3, 1).reshape(bands, batch * columns, channels)
+        spread = []
+        for weight, (first, last, width) in zip(self.weights, self.groups):
+            part = torch.bmm(rows[first:last], weight)
+            part = part.reshape(last - first, batch, columns, width, self.outputs, self.patch)
+            part = part.permute(1, 4, 0, 3, 2, 5)
+            spread.append(part.reshape(batch, self.outputs, (last - first) * width, -1))
+        return torch.cat(spread, 2)[:, :, self.take] + self.bias
+
+
+class NoiseEmbedding(nn.Module):
+    """Fourier features of log sigma and two linear layers."""
+
+    def __init__(self, size: int, frequencies: int = 32) -> None:
+        super().__init__()
+        # Periods from 16 down to 1/2 in natural logarithm: smooth in sigma, yet it tells levels.
+        periods = torch.logspace(math.log10(16.0), math.log10(0.5), frequencies)
+        self.register_buffer("rates", 2 * math.pi / periods, persistent=False)
+        self.first = nn.Linear(2 * frequencies, size)
+        self.second = nn.Linear(size, size)
+
+    def forward(self, sigma: Float[Tensor, " batch"]) -> Float[Tensor, "batch size"]:
+        """Embed noise deviations."""
+        angles = torch.log(sigma)[:, None] * self.rates
+        waves = torch.cat([angles.cos(), angles.sin()], 1)
+        return F.silu(self.second(F.silu(self.first(waves))))
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with channel RMS norms; the noise level scales and shifts."""
+
+    def __init__(self, channels: int, embedding: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(embedding, 2 * channels)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        with torch.no_grad():
+            self.second.weight.mul_(0.1)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels bands columns"], embedding: Tensor
+    ) -> Float[Tensor, "batch channels bands columns"]:
+        """Refine."""
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
+        h = self.first(F.silu(rms_norm(x) * (1 + scale) + shift))
+        return x + self.second(F.silu(rms_norm(h)))
+
+
+class Attention(nn.Module):
+    """Self-attention along one axis, every position of the other axis by itself."""
+
+    def __init__(self, channels: int, heads: int, axis: str) -> None:
+        super().__init__()
+        self.heads = heads
+        self.axis = axis
+        self.project = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        with torch.no_grad():
+            self.out.weight.mul_(0.1)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels bands columns"], embedding: Tensor
+    ) -> Float[Tensor, "batch channels bands columns"]:
+        """Mix along the axis; the embedding is not used (the blocks around it are modulated)."""
+        order = (0, 2, 3, 1) if self.axis == "time" else (0, 3, 2, 1)
+        h = rms_norm(x).permute(*order)
+        outer, rows, length, channels = h.shape
+        h = self.project(h).reshape(outer * rows, length, 3, self.heads, -1)
+        q, k, v = h.permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = self.out(h.transpose(1, 2).reshape(outer, rows, length, channels))
+        return x + (h.permute(0, 3, 1, 2) if self.axis == "time" else h.permute(0, 3, 2, 1))
+
+
+class Downsample(nn.Module):
+    """Half the bands and half the columns."""
+
+    def __init__(self, channels: int, wider: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, wider, 2, stride=2)
+
+    def forward(self, x: Float[Tensor, "batch channels bands columns"]) -> Tensor:
+        """Down one level."""
+        return self.conv(x)
+
+
+class Upsample(nn.Module):
+    """Twice the bands and twice the columns."""
+
+    def __init__(self, wider: int, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(wider, channels, 2, stride=2)
+
+    def forward(self, x: Float[Tensor, "batch wider bands columns"]) -> Tensor:
+        """Up one level."""
+        return self.conv(x)

@@ -1,0 +1,291 @@
+"""The commands of the recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+__all__ = ["main"]
+
+
+class _Lazy(click.Group):
+    """Commands of the renderer, imported when they are asked for: they need FluidSynth."""
+
+    _elsewhere = {  # noqa: RUF012
+        "render": "recipes.music_prior.render",
+        "inspect": "recipes.music_prior.inspect_songs",
+    }
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *self._elsewhere])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self._elsewhere:
+            return import_module(self._elsewhere[cmd_name]).main
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Compose, render, train, validate and export the bundled music prior."""
+
+
+def _stream_settings(midi_dirs, soundfonts, workers, seed, split, composed_share, per_song):
+    from recipes.music_prior.stream import StreamSettings
+
+    return StreamSettings(
+        midi_dirs=tuple(midi_dirs),
+        soundfonts=tuple(soundfonts),
+        workers=workers,
+        seed=seed,
+        split=split,
+        composed_share=composed_share,
+        segments_per_song=per_song,
+    )
+
+
+def _source(data_dir, **stream):
+    """Packed shards where there are some, else songs rendered on the fly."""
+    from recipes.music_prior.data import ShardSource
+
+    if data_dir is not None:
+        return ShardSource(data_dir), f"shards {Path(data_dir).name}"
+    from recipes.music_prior.sources import RenderSource
+
+    source = RenderSource(_stream_settings(**stream))
+    return source, source.identity
+
+
+def _song_options(command):
+    for option in (
+        click.option(
+            "--per-song", default=4, show_default=True, help="Segments of 6 s cut from each song."
+        ),
+        click.option(
+            "--composed-share",
+            default=0.5,
+            show_default=True,
+            help="Share of composed songs beside those of --midi-dir.",
+        ),
+        click.option("--workers", default=1, show_default=True, help="Processes that render."),
+        click.option(
+            "--soundfont",
+            "soundfonts",
+            multiple=True,
+            help="Soundfont file or folder [default: the MIT-licensed ones of Debian].",
+        ),
+        click.option(
+            "--midi-dir",
+            "midi_dirs",
+            multiple=True,
+            type=click.Path(exists=True, file_okay=False),
+            help="Folder of MIDI songs; may be given several times.",
+        ),
+        click.option(
+            "--data-dir",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            help="Folder of packed shards, instead of rendering.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--preset", "preset_name", default="cpu-2h", show_default=True)
+@click.option("--resume", type=click.Choice(["auto", "never"]), default="auto", show_default=True)
+@click.option("--minutes", type=float, help="Save and leave after this long.")
+@click.option("--stop-after", type=int, help="Save and leave after this many steps.")
+@click.option("--steps", type=int, help="Length of the whole run in steps.")
+@click.option("--decay-steps", type=int, help="Steps of the final fall of the learning rate.")
+@click.option("--learning-rate", type=float)
+@click.option("--batch", type=int)
+@click.option("--cross-talk", type=float, help="Share of items with cross-talk; 0: white noise.")
+@click.option("--items-per-step", type=float, help="New segments per step.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--dry", is_flag=True, help="Every part of the preset, in a few tiny steps.")
+@click.option("--compile/--no-compile", "compiled", default=None)
+@click.option("--threads", type=int, help="CPU threads.")
+@click.option(
+    "--init",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Exported weights to start from.",
+)
+@_song_options
+def train(
+    out: Path,
+    preset_name: str,
+    resume: str,
+    minutes: float | None,
+    stop_after: int | None,
+    steps: int | None,
+    decay_steps: int | None,
+    learning_rate: float | None,
+    batch: int | None,
+    cross_talk: float | None,
+    items_per_step: float | None,
+    seed: int,
+    dry: bool,
+    compiled: bool | None,
+    threads: int | None,
+    init: Path | None,
+    data_dir: Path | None,
+    **songs,
+) -> None:
+    """Train, or go on training the run in --out."""
+    import torch
+
+    from recipes.music_prior.presets import preset
+    from recipes.music_prior.train import train
+
+    if threads:
+        torch.set_num_threads(threads)
+    settings = preset(preset_name, dry)
+    changes = {
+        "steps": steps,
+        "decay_steps": decay_steps,
+        "learning_rate": learning_rate,
+        "compile": compiled,
+        "seed": seed,
+    }
+    settings = replace(settings, **{k: v for k, v in changes.items() if v is not None})
+    if batch is not None or items_per_step is not None:
+        changes = {"batch": batch, "items_per_step": items_per_step}
+        changes = {k: v for k, v in changes.items() if v is not None}
+        settings = replace(settings, data=replace(settings.data, **changes))
+    if cross_talk is not None:
+        settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
+    source, identity = _source(data_dir, seed=seed, split="train", **songs)
+    weights = None
+    if init is not None:
+        from recipes.music_prior.export import read_weights
+
+        weights = read_weights(init)
+    click.echo(f"{preset_name}: {json.dumps(settings.to_dict())}")
+
+    def progress(row: dict[str, float]) -> None:
+        eta = row["eta_seconds"]
+        click.echo(
+            f"step {row['step']:.0f}/{row['steps']:.0f}  loss {row['loss']:.3f} "
+            f"(low {row['loss_low']:.3f} middle {row['loss_middle']:.3f} "
+            f"high {row['loss_high']:.3f})  |g| {row['gradient_norm']:.2f}  "
+            f"{row['step_seconds']:.2f} s/step  waiting {100 * row['waiting_share']:.1f} %  "
+            f"ETA {eta / 3600:.0f} h {eta / 60 % 60:.0f} min"
+        )
+
+    state = train(
+        settings,
+        source,
+        out,
+        resume=resume == "auto",
+        minutes=minutes,
+        stop_after=stop_after,
+        initial_weights=weights,
+        identity=identity,
+        report_every=1 if dry else 20,
+        progress=progress,
+    )
+    click.echo(f"saved step {state['step']} in {os.fspath(out)}")
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--out",
+    default="mgdm_audio/weights/music_stems.safetensors",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+)
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the averaged weights of CHECKPOINT as a safetensors file."""
+    from recipes.music_prior.export import export as write
+
+    header = write(checkpoint, out)
+    size = out.stat().st_size / 1e6
+    click.echo(f"{out}: {size:.1f} MB, step {header.training['steps']}")
+
+
+@main.command()
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--segments", default=48, show_default=True, help="Segments of 6 s.")
+@_song_options
+def pack(out: Path, segments: int, data_dir: Path | None, **songs) -> None:
+    """Render segments into shards, for training where nothing can be rendered."""
+    from recipes.music_prior.sources import pack as write
+
+    source, _ = _source(data_dir, seed=0, split="train", **songs)
+    size = write(source, out, segments)
+    click.echo(f"{segments} segments, {size / 1e6:.1f} MB in {out}")
+
+
+@main.command()
+@click.argument("checkpoints", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option("--segments", default=24, show_default=True, help="Held-out segments of 6 s.")
+@click.option("--real", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--no-denoise", is_flag=True, help="Only the separation.")
+@click.option("--raw", is_flag=True, help="The last weights instead of their average.")
+@click.option("--label", default="", help="Kept with the result.")
+@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--sampler", "overrides", default="{}", help="Sampler settings, as JSON.")
+@_song_options
+def validate(
+    checkpoints: tuple[Path, ...],
+    out: Path,
+    segments: int,
+    real: Path | None,
+    no_denoise: bool,
+    raw: bool,
+    label: str,
+    threads: int | None,
+    overrides: str,
+    data_dir: Path | None,
+    **songs,
+) -> None:
+    """Measure CHECKPOINTS (of the training, or exported) on songs held out from it."""
+    import torch
+
+    from mgdm_audio.priors.checkpoints import load_prior
+    from recipes.music_prior import validate as validation
+    from recipes.music_prior.export import network_from_checkpoint
+
+    if threads:
+        torch.set_num_threads(threads)
+    songs["per_song"] = 1
+    source, identity = _source(data_dir, seed=0, split="valid", **songs)
+    stems = torch.from_numpy(
+        validation.held_out(source, out.parent / "held_out", segments, identity)
+    )
+    pieces = torch.from_numpy(validation.real_pieces(real)) if real else None
+    sampler = validation.FastSampler(**json.loads(overrides))
+    for path in checkpoints:
+        if path.suffix == ".safetensors":
+            prior = load_prior(path, precision="float32")
+            network = prior.network
+            step, seconds = prior.training["steps"], prior.training["seconds"]
+        else:
+            network, state = network_from_checkpoint(path, average=not raw)
+            step, seconds = state["step"], state["seconds"]
+        result = validation.validate(network, stems, pieces, sampler, not no_denoise)
+        out.mkdir(parents=True, exist_ok=True)
+        validation.append_result(out / "validation.jsonl", step, seconds, label, result)
+        click.echo(f"{path} step {step} after {seconds / 60:.0f} min {label}")
+        for name, value in result.items():
+            if name == "denoising_sdr":
+                for sigma, per_stem in value.items():
+                    click.echo(f"  denoising at {sigma:g}: " + _decibels(per_stem))
+            else:
+                click.echo(f"  SI-SDRi {name}: " + _decibels(value))
+    validation.plot(out, out / "validation.png")
+
+
+def _decibels(per_stem: list[float]) -> str:
+    stems = zip(("bass", "drums", "guitar", "piano"), per_stem)
+    parts = "  ".join(f"{name} {value:.2f}" for name, value in stems)
+    return f"{sum(per_stem) / len(per_stem):.2f} dB ({parts})"

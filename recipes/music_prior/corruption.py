@@ -1,0 +1,161 @@
+"""What the denoiser is trained to undo: white noise, and cross-talk between the stems of a song.
+
+Inside a sampler the states are not clean stems plus white noise: what has gone wrong so far is
+sound that sits in the wrong stem. So a part of the items is corrupted by both,
+
+    x = s + c e + v sigma eps,    e_k = sum_j g_kj s_j - s_k,    sum_k g_kj = 1,
+
+where the shares g vary smoothly and at random over time and frequency. The leak e moves sound
+between stems and leaves their sum as it is; c shrinks it to at most sigma, so that it vanishes
+with the noise level; v is 1 (a leak on top of the white noise) or below it (the level is then
+made up by the leak: states close to a deterministic sampler's).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from mgdm_core.array_types import Complex, Float, Tensor
+from mgdm_core.errors import SettingsError
+
+__all__ = ["CorruptionSettings", "corrupt", "draw_sigmas", "random_leak"]
+
+
+@dataclass(frozen=True)
+class CorruptionSettings:
+    """Noise levels and cross-talk of the training.
+
+    Parameters
+    ----------
+    sigma_median, sigma_spread : float
+        Log-normal law of the noise deviation: its median and the deviation of its logarithm.
+    sigma_min, sigma_max : float
+        Where that law is cut off.
+    cross_talk : float
+        Share of the items that get cross-talk; 0 is the plain white-noise prior.
+    quiet_noise : float
+        Share of those whose white noise is below their nominal level.
+    knots : int
+        Knots of the random shares along frequency (on a logarithmic axis).
+    knot_frames : int
+        Frames between the knots along time.
+    """
+
+    sigma_median: float = 0.12
+    sigma_spread: float = 1.1
+    sigma_min: float = 5e-4
+    sigma_max: float = 3.0
+    cross_talk: float = 0.6
+    quiet_noise: float = 0.5
+    knots: int = 10
+    knot_frames: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_median < self.sigma_max:
+            raise SettingsError("noise levels need 0 < sigma_min < sigma_median < sigma_max")
+        if not self.sigma_spread > 0:
+            raise SettingsError(f"sigma_spread must be positive; found {self.sigma_spread}")
+        if not 0 <= self.cross_talk <= 1 or not 0 <= self.quiet_noise <= 1:
+            raise SettingsError("cross_talk and quiet_noise are shares in [0, 1]")
+        if self.knots < 2 or self.knot_frames < 1:
+            raise SettingsError("the random shares need knots >= 2 and knot_frames >= 1")
+
+
+def draw_sigmas(
+    batch: int, settings: CorruptionSettings, generator: torch.Generator
+) -> Float[Tensor, " batch"]:
+    """Noise deviations, one per item, stratified over the batch to steady the loss."""
+    device = generator.device
+    order = torch.randperm(batch, generator=generator, device=device)
+    place = torch.rand(batch, generator=generator, device=device)
+    quantile = ((order + place) / batch).clamp(1e-6, 1 - 1e-6)
+    normal = math.sqrt(2) * torch.erfinv(2 * quantile - 1)
+    sigma = settings.sigma_median * torch.exp(settings.sigma_spread * normal)
+    return sigma.clamp(settings.sigma_min, settings.sigma_max)
+
+
+def _random_shares(
+    items: int, stems: int, columns: int, settings: CorruptionSettings, generator: torch.Generator
+) -> Float[Tensor, "items stems stems knots columns"]:
+    """Where sound goes, on knots: axis 1, the stem it ends in, sums to 1; axis 2 is its origin."""
+    device = generator.device
+
+    def uniform() -> Tensor:
+        return torch.rand(items, 1, 1, 1, 1, generator=generator, device=device)
+
+    shape = (items, stems, stems, settings.knots, columns)
+    field = torch.randn(*shape, generator=generator, device=device)
+    # Between one static share for the whole segment and one that changes all the time.
+    steady = uniform()
+    field = (1 - steady) * field + steady * field.mean(-1, keepdim=True) * columns**0.5
+    field = field * (0.3 + 2.2 * uniform())
+    stay = -0.5 + 4.0 * uniform()
+    field = field + stay * torch.eye(stems, device=device)[:, :, None, None]
+    return torch.softmax(field, 1)
+
+
+def random_leak(
+    clean: Complex[Tensor, "items stems bins frames"],
+    settings: CorruptionSettings,
+    generator: torch.Generator,
+) -> Complex[Tensor, "items stems bins frames"]:
+    """Sound that moves between the stems; zero when summed over the stems."""
+    items, stems, bins, frames = clean.shape
+    columns = max(2, math.ceil(frames / settings.knot_frames) + 1)
+    shares = _random_shares(items, stems, columns, settings, generator)
+    shares = F.interpolate(shares.flatten(0, 2), frames, mode="linear", align_corners=True)
+    shares = shares.reshape(items, stems, stems, settings.knots, frames)
+    # Knots lie evenly on a logarithmic axis of frequency.
+    place = torch.log1p(torch.arange(bins, device=clean.device) / 8)
+    place = place / place[-1] * (settings.knots - 1)
+    knots = torch.arange(settings.knots, device=clean.device)
+    spread = (1 - (place[:, None] - knots).abs()).clamp_min(0)
+    real, imaginary = clean.real.contiguous(), clean.imag.contiguous()
+    moved, moved_imaginary = -real, -imaginary
+    for source in range(stems):
+        share = spread @ shares[:, :, source]
+        moved.addcmul_(share, real[:, source : source + 1])
+        moved_imaginary.addcmul_(share, imaginary[:, source : source + 1])
+    return torch.complex(moved, moved_imaginary)
+
+
+def corrupt(
+    clean: Complex[Tensor, "batch stems bins frames"],
+    noise: Complex[Tensor, "batch stems bins frames"],
+    sigma: Float[Tensor, " batch"],
+    settings: CorruptionSettings,
+    generator: torch.Generator,
+) -> Complex[Tensor, "batch stems bins frames"]:
+    """Spectra of clean stems made noisy at level sigma.
+
+    Parameters
+    ----------
+    clean, noise : Tensor, shape (batch, stems, bins, frames)
+        Spectra of the stems and of white noise of unit deviation.
+    sigma : Tensor, shape (batch,)
+        Noise levels.
+    settings : CorruptionSettings
+        Which items get cross-talk, and how.
+    generator : torch.Generator
+        Random stream, on the device of the spectra.
+    """
+    batch = len(sigma)
+    device = generator.device
+    pick = torch.rand(batch, generator=generator, device=device) < settings.cross_talk
+    quiet = torch.rand(batch, generator=generator, device=device) < settings.quiet_noise
+    white = torch.rand(batch, generator=generator, device=device)
+    reach = torch.rand(batch, generator=generator, device=device)
+    chosen = pick.nonzero().flatten()
+    white = torch.where(pick & quiet, white, torch.ones_like(white))
+    corrupted = clean + (sigma * white)[:, None, None, None] * noise
+    if len(chosen):
+        leak = random_leak(clean[chosen], settings, generator)
+        size = torch.view_as_real(leak).square().sum(-1).mean((1, 2, 3)).sqrt()
+        limit = sigma[chosen] * (0.2 + 0.8 * reach[chosen])
+        scale = (limit / size.clamp_min(1e-12)).clamp(max=1.0)
+        corrupted = corrupted.index_add(0, chosen, scale[:, None, None, None] * leak)
+    return corrupted

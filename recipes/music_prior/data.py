@@ -1,0 +1,304 @@
+"""Training batches: a pool of song segments, renewed as the run goes, and what is made of them.
+
+A batch depends on the seed, the step and the segments alone. The segments of a step are those with
+numbers in a window that moves on by ``items_per_step`` per step, so nothing has to be stored to
+resume: the window is known from the step, and segments that are gone are made again by number.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_core.array_types import Array, Float, Tensor
+from mgdm_core.errors import MGDMError, SettingsError
+
+__all__ = [
+    "DataSettings",
+    "SegmentPool",
+    "SegmentSource",
+    "ShardSource",
+    "average_power",
+    "draw_batch",
+]
+
+# int16 with room up to 4: a song whose mixture has an RMS of 0.1 peaks well below that, and the
+# rounding noise of 4e-5 lies below the lowest noise level.
+INT16_SCALE = 8192.0
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Batches, their augmentation and the pool they are drawn from.
+
+    Parameters
+    ----------
+    batch : int
+        Items per step and process.
+    crop : int
+        Samples per item.
+    window : int
+        Segments in the pool.
+    initial : int
+        Segments that must be there before the first step.
+    items_per_step : float
+        New segments per step.
+    remix : float
+        Share of items whose stems come from four different segments.
+    stem_gain_db, song_gain_db : float
+        Deviations of the random gains of stems and songs, in decibels.
+    drop : float
+        Chance that a stem is silenced.
+    """
+
+    batch: int = 4
+    crop: int = 65_536
+    window: int = 1_536
+    initial: int = 192
+    items_per_step: float = 0.75
+    remix: float = 0.3
+    stem_gain_db: float = 2.5
+    song_gain_db: float = 2.0
+    drop: float = 0.06
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.crop < 1 or self.initial < 1 or self.window < self.initial:
+            raise SettingsError("batch, crop, initial must be positive and window >= initial")
+        if self.items_per_step < 0:
+            raise SettingsError(f"items_per_step must not be negative; found {self.items_per_step}")
+        if not 0 <= self.remix <= 1 or not 0 <= self.drop < 1:
+            raise SettingsError("remix and drop are shares in [0, 1]")
+
+    def span(self, step: int) -> tuple[int, int]:
+        """First segment of the window at a step, and the one after its last."""
+        stop = self.initial + int(step * self.items_per_step)
+        return max(0, stop - self.window), stop
+
+
+class SegmentSource(Protocol):
+    """Segments by number: the same number gives the same segment."""
+
+    segment: int
+
+    def stream(self, start: int) -> Iterator[Array]:
+        """Segments start, start + 1, ..., float32 of shape (stems, segment)."""
+        ...
+
+
+class ShardSource:
+    """Segments packed by the ``pack`` command (int16, shape (items, stems, segment), .npy).
+
+    They are few and carried whole; numbers beyond the last begin again with the first.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        files = sorted(Path(folder).glob("*.npy"))
+        if not files:
+            raise MGDMError(f"no .npy shards in {folder}; make them with the pack command")
+        self.shards = [np.load(f, mmap_mode="r") for f in files]
+        shapes = {s.shape[1:] for s in self.shards}
+        if len(shapes) != 1 or any(s.dtype != np.int16 for s in self.shards):
+            raise MGDMError(f"shards in {folder} must be int16 of one shape; found {shapes}")
+        self.segment = self.shards[0].shape[-1]
+        self.items = [(s, i) for s in range(len(files)) for i in range(len(self.shards[s]))]
+
+    def stream(self, start: int) -> Iterator[Array]:
+        """Segments from number ``start`` on, without end."""
+        number = start
+        while True:
+            shard, item = self.items[number % len(self.items)]
+            yield self.shards[shard][item].astype(np.float32) / INT16_SCALE
+            number += 1
+
+
+class SegmentPool:
+    """The window of segments as int16 in a ring on disk, filled ahead by a thread.
+
+    Parameters
+    ----------
+    source : SegmentSource
+        Where segments come from.
+    settings : DataSettings
+        Size of the window.
+    folder : Path
+        Place of the ring. What lies there from an interrupted run is used again if ``identity``
+        is the same.
+    identity : str
+        Text that names the source: a ring of another source is discarded.
+    stems : int
+        Stems per segment.
+    """
+
+    def __init__(
+        self,
+        source: SegmentSource,
+        settings: DataSettings,
+        folder: Path,
+        identity: str = "",
+        stems: int = 4,
+    ) -> None:
+        self.source = source
+        self.ahead = max(8, settings.window // 16)
+        self.slots = settings.window + self.ahead
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (self.slots, stems, source.segment)
+        self._label = folder / "pool.txt"
+        ring, numbers = folder / "pool.npy", folder / "pool_numbers.npy"
+        label = f"{identity} {shape}"
+        known = self._label.read_text() if self._label.exists() else ""
+        mode = "r+" if known == label and ring.exists() and numbers.exists() else "w+"
+        if mode == "r+":
+            self.ring = np.lib.format.open_memmap(ring, mode="r+")
+            self.numbers = np.lib.format.open_memmap(numbers, mode="r+")
+        else:
+            self.ring = np.lib.format.open_memmap(ring, "w+", np.int16, shape)
+            self.numbers = np.lib.format.open_memmap(numbers, "w+", np.int64, (self.slots,))
+            self.numbers[:] = -1
+            self._label.write_text(label)
+        self.waited = 0.0
+        self._start = 0
+        self._stop = 0
+        self._closing = False
+        self._error: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def need(self, start: int, stop: int) -> None:
+        """Wait until segments start..stop-1 are there, and let the thread go on behind them."""
+        begin = time.perf_counter()
+        with self._changed:
+            self._start, self._stop = start, stop
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._fill, daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            while self._error is None and not self._complete(start, stop):
+                self._changed.wait(1.0)
+            if self._error is not None:
+                raise MGDMError(f"rendering failed: {self._error}") from self._error
+        self.waited += time.perf_counter() - begin
+
+    def get(self, number: int) -> Array:
+        """Segment as float32; it must be in the window asked for last."""
+        slot = number % self.slots
+        if self.numbers[slot] != number:
+            raise MGDMError(f"segment {number} is not in the pool")
+        return self.ring[slot].astype(np.float32) / INT16_SCALE
+
+    def close(self) -> None:
+        """Stop the thread; the ring stays on disk."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout=30)
+
+    def _complete(self, start: int, stop: int) -> bool:
+        return self._first_missing(start, stop) is None
+
+    def _first_missing(self, start: int, stop: int) -> int | None:
+        wanted = np.arange(start, stop)
+        missing = wanted[self.numbers[wanted % self.slots] != wanted]
+        return int(missing[0]) if len(missing) else None
+
+    def _fill(self) -> None:
+        stream: Iterator[Array] | None = None
+        position = -1
+        try:
+            while True:
+                with self._changed:
+                    while not self._closing:
+                        number = self._first_missing(
+                            self._start, min(self._stop + self.ahead, self._start + self.slots)
+                        )
+                        if number is not None:
+                            break
+                        self._changed.wait()
+                    if self._closing:
+                        return
+                assert number is not None
+                if stream is None or not position <= number <= position + 4:
+                    stream, position = iter(self.source.stream(number)), number
+                while position < number:
+                    next(stream)
+                    position += 1
+                item = next(stream)
+                position += 1
+                slot = number % self.slots
+                limit = np.iinfo(np.int16)
+                self.numbers[slot] = -1
+                self.ring[slot] = np.clip(np.rint(item * INT16_SCALE), limit.min, limit.max)
+                with self._changed:
+                    self.numbers[slot] = number
+                    self._changed.notify_all()
+        except BaseException as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+        finally:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+
+
+def average_power(
+    segments: Iterable[Array], spectral: SpectralTransform
+) -> Float[Tensor, "stems bins"]:
+    """Average power spectrum of every stem, in songs brought to a mixture RMS of 0.1.
+
+    Silent mixtures are left out; each segment counts the same.
+    """
+    total: Tensor | None = None
+    count = 0
+    for item in segments:
+        rms = float(np.sqrt(np.mean(np.square(item.sum(0), dtype=np.float64))))
+        if rms < 1e-3:
+            continue
+        spectrum = spectral.forward(torch.from_numpy(item * np.float32(0.1 / rms)))
+        power = torch.view_as_real(spectrum).square().sum(-1).mean(-1)
+        total = power if total is None else total + power
+        count += 1
+    if total is None:
+        raise MGDMError("every segment of the pool is silent: there is nothing to learn")
+    return total / count
+
+
+def draw_batch(
+    pool: SegmentPool, settings: DataSettings, step: int, seed: int, rank: int = 0
+) -> Array:
+    """Clean stems of one step.
+
+    Returns
+    -------
+    Array, shape (batch, stems, crop)
+        float32; a song's mixture has an RMS of about 0.1.
+    """
+    start, stop = settings.span(step)
+    pool.need(start, stop)
+    rng = np.random.default_rng([seed, rank, step])
+    stems = pool.ring.shape[1]
+    crop = settings.crop
+    batch = np.empty((settings.batch, stems, crop), np.float32)
+    for item in batch:
+        remix = rng.random() < settings.remix
+        numbers = rng.integers(start, stop, stems if remix else 1)
+        offsets = rng.integers(0, pool.ring.shape[2] - crop + 1, len(numbers))
+        for k in range(stems):
+            place = k if remix else 0
+            slot = int(numbers[place]) % pool.slots
+            piece = pool.ring[slot, k, offsets[place] : offsets[place] + crop]
+            item[k] = piece.astype(np.float32) / INT16_SCALE
+        gain = settings.stem_gain_db * rng.standard_normal(stems)
+        gain = gain + settings.song_gain_db * rng.standard_normal()
+        factor = 10 ** (gain / 20) * rng.choice([-1.0, 1.0], stems)
+        factor = factor * (rng.random(stems) >= settings.drop)
+        item *= factor.astype(np.float32)[:, None]
+    return batch

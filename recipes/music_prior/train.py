@@ -1,0 +1,395 @@
+"""Training of the spectral denoiser with Lightning Fabric, resumable to the bit on a CPU."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from mgdm_audio.priors.precision import resolve_precision
+from mgdm_audio.priors.stft_unet import STFTUNet
+from mgdm_core.array_types import Complex, Float, Tensor
+from mgdm_core.errors import MGDMError
+from recipes.music_prior.corruption import corrupt, draw_sigmas
+from recipes.music_prior.data import SegmentPool, SegmentSource, average_power, draw_batch
+from recipes.music_prior.loss import PowerAverage, denoising_loss
+from recipes.music_prior.presets import TrainSettings
+
+__all__ = ["Progress", "learning_rate", "read_checkpoint", "train"]
+
+CHECKPOINT = "last.pt"
+BEFORE_DECAY = "before_decay.pt"
+Progress = Callable[[dict[str, float]], None]
+
+
+class _Objective(nn.Module):
+    """Network and loss in one module, so that Fabric wraps what is differentiated."""
+
+    def __init__(self, network: STFTUNet, compiled: bool) -> None:
+        super().__init__()
+        self.network = network
+        parts = torch.compile(network.denoise_parts) if compiled else network.denoise_parts
+        # Not as a submodule: only the network's weights are to be found here.
+        object.__setattr__(self, "parts", parts)
+
+    def forward(
+        self,
+        noisy: Complex[Tensor, "batch stems bins frames"],
+        clean: Complex[Tensor, "batch stems bins frames"],
+        sigma: Float[Tensor, " batch"],
+    ) -> Float[Tensor, "batch stems"]:
+        pair = torch.view_as_real(noisy)
+        real, imaginary = pair[..., 0].contiguous(), pair[..., 1].contiguous()
+        estimate = self.parts(real, imaginary, sigma)  # type: ignore[operator]
+        return denoising_loss(estimate[:2], clean, sigma, self.network.config.sigma_data)
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Learning rate of update number ``step`` (from 0): rise, plateau, half cosine to zero."""
+    rate = settings.learning_rate
+    if step < settings.warmup_steps:
+        rate *= (step + 1) / settings.warmup_steps
+    left = settings.steps - step
+    if left <= settings.decay_steps:
+        rate *= 0.5 * (1 - cos(pi * left / (settings.decay_steps + 1)))
+    return rate
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Checkpoint of a run: tensors and plain values only."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise MGDMError(f"no checkpoint at {path}") from error
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _describe_machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _seed(*numbers: int) -> int:
+    """One seed out of several numbers, spread over 63 bits."""
+    value = 0x9E3779B97F4A7C15
+    for number in numbers:
+        value ^= number + 0x632BE59BD9B4E019
+        value = (value * 0xBF58476D1CE4E5B9) % (1 << 64)
+        value ^= value >> 31
+    return value >> 1
+
+
+def _initialised(settings: TrainSettings, weights: dict[str, Tensor] | None) -> STFTUNet:
+    # Layers draw their first weights from the global stream, which is put back afterwards.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(_seed(settings.seed))
+        network = STFTUNet(settings.network)
+    if weights is not None:
+        network.load_state_dict(weights)
+    return network
+
+
+class _Log:
+    """CSV with one line per report; lines of a broken-off future are cut when a run resumes."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        rows: list[dict[str, str]] = []
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
+        self.fields: list[str] | None = list(rows[0]) if rows else None
+        if rows:
+            self._write(rows, "w", header=True)
+        elif path.exists():
+            path.unlink()
+
+    def _write(self, rows: list[dict[str, Any]], mode: str, header: bool) -> None:
+        assert self.fields is not None
+        with self.path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.fields)
+            if header:
+                writer.writeheader()
+            writer.writerows(rows)
+
+    def add(self, row: dict[str, float]) -> None:
+        header = self.fields is None
+        self.fields = self.fields or list(row)
+        self._write(
+            [{k: f"{v:.6g}" if k != "step" else int(v) for k, v in row.items()}], "a", header
+        )
+
+
+def train(
+    settings: TrainSettings,
+    source: SegmentSource,
+    out: Path,
+    *,
+    resume: bool = True,
+    minutes: float | None = None,
+    stop_after: int | None = None,
+    initial_weights: dict[str, Tensor] | None = None,
+    identity: str = "",
+    report_every: int = 20,
+    progress: Progress | None = None,
+    devices: int | str = "auto",
+    accelerator: str = "auto",
+) -> dict[str, Any]:
+    """Train, or go on training, and leave a checkpoint in ``out``.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        What to train; of a resumed run only lengths and the learning rate may differ.
+    source : SegmentSource
+        Clean songs.
+    out : Path
+        Folder of the run: checkpoints, ``log.csv``, ``settings.json``, the ring of segments.
+    resume : bool
+        Whether to go on from the checkpoint there, if there is one.
+    minutes : float, optional
+        Wall time after which to save and return (a piece of the run).
+    stop_after : int, optional
+        Number of updates after which to save and return.
+    initial_weights : dict, optional
+        Weights of the same network to start a new run from.
+    identity : str
+        Names the source; the ring of segments of another source is not used again.
+    report_every : int
+        Updates between reports.
+    progress : callable, optional
+        Called with every report.
+    devices, accelerator : see Fabric
+        One process per device.
+
+    Returns
+    -------
+    dict
+        The last checkpoint.
+    """
+    began = time.perf_counter()
+    device_kind = (
+        "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
+    )
+    half = resolve_precision(settings.precision, device_kind) == torch.bfloat16
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=1 if device_kind == "cpu" and devices == "auto" else devices,
+        precision="bf16-mixed" if half else "32-true",
+    )
+    fabric.launch()
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / CHECKPOINT
+    state = read_checkpoint(checkpoint) if resume and checkpoint.exists() else None
+    if state is not None:
+        stored = TrainSettings.from_dict(json.loads(state["settings"]))
+        if stored.network != settings.network:
+            raise MGDMError(
+                f"the run in {out} has another network; use another folder or its own settings"
+            )
+    network = _initialised(settings, initial_weights)
+    network = network.to(memory_format=torch.channels_last)
+    if state is not None:
+        network.load_state_dict(state["network"])
+    optimizer = torch.optim.AdamW(
+        network.parameters(),
+        lr=settings.learning_rate,
+        betas=(0.9, 0.99),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    objective, optimizer = fabric.setup(_Objective(network, settings.compile), optimizer)
+    weights = dict(network.named_parameters())
+    average = PowerAverage(weights, settings.ema_length)
+    step, seconds = 0, 0.0
+    if state is not None:
+        optimizer.load_state_dict(state["optimizer"])
+        for name, value in state["average"].items():
+            average.values[name].copy_(value)
+        step, seconds = int(state["step"]), float(state["seconds"])
+
+    device = fabric.device
+    rank = fabric.global_rank
+    pool = SegmentPool(source, settings.data, out / f"pool{rank}", identity)
+    if state is None and initial_weights is None:
+        start, stop = settings.data.span(0)
+        pool.need(start, stop)
+        segments = (pool.get(number) for number in range(start, stop))
+        network.start_from_average(average_power(segments, network.spectral))
+    log = _Log(out / "log.csv", step) if rank == 0 else None
+    generator = torch.Generator(device=device)
+    stopping = _InterruptFlag()
+
+    def current() -> dict[str, Any]:
+        return {
+            "network": {k: v.detach().cpu() for k, v in network.state_dict().items()},
+            "average": {k: v.cpu() for k, v in average.values.items()},
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": seconds + time.perf_counter() - began,
+            "settings": json.dumps(settings.to_dict()),
+            "machine": _describe_machine(device),
+            "data": identity,
+        }
+
+    def save(name: str) -> None:
+        if rank == 0:
+            _write_checkpoint(out / name, current())
+        fabric.barrier()
+
+    if rank == 0:
+        (out / "settings.json").write_text(json.dumps(settings.to_dict(), indent=1))
+    last_save = last_report = time.perf_counter()
+    first_step = step
+    sums = _Tally()
+    try:
+        with stopping:
+            while step < settings.steps:
+                if step == settings.steps - settings.decay_steps and settings.decay_steps:
+                    save(BEFORE_DECAY)
+                pool_waited = pool.waited
+                clean_wave = draw_batch(pool, settings.data, step, settings.seed, rank)
+                waited = pool.waited - pool_waited
+                generator.manual_seed(_seed(settings.seed, rank, step, 1))
+                wave = torch.from_numpy(clean_wave).to(device)
+                white = torch.randn(wave.shape, generator=generator, device=device)
+                with torch.no_grad():
+                    clean = network.spectral.forward(wave)
+                    sigma = draw_sigmas(len(wave), settings.corruption, generator)
+                    noisy = corrupt(
+                        clean,
+                        network.spectral.forward(white),
+                        sigma,
+                        settings.corruption,
+                        generator,
+                    )
+                rate = learning_rate(settings, step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                losses = objective(noisy, clean, sigma)
+                fabric.backward(losses.mean())
+                norm = fabric.clip_gradients(
+                    objective, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
+                )
+                if not torch.isfinite(norm):
+                    raise MGDMError(f"the gradient is not finite at step {step}; lower the rate")
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                average.update(weights, step)
+                sums.add(losses.detach(), sigma, norm, waited)
+
+                now = time.perf_counter()
+                if log is not None and (step % report_every == 0 or step == settings.steps):
+                    row = sums.row(step, rate, now - last_report, seconds + now - began)
+                    left = (settings.steps - step) * row["step_seconds"]
+                    log.add(row)
+                    if progress is not None:
+                        progress({**row, "eta_seconds": left, "steps": settings.steps})
+                    last_report, sums = now, _Tally()
+                out_of_time = minutes is not None and now - began > 60 * minutes
+                done = stop_after is not None and step - first_step >= stop_after
+                # All processes must agree, or one would wait for the others for ever.
+                stop = out_of_time or done or stopping.raised
+                if fabric.world_size > 1:
+                    stop = bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)
+                if stop:
+                    break
+                if now - last_save > 60 * settings.checkpoint_minutes and fabric.world_size == 1:
+                    save(CHECKPOINT)
+                    last_save = time.perf_counter()
+        save(CHECKPOINT)
+    finally:
+        pool.close()
+    return current()
+
+
+class _Tally:
+    """Means over the steps of one report."""
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.sigmas: list[Tensor] = []
+        self.norms: list[float] = []
+        self.waited = 0.0
+
+    def add(self, losses: Tensor, sigma: Tensor, norm: Tensor, waited: float) -> None:
+        self.losses.append(losses.float().cpu())
+        self.sigmas.append(sigma.cpu())
+        self.norms.append(float(norm))
+        self.waited += waited
+
+    def row(self, step: int, rate: float, wall: float, seconds: float) -> dict[str, float]:
+        losses, sigmas = torch.cat(self.losses), torch.cat(self.sigmas)
+
+        def mean(keep: Tensor) -> float:
+            return float(losses[keep].mean()) if bool(keep.any()) else float("nan")
+
+        return {
+            "step": step,
+            "loss": float(losses.mean()),
+            "loss_low": mean(sigmas < 0.03),
+            "loss_middle": mean((sigmas >= 0.03) & (sigmas < 0.3)),
+            "loss_high": mean(sigmas >= 0.3),
+            "gradient_norm": sum(self.norms) / len(self.norms),
+            "learning_rate": rate,
+            "step_seconds": wall / len(self.norms),
+            "waiting_share": self.waited / max(wall, 1e-9),
+            "seconds": seconds,
+        }
+
+
+class _InterruptFlag:
+    """Turns the first interrupt or termination into a wish to stop after the step."""
+
+    def __init__(self) -> None:
+        self.raised = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _InterruptFlag:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:
+                # Only the main thread may do this; elsewhere the caller's own handling stands.
+                return self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.raised:
+            raise KeyboardInterrupt
+        self.raised = True
+
+
+def shortened(settings: TrainSettings, steps: int | None, decay: int | None) -> TrainSettings:
+    """Settings with another length, for a run that is continued or brought to its end."""
+    changes = {k: v for k, v in (("steps", steps), ("decay_steps", decay)) if v is not None}
+    return replace(settings, **changes)

@@ -1,0 +1,283 @@
+"""The spectral transform and the denoiser built on it."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgdm_audio.priors.precision import has_fast_bfloat16, resolve_precision
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet_layers import band_edges
+from mgdm_core.errors import SettingsError, ShapeError
+
+TINY = STFTUNetConfig(
+    n_fft=128, hop=32, bands=8, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2, embedding=16
+)
+
+
+def stream(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=stream(seed))
+
+
+def network(trained: bool = True, config: STFTUNetConfig = TINY) -> STFTUNet:
+    """A network as it is made, or with every weight moved off its first value."""
+    net = STFTUNet(config)
+    if trained:
+        generator = stream(1)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(0.15 * torch.randn(p.shape, generator=generator))
+    return net.eval()
+
+
+class TestSpectralTransform:
+    @settings(max_examples=40, deadline=None)
+    @given(
+        length=st.integers(1, 700),
+        sizes=st.sampled_from([(64, 16), (64, 32), (128, 8), (6, 3)]),
+        seed=st.integers(0, 1000),
+    )
+    def test_round_trip_is_exact_for_any_length(self, length, sizes, seed):
+        transform = SpectralTransform(*sizes)
+        x = torch.randn(2, 3, length, generator=stream(seed), dtype=torch.float64)
+        spectrum = transform.forward(x)
+        assert spectrum.shape == (2, 3, transform.bins, transform.frames(length))
+        torch.testing.assert_close(transform.inverse(spectrum, length), x, atol=1e-12, rtol=0)
+
+    @pytest.mark.parametrize("hop", [64, 128])
+    def test_white_noise_has_its_variance_in_every_bin(self, hop):
+        transform = SpectralTransform(256, hop)
+        spectrum = transform.forward(0.3 * noise(400_000))[:, 4:-4]
+        power = spectrum.abs().square().mean(1)
+        # About 1500 independent frames: a deviation of 3 % for complex bins.
+        torch.testing.assert_close(power, torch.full_like(power, 0.09), rtol=0.2, atol=0)
+        assert abs(float(power.mean()) / 0.09 - 1) < 0.01
+
+    def test_a_sine_stands_in_its_bin(self):
+        transform = SpectralTransform(256, 64)
+        t = torch.arange(4096, dtype=torch.float64)
+        spectrum = transform.forward(torch.cos(2 * math.pi * 20 / 256 * t)).abs()
+        assert (spectrum[:, 8:-8].argmax(0) == 20).all()
+        # Half the amplitude times the window's sum over the root of its sum of squares.
+        expected = 0.5 * 128 / math.sqrt(3 * 256 / 8)
+        torch.testing.assert_close(
+            spectrum[20, 8:-8], torch.full_like(spectrum[20, 8:-8], expected), rtol=1e-9, atol=0
+        )
+
+    def test_differentiable(self):
+        transform = SpectralTransform(16, 4)
+        x = noise(37).double().requires_grad_()
+        assert torch.autograd.gradcheck(
+            lambda x: transform.inverse(transform.forward(x) * (1 + 0.5j), 37), x
+        )
+
+    @pytest.mark.parametrize("sizes", [(64, 48), (64, 64), (63, 21), (64, 0), (2, 1)])
+    def test_refuses_windows_that_do_not_add_up(self, sizes):
+        with pytest.raises(SettingsError):
+            SpectralTransform(*sizes)
+
+    def test_refuses_a_foreign_length(self):
+        transform = SpectralTransform(64, 16)
+        with pytest.raises(ShapeError, match="frames"):
+            transform.inverse(transform.forward(noise(100)), 400)
+
+
+class TestConfig:
+    def test_round_trip_through_json(self):
+        import json
+
+        stored = json.loads(json.dumps(TINY.to_dict()))
+        assert STFTUNetConfig.from_dict(stored) == TINY
+
+    def test_unknown_setting_is_named(self):
+        with pytest.raises(SettingsError, match="wdiths"):
+            STFTUNetConfig.from_dict({"wdiths": [8]})
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"bands": 7},
+            {"widths": (8,)},
+            {"heads": 3},
+            {"min_band": 20},
+            {"sigma_data": 0.0},
+            {"stems": 0},
+            {"blocks": (1, 0)},
+        ],
+    )
+    def test_refuses_sizes_that_do_not_fit(self, change):
+        with pytest.raises(SettingsError):
+            STFTUNetConfig.from_dict({**TINY.to_dict(), **change})
+
+    @given(st.integers(1, 6), st.sampled_from([8, 16, 64]), st.sampled_from([512, 1024, 2048]))
+    def test_bands_tile_the_bins(self, min_band, bands, bins):
+        edges = band_edges(bins, bands, min_band)
+        widths = [b - a for a, b in itertools.pairwise(edges)]
+        assert edges[0] == 0
+        assert edges[-1] == bins
+        assert len(widths) == bands
+        assert min(widths) >= min_band
+        assert widths[0] <= widths[-1]
+
+
+class TestDenoiser:
+    @settings(max_examples=8, deadline=None)
+    @given(length=st.integers(1, 900), sigma=st.floats(1e-3, 3.0))
+    def test_untrained_it_is_the_skip_of_edm(self, length, sigma):
+        x = noise(2, 4, length)
+        skip = TINY.sigma_data**2 / (TINY.sigma_data**2 + sigma**2)
+        out = network(trained=False)(x, torch.full((2,), sigma))
+        torch.testing.assert_close(out, skip * x, atol=2e-6, rtol=1e-4)
+
+    @pytest.mark.parametrize("length", [1, 31, 32, 33, 500, 2049])
+    def test_any_length(self, length):
+        x = noise(1, 4, length)
+        out, mask = network().denoise_with_mask(x, torch.tensor([0.1]))
+        assert out.shape == x.shape
+        assert mask.shape == (1, 4, 65, length // 32 + 1)
+        assert torch.isfinite(out).all()
+        assert ((mask >= 0) & (mask <= 1)).all()
+
+    def test_every_bin_is_reached_once(self):
+        """The bands' outputs land in order: a bias per bin comes out at that bin."""
+        net = network(trained=False)
+        bins = TINY.n_fft // 2
+        with torch.no_grad():
+            net.decoder.bias[0, :, 0] = torch.linspace(-3, 3, bins)
+        _, mask = net.denoise_with_mask(noise(1, 4, 256), torch.tensor([TINY.sigma_data]))
+        expected = torch.sigmoid(torch.linspace(-3, 3, bins))[:, None].expand(bins, 9)
+        torch.testing.assert_close(mask[0, 0, :bins], expected, atol=1e-6, rtol=0)
+
+    def test_started_from_average_spectra_it_is_their_wiener_filter(self):
+        net = network(trained=False)
+        power = 0.01 * torch.rand(4, TINY.n_fft // 2 + 1, generator=stream(4)) + 1e-4
+        net.start_from_average(power)
+        quiet = 1e-4 * noise(1, 4, 320)
+        _, mask = net.denoise_with_mask(quiet, torch.tensor([0.07]))
+        wiener = (power / (power + 0.07**2))[None, :, :, None].expand_as(mask)
+        torch.testing.assert_close(mask[:, :, :-1], wiener[:, :, :-1], atol=1e-5, rtol=0)
+        assert torch.equal(net.average_power, power)
+        loud = net.denoise_with_mask(100 * noise(1, 4, 320), torch.tensor([0.07]))[1]
+        assert loud[:, :, 1:-1].median() > 0.99
+
+    def test_items_do_not_see_each_other(self):
+        net = network()
+        x, sigma = noise(3, 4, 640), torch.tensor([0.02, 0.2, 1.0])
+        together = net(x, sigma)
+        alone = torch.cat([net(x[i : i + 1], sigma[i : i + 1]) for i in range(3)])
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+    def test_stems_are_not_interchangeable_and_do_see_each_other(self):
+        net = network()
+        x, sigma = noise(1, 4, 640), torch.tensor([0.2])
+        changed = x.clone()
+        changed[:, 3] *= 2
+        assert not torch.allclose(net(x, sigma)[:, 0], net(changed, sigma)[:, 0], atol=1e-4)
+
+    def test_polarity_comes_through(self):
+        """Phases count against the phase of the sum alone, so the network is odd."""
+        net = network()
+        x, sigma = noise(1, 4, 640), torch.tensor([0.2])
+        torch.testing.assert_close(net(-x, sigma), -net(x, sigma), atol=1e-5, rtol=1e-4)
+
+    def test_scale_of_the_noise_decides(self):
+        """Loud against the noise is kept; the same sound far below it is not."""
+        x = noise(1, 4, 640)
+        kept = network(trained=False).denoise_with_mask(x, torch.tensor([1e-3]))[1]
+        lost = network(trained=False).denoise_with_mask(x, torch.tensor([10.0]))[1]
+        assert kept.min() > 0.99
+        assert lost.max() < 1e-3
+
+    def test_gradient_through_the_waveform(self):
+        net = network()
+        x = noise(1, 4, 300).requires_grad_()
+        direction = noise(1, 4, 300, seed=5)
+        sigma = torch.tensor([0.3])
+        (gradient,) = torch.autograd.grad((net(x, sigma) * direction).sum(), x)
+        assert torch.isfinite(gradient).all()
+        step = 1e-2 * gradient / gradient.norm()
+        with torch.no_grad():
+            change = ((net(x + step, sigma) - net(x - step, sigma)) * direction).sum() / 2
+        torch.testing.assert_close((gradient * step).sum(), change, rtol=2e-2, atol=1e-6)
+
+    def test_gradient_at_silence_is_finite(self):
+        x = torch.zeros(1, 4, 300, requires_grad=True)
+        (gradient,) = torch.autograd.grad(network()(x, torch.tensor([0.3])).square().sum(), x)
+        assert torch.isfinite(gradient).all()
+
+    def test_gradient_reaches_every_weight(self):
+        net = network()
+        net(noise(1, 4, 640), torch.tensor([0.1])).square().sum().backward()
+        without = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+        assert without == []
+
+    def test_without_crossing_stems(self):
+        config = STFTUNetConfig.from_dict({**TINY.to_dict(), "cross_stem": False})
+        net = network(config=config)
+        assert net.outputs_per_stem == 3
+        assert net(noise(1, 4, 200), torch.tensor([0.1])).shape == (1, 4, 200)
+
+    def test_half_precision_autocast_is_close(self):
+        net, x, sigma = network(), noise(1, 4, 640), torch.tensor([0.2])
+        with torch.autocast("cpu", torch.bfloat16):
+            half = net(x, sigma)
+        assert half.dtype == torch.float32
+        full = net(x, sigma)
+        assert (half - full).norm().item() < 0.05 * full.norm().item()
+
+    def test_float64_waveforms_come_back_as_float64(self):
+        out = network()(noise(1, 4, 100).double(), torch.tensor([0.2], dtype=torch.float64))
+        assert out.dtype == torch.float64
+
+    def test_shape_errors_say_what_is_needed(self):
+        net = network()
+        with pytest.raises(ShapeError, match="4, samples"):
+            net(noise(1, 3, 100), torch.tensor([0.1]))
+        with pytest.raises((ShapeError, TypeError)):
+            net(noise(2, 4, 100), torch.tensor([0.1]))
+
+    def test_state_dict_rebuilds_it(self):
+        net = network()
+        net.average_power.copy_(torch.rand(net.average_power.shape, generator=stream(3)))
+        again = STFTUNet(STFTUNetConfig.from_dict(net.config.to_dict()))
+        again.load_state_dict(net.state_dict())
+        x, sigma = noise(1, 4, 300), torch.tensor([0.1])
+        assert torch.equal(again.eval()(x, sigma), net(x, sigma))
+        assert torch.equal(again.average_power, net.average_power)
+
+    @pytest.mark.slow
+    def test_compiles_whole(self):
+        net = network()
+        spectrum = torch.view_as_real(net.spectral.forward(noise(2, 4, 640)))
+        sigma = torch.tensor([0.1, 0.5])
+        parts = spectrum[..., 0].contiguous(), spectrum[..., 1].contiguous()
+        compiled = torch.compile(net.denoise_parts, fullgraph=True)(*parts, sigma)
+        for mine, theirs in zip(compiled, net.denoise_parts(*parts, sigma)):
+            torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+
+
+class TestPrecision:
+    def test_auto_takes_bfloat16_only_where_it_is_fast(self):
+        expected = torch.bfloat16 if has_fast_bfloat16("cpu") else torch.float32
+        assert resolve_precision("auto", "cpu") == expected
+
+    def test_named_precisions(self):
+        assert resolve_precision("float32", "cpu") == torch.float32
+        assert resolve_precision("bfloat16", "cpu") == torch.bfloat16
+        with pytest.raises(SettingsError, match="float16x"):
+            resolve_precision("float16x", "cpu")
+
+    def test_cpu_flags_decide(self, monkeypatch):
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+            monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+        assert not has_fast_bfloat16("cpu")
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+        assert has_fast_bfloat16("cpu")

@@ -1,0 +1,491 @@
+"""Training of the bundled prior: batches, corruption, loss, resume, export, validation."""
+
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mgdm_audio.priors.checkpoints import load_prior, read_header
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+from mgdm_core.errors import MGDMError, SettingsError
+from recipes.music_prior.corruption import CorruptionSettings, corrupt, draw_sigmas, random_leak
+from recipes.music_prior.data import (
+    DataSettings,
+    SegmentPool,
+    ShardSource,
+    average_power,
+    draw_batch,
+)
+from recipes.music_prior.export import export, network_from_checkpoint, read_weights
+from recipes.music_prior.loss import PowerAverage, denoising_loss
+from recipes.music_prior.presets import PRESETS, TrainSettings, preset
+from recipes.music_prior.sources import pack
+from recipes.music_prior.train import BEFORE_DECAY, CHECKPOINT, learning_rate, train
+from recipes.music_prior.validate import FastSampler, denoising_sdr, held_out, separation, validate
+from recipes.music_prior.wiener_baseline import wiener_separate
+
+TINY = STFTUNetConfig(
+    n_fft=64, hop=32, bands=8, min_band=2, widths=(8, 8), blocks=(1, 1), heads=2, embedding=8
+)
+
+
+class Tones:
+    """Songs of four stems in registers of their own; number i is always the same."""
+
+    segment = 4096
+
+    def __init__(self, rows=(0.02, 0.07, 0.17, 0.35)):
+        self.rows = rows
+        self.made = []
+
+    def item(self, number):
+        rng = np.random.default_rng([7, number])
+        t = np.arange(self.segment)
+        stems = [
+            0.07 * np.cos(2 * np.pi * (f * rng.uniform(0.8, 1.25) * t + rng.random()))
+            for f in self.rows
+        ]
+        return np.stack(stems).astype(np.float32)
+
+    def stream(self, start):
+        number = start
+        while True:
+            self.made.append(number)
+            yield self.item(number)
+            number += 1
+
+
+def settings_of(**changes):
+    base = TrainSettings(
+        network=TINY,
+        data=DataSettings(batch=2, crop=1024, window=12, initial=6, items_per_step=1.5),
+        steps=4,
+        warmup_steps=1,
+        decay_steps=2,
+        compile=False,
+    )
+    return replace(base, **changes)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def stream_of(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class TestCorruption:
+    def spectra(self, items=3, seed=0):
+        return SpectralTransform(128, 32).forward(
+            0.05 * torch.randn(items, 4, 2000, generator=stream_of(seed))
+        )
+
+    def test_leak_moves_sound_and_keeps_the_sum(self):
+        clean = self.spectra()
+        leak = random_leak(clean, CorruptionSettings(), stream_of(1))
+        assert leak.abs().mean() > 0.05 * clean.abs().mean()
+        torch.testing.assert_close(leak.sum(1), torch.zeros_like(leak.sum(1)), atol=1e-6, rtol=0)
+
+    def test_a_silent_song_leaks_nothing(self):
+        clean = torch.zeros_like(self.spectra())
+        assert not random_leak(clean, CorruptionSettings(), stream_of(1)).abs().any()
+
+    def test_leaking_stem_stays_between_nothing_and_itself(self):
+        """Shares lie in [0, 1]: a lone stem loses at most all of itself, others gain its phase."""
+        clean = self.spectra()
+        clean[:, 1:] = 0
+        after = clean + random_leak(clean, CorruptionSettings(), stream_of(2))
+        share = (after / clean[:, :1]).nan_to_num()
+        assert share.imag.abs().max() < 1e-3
+        assert share.real.min() > -1e-4
+        assert share.real.max() < 1 + 1e-4
+
+    @pytest.mark.parametrize("sigma", [1e-3, 0.02, 0.5])
+    def test_cross_talk_vanishes_with_the_level(self, sigma):
+        clean = self.spectra(items=8)
+        settings = CorruptionSettings(cross_talk=1.0, quiet_noise=1.0)
+        out = corrupt(
+            clean, torch.zeros_like(clean), torch.full((8,), sigma), settings, stream_of(3)
+        )
+        size = (out - clean).abs().square().mean((1, 2, 3)).sqrt()
+        assert (size <= sigma * (1 + 1e-4)).all()
+        assert size.max() > 0
+
+    def test_without_cross_talk_it_is_white_noise(self):
+        clean, noise = self.spectra(), self.spectra(seed=9)
+        sigma = torch.tensor([0.1, 0.2, 0.3])
+        out = corrupt(clean, noise, sigma, CorruptionSettings(cross_talk=0.0), stream_of(3))
+        torch.testing.assert_close(out, clean + sigma[:, None, None, None] * noise)
+
+    def test_levels_follow_their_law(self):
+        settings = CorruptionSettings(sigma_median=0.1, sigma_spread=1.2)
+        logs = draw_sigmas(4000, settings, stream_of(4)).log()
+        assert abs(float(logs.median()) - math.log(0.1)) < 0.01
+        assert abs(float(logs.std()) - 1.2) < 0.05
+
+    def test_levels_of_a_batch_are_spread(self):
+        """One level in every quarter of the law, whatever the draw."""
+        for seed in range(20):
+            settings = CorruptionSettings(sigma_median=0.1, sigma_spread=1.2)
+            sigma = draw_sigmas(4, settings, stream_of(seed)).sort().values
+            normal = (sigma / 0.1).log() / 1.2
+            quantile = 0.5 * (1 + torch.erf(normal / math.sqrt(2)))
+            assert ((quantile * 4).floor() == torch.arange(4)).all()
+
+
+class TestLoss:
+    def test_skip_of_edm_on_white_stems_scores_one(self):
+        sigma_data, sigma = 0.05, torch.tensor([0.01, 0.05, 0.4])
+        transform = SpectralTransform(256, 64)
+        clean = transform.forward(sigma_data * torch.randn(3, 4, 30_000, generator=stream_of()))
+        noise = transform.forward(torch.randn(3, 4, 30_000, generator=stream_of(1)))
+        noisy = clean + sigma[:, None, None, None] * noise
+        skip = (sigma_data**2 / (sigma_data**2 + sigma**2))[:, None, None, None] * noisy
+        losses = denoising_loss((skip.real, skip.imag), clean, sigma, sigma_data)
+        torch.testing.assert_close(losses, torch.ones(3, 4), atol=0.05, rtol=0)
+
+    def test_perfect_scores_zero(self):
+        clean = SpectralTransform(64, 16).forward(torch.randn(2, 4, 500, generator=stream_of()))
+        sigma = torch.tensor([0.1, 1.0])
+        assert denoising_loss((clean.real, clean.imag), clean, sigma, 0.05).abs().max() == 0
+
+    def test_quiet_stems_count_more_than_by_their_power(self):
+        clean = SpectralTransform(64, 16).forward(torch.randn(1, 2, 500, generator=stream_of()))
+        clean = clean * torch.tensor([0.1, 0.05])[:, None, None]
+        nothing = torch.zeros_like(clean)
+        sigma = torch.tensor([100.0])
+        loud, quiet = denoising_loss((nothing.real, nothing.imag), clean, sigma, 0.05)[0]
+        # Powers differ by 4; losses by the root of it.
+        assert 1.9 < float(loud / quiet) < 2.3
+
+    def test_power_average_of_a_ramp(self):
+        """The profile is t^gamma: of the values 1..n its mean is about n (gamma+1)/(gamma+2)."""
+        average = PowerAverage({"w": torch.zeros(1, dtype=torch.float64)}, length=0.1)
+        for step in range(1, 2001):
+            average.update({"w": torch.full((1,), float(step), dtype=torch.float64)}, step)
+        gamma = average.gamma
+        expected = 2000 * (gamma + 1) / (gamma + 2)
+        assert abs(float(average.values["w"]) / expected - 1) < 2e-3
+        deviation = math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
+        assert abs(deviation - 0.1) < 1e-6
+
+    def test_first_update_forgets_the_start(self):
+        average = PowerAverage({"w": torch.full((1,), 9.0)}, length=0.05)
+        average.update({"w": torch.ones(1)}, 1)
+        assert float(average.values["w"]) == 1.0
+
+
+class TestPool:
+    def test_segments_by_number(self, tmp_path):
+        source, settings = Tones(), DataSettings(batch=1, crop=64, window=10, initial=4)
+        pool = SegmentPool(source, settings, tmp_path)
+        pool.need(0, 4)
+        for number in range(4):
+            np.testing.assert_allclose(pool.get(number), source.item(number), atol=1e-4)
+        pool.need(3, 13)
+        pool.close()
+        np.testing.assert_allclose(pool.get(12), source.item(12), atol=1e-4)
+        assert pool.waited > 0
+
+    def test_ring_is_used_again(self, tmp_path):
+        settings = DataSettings(batch=1, crop=64, window=10, initial=4)
+        first = SegmentPool(Tones(), settings, tmp_path, "a")
+        first.need(0, 10)
+        first.close()
+        source = Tones()
+        again = SegmentPool(source, settings, tmp_path, "a")
+        again.need(0, 8)
+        again.close()
+        assert 0 not in source.made
+        source = Tones()
+        other = SegmentPool(source, settings, tmp_path, "b")
+        other.need(0, 8)
+        other.close()
+        assert source.made[0] == 0
+
+    def test_segments_that_were_overwritten_are_made_again(self, tmp_path):
+        settings = DataSettings(batch=1, crop=64, window=10, initial=4)
+        pool = SegmentPool(Tones(), settings, tmp_path, "a")
+        pool.need(30, 40)
+        pool.need(20, 30)
+        pool.close()
+        np.testing.assert_allclose(pool.get(20), Tones().item(20), atol=1e-4)
+
+    def test_failure_of_the_renderer_reaches_the_trainer(self, tmp_path):
+        class Broken(Tones):
+            def stream(self, start):
+                raise RuntimeError("no soundfont")
+                yield
+
+        pool = SegmentPool(Broken(), DataSettings(window=10, initial=4), tmp_path)
+        with pytest.raises(MGDMError, match="no soundfont"):
+            pool.need(0, 4)
+        pool.close()
+
+    @settings(max_examples=50, deadline=None)
+    @given(st.integers(0, 5000), st.floats(0, 5))
+    def test_window_never_shrinks_nor_goes_back(self, step, rate):
+        data = DataSettings(window=50, initial=10, items_per_step=rate)
+        (a, b), (c, d) = data.span(step), data.span(step + 1)
+        assert c >= a
+        assert d >= b
+        assert 10 <= b - a <= 50
+
+    def test_batches_are_augmented_and_reproducible(self, tmp_path):
+        settings = DataSettings(batch=16, crop=512, window=10, initial=8, remix=0.5, drop=0.3)
+        pool = SegmentPool(Tones(), settings, tmp_path)
+        a = draw_batch(pool, settings, 3, seed=1)
+        assert np.array_equal(a, draw_batch(pool, settings, 3, seed=1))
+        assert not np.array_equal(a, draw_batch(pool, settings, 4, seed=1))
+        assert not np.array_equal(a, draw_batch(pool, settings, 3, seed=1, rank=1))
+        pool.close()
+        power = np.square(a).mean(-1)
+        assert a.shape == (16, 4, 512)
+        assert 0.1 < (power == 0).mean() < 0.5
+        assert power[power > 0].std() > 0
+
+    def test_average_power_is_that_of_mixtures_of_rms_a_tenth(self):
+        transform = SpectralTransform(128, 32)
+        songs = [Tones().item(i) for i in range(6)]
+        power = average_power(songs, transform)
+        loud = average_power([5 * s for s in songs], transform)
+        torch.testing.assert_close(power, loud, rtol=1e-4, atol=1e-9)
+        # Incoherent tones: the stems' powers add up to the mixture's, 0.01 per sample. Parseval
+        # counts every bin but the first and the last twice over n_fft bins.
+        weights = torch.full((65,), 2.0)
+        weights[[0, -1]] = 1
+        assert abs(float((power.sum(0) * weights).sum() / 128) - 0.01) < 0.0015
+        assert (power.argmax(1).diff() > 0).all()
+
+    def test_silence_has_no_average_power(self):
+        with pytest.raises(MGDMError, match="silent"):
+            average_power([np.zeros((4, 512), np.float32)], SpectralTransform(128, 32))
+
+
+class TestShards:
+    def test_pack_and_read(self, tmp_path):
+        source = Tones()
+        written = pack(source, tmp_path, 5, per_shard=2)
+        shards = ShardSource(tmp_path)
+        assert len(list(tmp_path.glob("*.npy"))) == 3
+        assert written < 5 * 4 * 4096 * 2 + 3 * 200
+        stream = shards.stream(4)
+        np.testing.assert_allclose(next(stream), source.item(4), atol=1e-4)
+        np.testing.assert_allclose(next(stream), source.item(0), atol=1e-4)
+
+    def test_empty_folder_says_what_to_do(self, tmp_path):
+        with pytest.raises(MGDMError, match="pack"):
+            ShardSource(tmp_path)
+
+
+class TestTraining:
+    def test_same_seed_same_weights(self, tmp_path):
+        a = train(settings_of(steps=2), Tones(), tmp_path / "a")
+        b = train(settings_of(steps=2), Tones(), tmp_path / "b")
+        c = train(settings_of(steps=2, seed=1), Tones(), tmp_path / "c")
+        assert same(a["network"], b["network"])
+        assert same(a["average"], b["average"])
+        assert not same(a["network"], c["network"])
+
+    def test_resume_equals_uninterrupted_to_the_bit(self, tmp_path):
+        whole = train(settings_of(), Tones(), tmp_path / "a")
+        train(settings_of(), Tones(), tmp_path / "b", stop_after=2)
+        train(settings_of(), Tones(), tmp_path / "b", stop_after=1)
+        pieces = train(settings_of(), Tones(), tmp_path / "b")
+        assert pieces["step"] == whole["step"] == 4
+        assert same(whole["network"], pieces["network"])
+        assert same(whole["average"], pieces["average"])
+        moments = [s["optimizer"]["state"][0]["exp_avg_sq"] for s in (whole, pieces)]
+        assert torch.equal(*moments)
+
+    def test_the_log_has_no_line_twice(self, tmp_path):
+        train(settings_of(), Tones(), tmp_path, stop_after=1, report_every=1)
+        state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+        train(settings_of(), Tones(), tmp_path, stop_after=2, report_every=1)
+        torch.save(state, tmp_path / CHECKPOINT)
+        train(settings_of(), Tones(), tmp_path, report_every=1)
+        lines = (tmp_path / "log.csv").read_text().splitlines()[1:]
+        assert [int(line.split(",")[0]) for line in lines] == list(range(1, 5))
+
+    def test_extension_goes_on_before_the_decay(self, tmp_path):
+        train(settings_of(), Tones(), tmp_path)
+        state = torch.load(tmp_path / BEFORE_DECAY, weights_only=True)
+        assert state["step"] == 2
+        torch.save(state, tmp_path / CHECKPOINT)
+        longer = train(settings_of(steps=5), Tones(), tmp_path)
+        direct = train(settings_of(steps=5), Tones(), tmp_path / "direct")
+        assert same(longer["network"], direct["network"])
+
+    def test_one_batch_can_be_learnt(self):
+        """Network, corruption and loss fit together: a batch seen again and again is learnt."""
+        clean_wave = torch.from_numpy(np.stack([Tones().item(i)[:, :1024] for i in range(4)]))
+        with torch.random.fork_rng():
+            torch.random.default_generator.manual_seed(0)
+            net = STFTUNet(TINY)
+        clean = net.spectral.forward(clean_wave)
+        white = net.spectral.forward(torch.randn(clean_wave.shape, generator=stream_of(1)))
+        sigma = torch.tensor([0.02, 0.05, 0.1, 0.2])
+        noisy = corrupt(clean, white, sigma, CorruptionSettings(cross_talk=1.0), stream_of(2))
+        net.start_from_average(average_power(list(clean_wave.numpy()), net.spectral))
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+        losses = []
+        for _ in range(40):
+            estimate = net.denoise_parts(noisy.real, noisy.imag, sigma)
+            loss = denoising_loss(estimate[:2], clean, sigma, TINY.sigma_data).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.6 * losses[0]
+
+    def test_reports_say_how_far_it_is(self, tmp_path):
+        rows = []
+        train(settings_of(), Tones(), tmp_path, progress=rows.append, report_every=2)
+        assert [r["step"] for r in rows] == [2, 4]
+        assert rows[-1]["eta_seconds"] == 0
+        assert 0 < rows[-1]["loss"] < 3
+        assert 0 <= rows[-1]["waiting_share"] <= 1
+
+    def test_global_random_stream_is_left_alone(self, tmp_path):
+        before = torch.random.get_rng_state()
+        train(settings_of(steps=1, decay_steps=0), Tones(), tmp_path)
+        assert torch.equal(before, torch.random.get_rng_state())
+
+    def test_another_network_does_not_resume(self, tmp_path):
+        train(settings_of(), Tones(), tmp_path, stop_after=1)
+        other = settings_of(network=replace(TINY, widths=(8, 16)))
+        with pytest.raises(MGDMError, match="another network"):
+            train(other, Tones(), tmp_path)
+
+    def test_learning_rate_rises_stays_and_falls(self):
+        settings = settings_of(steps=100, warmup_steps=10, decay_steps=20, learning_rate=1.0)
+        rates = [learning_rate(settings, i) for i in range(100)]
+        assert rates[0] == pytest.approx(0.1)
+        assert rates[10:80] == [1.0] * 70
+        assert all(b < a for a, b in itertools.pairwise(rates[79:]))
+        assert 0 < rates[-1] < 0.02
+
+    def test_presets_survive_their_storage(self):
+        for name in PRESETS:
+            for dry in (False, True):
+                chosen = preset(name, dry)
+                assert TrainSettings.from_dict(json.loads(json.dumps(chosen.to_dict()))) == chosen
+        with pytest.raises(SettingsError, match="cpu-2h"):
+            preset("tpu")
+
+
+class TestExport:
+    def run(self, tmp_path):
+        train(settings_of(), Tones(), tmp_path, identity="tones")
+        return tmp_path / CHECKPOINT
+
+    def test_round_trip(self, tmp_path):
+        checkpoint, path = self.run(tmp_path), tmp_path / "w.safetensors"
+        header = export(checkpoint, path)
+        assert read_header(path) == header
+        assert header.network == "stft_unet"
+        assert header.stems == ("bass", "drums", "guitar", "piano")
+        assert header.training["steps"] == 4
+        assert header.training["data"] == "tones"
+        prior = load_prior(path, precision="float32")
+        original, _ = network_from_checkpoint(checkpoint)
+        x, sigma = 0.1 * torch.randn(1, 4, 900, generator=stream_of()), torch.tensor([0.05])
+        with torch.no_grad():
+            mine, theirs = prior.network(x, sigma), original(x, sigma)
+        torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=1e-2)
+        assert torch.equal(prior.average_power, original.average_power)
+        again = train(
+            settings_of(steps=1, decay_steps=0, learning_rate=1e-9),
+            Tones(),
+            tmp_path / "next",
+            initial_weights=read_weights(path),
+        )
+        torch.testing.assert_close(
+            again["network"]["encoder.bias"], original.encoder.bias.detach(), atol=1e-3, rtol=0
+        )
+
+    def test_averaged_and_last_weights_differ(self, tmp_path):
+        checkpoint = self.run(tmp_path)
+        averaged = network_from_checkpoint(checkpoint)[0].state_dict()
+        last = network_from_checkpoint(checkpoint, average=False)[0].state_dict()
+        assert not same(averaged, last)
+
+    def test_only_half_precision_is_shipped(self, tmp_path):
+        with pytest.raises(MGDMError, match="float16"):
+            export(tmp_path / "none", tmp_path / "w.safetensors", dtype=torch.float64)
+
+
+class TestValidation:
+    def test_wiener_stems_sum_to_the_mixture_and_gain(self):
+        transform = SpectralTransform(128, 32)
+        songs = np.stack([Tones().item(i) for i in range(6)])
+        power = average_power(songs[:4], transform)
+        stems = torch.from_numpy(songs[4:])
+        estimate = wiener_separate(stems.sum(1), power, transform)
+        torch.testing.assert_close(estimate.sum(1), stems.sum(1), atol=1e-5, rtol=0)
+        gains = separation(lambda y: wiener_separate(y, power, transform), stems)
+        # Registers do not overlap: far better than a real song allows.
+        assert min(gains) > 10
+
+    def test_the_mixture_itself_gains_nothing(self):
+        stems = torch.from_numpy(np.stack([Tones().item(i) for i in range(2)]))
+        gains = separation(lambda y: y[:, None].expand(-1, 4, -1), stems)
+        assert max(abs(g) for g in gains) < 1e-5
+
+    def test_silent_stems_do_not_count(self):
+        stems = torch.from_numpy(np.stack([Tones().item(i) for i in range(2)]))
+        stems[0, 0] = 0
+        gains = separation(lambda y: y[:, None].expand(-1, 4, -1), stems)
+        assert max(abs(g) for g in gains) < 1e-5
+
+    def test_sampler_sums_to_the_mixture_and_keeps_what_wiener_had(self):
+        net = STFTUNet(TINY).eval()
+        songs = np.stack([Tones().item(i) for i in range(6)])
+        net.start_from_average(average_power(songs[:4], net.spectral))
+        stems = torch.from_numpy(songs[4:])
+        mixture = stems.sum(1)
+        sampler = FastSampler(steps=6, sigma_max=0.02)
+        estimate = sampler.separate(net, mixture)
+        torch.testing.assert_close(estimate.sum(1), mixture, atol=1e-4, rtol=0)
+        assert torch.equal(estimate, sampler.separate(net, mixture))
+        assert np.mean(separation(lambda y: sampler.separate(net, y), stems)) > 4
+
+    def test_levels_fall(self):
+        levels = FastSampler(steps=9).levels()
+        assert levels[0] == pytest.approx(0.3)
+        assert levels[-1] == pytest.approx(0.005)
+        assert all(b < a for a, b in itertools.pairwise(levels))
+
+    def test_denoising_of_the_untrained_network_is_known(self):
+        """Under the skip of EDM, noise of the stems' own deviation leaves half the power: 3 dB."""
+        stems = 0.05 * torch.randn(2, 4, 20_000, generator=stream_of(8))
+        scores = denoising_sdr(STFTUNet(replace(TINY, sigma_data=0.05)).eval(), stems)
+        for sigma, per_stem in scores.items():
+            expected = 10 * math.log10((0.05**2 + sigma**2) / sigma**2)
+            assert per_stem == pytest.approx([expected] * 4, abs=0.3)
+
+    def test_held_out_set_is_fixed_and_kept(self, tmp_path):
+        source = Tones()
+        first = held_out(source, tmp_path, 3, "tones")
+        assert first.shape == (3, 4, 4096)
+        np.testing.assert_allclose(np.sqrt(np.square(first.sum(1)).mean(1)), 0.1, rtol=1e-2)
+        made = len(source.made)
+        assert np.array_equal(held_out(source, tmp_path, 3, "tones"), first)
+        assert len(source.made) == made
+        held_out(source, tmp_path, 3, "other tones")
+        assert len(source.made) > made
+
+    def test_all_figures_in_one(self):
+        net = STFTUNet(TINY).eval()
+        stems = torch.from_numpy(np.stack([Tones().item(i) for i in range(2)]))
+        result = validate(net, stems, stems[:1], FastSampler(steps=2))
+        assert set(result) >= {"denoising_sdr", "held_out", "held_out_wiener", "real"}
+        json.dumps(result)
