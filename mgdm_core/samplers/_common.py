@@ -51,10 +51,14 @@ def solves_linear(likelihood: Likelihood) -> bool:
     )
 
 
-def pairs_down(schedule: NoiseSchedule, count: int, top: int) -> list[tuple[int, int]]:
-    """Steps (t, s) from ``top`` to the data: ``count`` evenly spaced levels, then level 0."""
-    levels = [*schedule.spaced(count, top), 0]
-    return list(itertools.pairwise(levels))
+def pairs_down(run: Run, count: int, top: int) -> list[tuple[int, int]]:
+    """Steps (t, s) from ``top`` to the data: ``count`` evenly spaced levels, then level 0.
+
+    Their number, which is less than ``count`` where levels would repeat, becomes the run's.
+    """
+    pairs = list(itertools.pairwise([*run.schedule.spaced(count, top), 0]))
+    run.steps = len(pairs)
+    return pairs
 
 
 def karras_levels(

@@ -127,6 +127,7 @@ def daps(
         levels = schedule.spaced(cfg.levels)
     x, top = run.first_state(levels[0], start)
     levels = [top, *(level for level in levels if level < top), 0]
+    run.steps = len(levels) - 1
 
     for t, s in itertools.pairwise(levels):
         x_0 = backward_chain(schedule, run.denoise, x, t, cfg.ode_steps, method="ddim")

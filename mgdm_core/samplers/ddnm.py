@@ -75,7 +75,7 @@ def ddnm(
     schedule = run.schedule
     x, top = run.first_state(schedule.last, start)
     correct = (_noisy if cfg.noise_aware else _noiseless)(run, lik)
-    for t, s in pairs_down(schedule, cfg.steps, top):
+    for t, s in pairs_down(run, cfg.steps, top):
         x_0 = run.denoise(x, t)
         # The bridge's mean is a x_0 + b x_t: a is what an error of x_0 is carried on with.
         _, dev = bridge_moments(schedule, x_0, x, s, t, cfg.eta)

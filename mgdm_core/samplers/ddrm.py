@@ -78,7 +78,7 @@ def ddrm(
         c = svd.v_t(x) / float(schedule.alpha[top])
         c = torch.where(seen & (noise_dev <= q), target + shrink * c, c)
         x = float(schedule.alpha[top]) * svd.v(c)
-    for t, s in pairs_down(schedule, cfg.steps, top):
+    for t, s in pairs_down(run, cfg.steps, top):
         q_t, q_s = (float(schedule.sigma[k] / schedule.alpha[k]) for k in (t, s))
         x_0 = run.denoise(x, t)
         c_t, c_0 = svd.v_t(x) / float(schedule.alpha[t]), svd.v_t(x_0)

@@ -64,7 +64,7 @@ def diffpir(
     run = Run("diffpir", prior, likelihood, shape, streams, callback, cfg.steps)
     schedule = run.schedule
     x, top = run.first_state(schedule.last, start)
-    for t, s in pairs_down(schedule, cfg.steps, top):
+    for t, s in pairs_down(run, cfg.steps, top):
         weight = float(spread(schedule, t, None)) / (cfg.lam * lik.sigma_y**2)
         x_0 = lik.operator.proximal(run.denoise(x, t), lik.observation, weight)
         eps = (x - float(schedule.alpha[t]) * x_0) / float(schedule.sigma[t])

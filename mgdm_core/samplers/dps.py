@@ -64,7 +64,7 @@ def dps(
     cfg = settings or DPSSettings()
     run = Run("dps", prior, likelihood, shape, streams, callback, cfg.steps)
     x, top = run.first_state(run.schedule.last, start)
-    for t, s in pairs_down(run.schedule, cfg.steps, top):
+    for t, s in pairs_down(run, cfg.steps, top):
         x_0, pull = _guidance(run, x, t, cfg.gamma)
         x = bridge_sample(run.schedule, x_0, x, s, t, streams, cfg.eta)
         # Level 0 is D(x_t) itself: a step after it would leave the data's manifold.

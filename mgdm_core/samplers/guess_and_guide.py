@@ -83,10 +83,11 @@ def guess_and_guide(
     :func:`mgdm_core.samplers.mgdm.mgdm`.
     """
     cfg = settings or GuessAndGuideSettings()
-    rounds = cfg.warm_iterations + cfg.steps
-    run = Run("guess_and_guide", prior, likelihood, shape, streams, callback, rounds)
+    run = Run("guess_and_guide", prior, likelihood, shape, streams, callback, cfg.steps)
     schedule = run.schedule
     x, top = run.first_state(max(1, round(cfg.warm_share * schedule.last)), start)
+    pairs = pairs_down(run, cfg.steps, top)
+    run.steps += cfg.warm_iterations
 
     for _ in range(cfg.warm_iterations):
         variance = float(spread(schedule, top, cfg.data_variance))
@@ -94,7 +95,7 @@ def guess_and_guide(
         x = float(schedule.alpha[top]) * x_0 + float(schedule.sigma[top]) * run.noise()
         run.step(top, x, x_0)
 
-    for k, (t, s) in enumerate(pairs_down(schedule, cfg.steps, top)):
+    for k, (t, s) in enumerate(pairs):
         x_0 = run.denoise(x, t)
         if k % cfg.every == 0:
             variance = float(spread(schedule, t, cfg.data_variance))

@@ -74,6 +74,7 @@ def mcg_diff(
     pop = Population(run, cfg.particles)
     x, top = pop.first_state(schedule.last, start)
     obs = spectral_observation(run, lik, cfg.steps, top)
+    run.steps = len(obs.levels) - 1
     target = obs.target[pop.owners.to(run.device)]
     zero = torch.zeros_like(target)
 

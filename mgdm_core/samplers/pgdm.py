@@ -79,7 +79,7 @@ def pgdm(
     run = Run("pgdm", prior, likelihood, shape, streams, callback, cfg.steps)
     schedule = run.schedule
     x, top = run.first_state(schedule.last, start)
-    for t, s in pairs_down(schedule, cfg.steps, top):
+    for t, s in pairs_down(run, cfg.steps, top):
         alpha, sigma = float(schedule.alpha[t]), float(schedule.sigma[t])
         r2 = float(spread(schedule, t, cfg.data_variance))
         with torch.enable_grad():

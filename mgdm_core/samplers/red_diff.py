@@ -77,6 +77,7 @@ def red_diff(
     first, second = torch.zeros_like(mu), torch.zeros_like(mu)
     beta1, beta2, eps = 0.9, 0.99, 1e-8
     levels = schedule.spaced(cfg.steps, top)
+    run.steps = len(levels)
     for k, t in enumerate(levels, start=1):
         noise = float(schedule.sigma[t]) * run.noise()
         x_0 = run.denoise(float(schedule.alpha[t]) * mu + noise, t)

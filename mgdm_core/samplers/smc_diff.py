@@ -80,6 +80,7 @@ def smc_diff(
     pop = Population(run, cfg.particles)
     x, top = pop.first_state(schedule.last, start)
     obs = spectral_observation(run, lik, cfg.steps, top)
+    run.steps = len(obs.levels) - 1
     owners = pop.owners.to(run.device)
 
     path = _path_down(run, obs, None, top, top)

@@ -103,7 +103,7 @@ def twisted_smc(
     x_0, log_twist, grad = twist(x, top)
     pop.weigh(log_twist, top)
 
-    for t, s in pairs_down(schedule, cfg.steps, top):
+    for t, s in pairs_down(run, cfg.steps, top):
         x, x_0, log_twist, grad = pop.resample(cfg.threshold, x, x_0, log_twist, grad)
         mean, dev = bridge_moments(schedule, x_0, x, s, t)
         deviation = float(dev)
@@ -113,27 +113,30 @@ def twisted_smc(
             with torch.no_grad():
                 log_new = pop.likelihood.log_prob(x)
         else:
-            shift = _shift(run, grad, t, s, cfg.max_shift * deviation)
+            a = float(schedule.alpha[t] / schedule.alpha[s])
+            shift = _shift(grad, a, deviation, cfg.max_shift)
             noise = deviation * pop.noise()
             x = mean + shift + noise
             # log N(x; mean, dev^2) - log N(x; mean + shift, dev^2)
             ratio = -row_sum(shift * (2 * noise + shift)).cpu() / (2 * deviation**2)
             x_0, log_new, grad = twist(x, s)
-        pop.weigh((log_new - log_twist).double().cpu() + ratio, t)
+        pop.weigh((log_new - log_twist).double().cpu() + ratio, s or t)
         log_twist = log_new
         pop.step(t, x, estimate)
     return pop.finish(x)
 
 
-def _shift(run: Run, grad: Tensor, t: int, s: int, limit: float) -> Tensor:
-    """What Tweedie's formula adds to the backward step's mean, no longer than the limit."""
-    schedule = run.schedule
-    alpha_t, sigma_t = float(schedule.alpha[t]), float(schedule.sigma[t])
-    alpha_s, sigma_s = float(schedule.alpha[s]), float(schedule.sigma[s])
-    # The bridge's mean is c x_0 + (...) x_t with c = alpha_s (1 - (q_s / q_t)^2).
-    carried = alpha_s * (1 - (sigma_s * alpha_t / (alpha_s * sigma_t)) ** 2)
-    shift = carried * sigma_t**2 / alpha_t * grad
+def _shift(
+    grad: Float[Tensor, "rows *event"], a: float, deviation: float, max_shift: float
+) -> Float[Tensor, "rows *event"]:
+    """What the twist adds to the backward step's mean: its variance times the gradient in x_s.
+
+    The gradient in x_s is taken as a = alpha_t / alpha_s times that in x_t. The longer shift of
+    Tweedie's formula is the same for short steps, but leaves a long step's own Gaussian behind.
+    """
+    shift = a * deviation**2 * grad
     size = flat(shift).double().square().mean(-1).sqrt()
+    limit = max_shift * deviation
     return shift * like_items((limit / size.clamp_min(1e-300)).clamp_max(1.0), shift)
 
 
