@@ -153,10 +153,10 @@ def failure_signatures(
             f"use an index law that reaches higher levels"
         )
     residuals = [r.residual for r in records if r.residual is not None]
-    scales = [] if not residuals else [max(residuals[0], 1e-12)]
-    if observed is not None and sigma_y is not None:
-        scales.append(max(observed, sigma_y))
-    if scales and residuals and residuals[-1] > 10 * min(scales):
+    # A method that projects on the data begins with a residual of zero: the noise is the least.
+    least = 1e-12 if sigma_y is None else sigma_y
+    scales = [max(v, least) for v in (*residuals[:1], observed) if v is not None]
+    if residuals and residuals[-1] > 10 * min(scales):
         found.append(
             f"divergence: the data residual grew from {min(scales):.3g} to {residuals[-1]:.3g}; "
             f"lower the learning rate or step size of the first levels"

@@ -93,6 +93,12 @@ def test_short_runs_and_missing_numbers_are_not_judged():
     assert failure_signatures(falling, 1000, 0.1) == []
 
 
+def test_a_residual_that_begins_at_zero_may_grow_to_the_noise():
+    projected = [record(900 - k, residual=1e-14) for k in range(20)] + [record(1, residual=0.1)]
+    assert failure_signatures(projected, 1000, 0.1) == []
+    assert failure_signatures(projected, 1000, 0.005)[0].startswith("divergence")
+
+
 def test_low_indices_at_low_levels_are_right():
     low = [record(20, 1.0)] * 20
     assert failure_signatures(low, 1000) == []

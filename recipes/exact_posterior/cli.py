@@ -1,0 +1,310 @@
+"""Command line of the benchmark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from recipes.exact_posterior.memory import growth_curve
+from recipes.exact_posterior.pictures import (
+    cost_picture,
+    gibbs_picture,
+    memory_picture,
+    plane_picture,
+)
+from recipes.exact_posterior.problems import TASKS, Case, build
+from recipes.exact_posterior.runner import (
+    Job,
+    append,
+    job_key,
+    key,
+    plan,
+    read_records,
+    run_job,
+)
+from recipes.exact_posterior.table import markdown, rows_of, write_parquet
+from recipes.exact_posterior.variants import ABLATIONS, MAIN, chosen
+
+__all__ = ["main"]
+
+QUICK_SAMPLERS = (
+    "mgdm,mgdm-published,dps,pgdm,ddrm,diffpir,guess_and_guide,twisted_smc,mcg_diff,smc_diff"
+)
+
+
+def _list_of(kind: Callable[[str], Any]) -> Callable[..., list | None]:
+    """Click callback for comma-separated values."""
+
+    def parse(context: click.Context, option: click.Parameter, text: str | None) -> list | None:
+        if text is None:
+            return None
+        try:
+            return [kind(part.strip()) for part in text.split(",") if part.strip()]
+        except ValueError as error:
+            raise click.BadParameter(f"comma-separated values, such as 20,80; {error}") from error
+
+    return parse
+
+
+def cases_of(
+    tasks: Sequence[str],
+    dims: Sequence[int],
+    observations: Sequence[int],
+    noises: Sequence[float],
+    problems: int,
+) -> list[Case]:
+    """Every problem of the benchmark's grid; those with a posterior by quadrature are planar."""
+    cases = []
+    for task in tasks:
+        for dim in dims if task == "linear" else (2,):
+            for rows in observations:
+                for noise in (None,) if task == "poisson" else noises:
+                    cases += [Case(task, dim, rows, noise, p) for p in range(problems)]
+    return cases
+
+
+def _initialise() -> None:
+    torch.set_num_threads(1)
+
+
+def _alone(job: Job) -> dict[str, Any]:
+    """:func:`run_job` for a worker process."""
+    return run_job(job)[0]
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield progress
+
+
+def _run_all(
+    jobs: Sequence[Job], workers: int, console: Console, store: Callable[[dict[str, Any]], None]
+) -> list[dict[str, Any]]:
+    """Run the jobs; store what is measured at once; return the failures."""
+    failures = []
+
+    def take(record: dict[str, Any]) -> None:
+        if "error" in record:
+            failures.append(record)
+        else:
+            store(record)
+
+    with _progress(console) as progress:
+        whole = progress.add_task("runs", total=len(jobs))
+        if workers > 1:
+            spawn = get_context("spawn")
+            with ProcessPoolExecutor(workers, spawn, initializer=_initialise) as pool:
+                for future in as_completed([pool.submit(_alone, job) for job in jobs]):
+                    take(future.result())
+                    progress.advance(whole)
+            return failures
+        one = progress.add_task("", total=1)
+        for job in jobs:
+            progress.reset(one, total=1, description=f"{job.name} ({job.case.title()})")
+
+            def report(step: Any) -> None:
+                progress.update(one, completed=step.step, total=step.steps)
+
+            take(run_job(job, report)[0])
+            progress.advance(whole)
+    return failures
+
+
+def _draw_planes(
+    names: Sequence[str], cases: Sequence[Case], samples: int, out: Path, console: Console
+) -> None:
+    """Side-by-side pictures of the first problem of every planar setting."""
+    first = [case for case in cases if case.dim == 2 and case.problem == 0]
+    jobs, _ = plan(names, first, samples)
+    with _progress(console) as progress:
+        bar = progress.add_task("pictures of the plane", total=len(jobs))
+        for case in first:
+            drawn, distances = {}, {}
+            for job in (j for j in jobs if j.case == case):
+                kept = Job(job.name, case, samples, keep_samples=True)
+                record, x = run_job(kept)
+                if x is not None:
+                    drawn[job.name], distances[job.name] = x, record["sliced_wasserstein"]
+                progress.advance(bar)
+            noise = "" if case.noise is None else f"_noise{case.noise:g}"
+            path = out / f"plane_{case.task}_{case.observations}{noise}.png"
+            plane_picture(case, build(case, samples).exact, drawn, distances, path)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--tasks",
+    callback=_list_of(str),
+    help="linear, nonlinear, poisson [all, but linear "
+    "alone once --dims, --observations or --noise is given]",
+)
+@click.option(
+    "--dims", callback=_list_of(int), help="Dimensions of the linear problems [2,20,80,200]"
+)
+@click.option("--observations", callback=_list_of(int), help="Observed numbers [1,3]")
+@click.option("--noise", callback=_list_of(float), help="Observation deviations sigma_y [0.05,0.5]")
+@click.option("--problems", type=click.IntRange(1), help="Problems per setting [4; 1 with --quick]")
+@click.option(
+    "--samples", type=click.IntRange(2), help="Samples per posterior [500; 100 with --quick]"
+)
+@click.option(
+    "--samplers", callback=_list_of(str), help="Names, or the groups main, ablations, all [main]"
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the records go, one object a line [OUT/records.jsonl]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    show_default=True,
+    default=Path("runs/exact_posterior"),
+    help="Folder of the table and the pictures",
+)
+@click.option("--resume", is_flag=True, help="Keep the records that are there, run what is missing")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes side by side, one thread each",
+)
+@click.option("--pictures/--no-pictures", default=True, show_default=True)
+@click.option(
+    "--quick", is_flag=True, help="About two minutes: few samples, one problem, d 2 and 20"
+)
+@click.option("--list", "list_only", is_flag=True, help="Name the samplers and end")
+def main(
+    tasks: list[str] | None,
+    dims: list[int] | None,
+    observations: list[int] | None,
+    noise: list[float] | None,
+    problems: int | None,
+    samples: int | None,
+    samplers: list[str] | None,
+    json_path: Path | None,
+    out: Path,
+    resume: bool,
+    jobs: int,
+    pictures: bool,
+    quick: bool,
+    list_only: bool,
+) -> None:
+    """Run every sampler against posteriors known exactly; write one table and pictures.
+
+    The prior is a mixture of 25 Gaussians. Linear problems have their posterior in closed form,
+    the nonlinear and the Poisson one in the plane by quadrature.
+    """
+    console = Console()
+    if list_only:
+        console.print("main:", ", ".join(MAIN))
+        console.print("ablations:", ", ".join(ABLATIONS))
+        return
+    torch.set_num_threads(1)
+    narrowed = dims is not None or observations is not None or noise is not None
+    tasks = tasks or (["linear"] if narrowed else list(TASKS))
+    for name in tasks:
+        if name not in TASKS:
+            raise click.BadParameter(f"tasks are {', '.join(TASKS)}; found {name}")
+    for value in dims or ():
+        if value < 2 or value % 2:
+            raise click.BadParameter(f"a dimension is even and at least 2; found {value}")
+    dims = dims or ([2, 20] if quick else [2, 20, 80, 200])
+    observations = observations or ([1] if quick else [1, 3])
+    noise = noise or ([0.05] if quick else [0.05, 0.5])
+    problems = problems or (1 if quick else 4)
+    samples = samples or (100 if quick else 500)
+    names = samplers or (QUICK_SAMPLERS.split(",") if quick else ["main"])
+    try:
+        rows = chosen(names)
+    except KeyError as error:
+        raise click.BadParameter(str(error.args[0])) from error
+
+    out.mkdir(parents=True, exist_ok=True)
+    records_path = json_path or out / "records.jsonl"
+    records_path.parent.mkdir(parents=True, exist_ok=True)
+    cases = cases_of(tasks, dims, observations, noise, problems)
+    wanted, left_out = plan(rows, cases, samples)
+    for line in left_out:
+        console.print(f"left out: {line}", style="dim", highlight=False)
+    keys = {job_key(job) for job in wanted}
+    kept = []
+    if resume and records_path.exists():
+        kept = [record for record in read_records(records_path) if key(record) in keys]
+    records_path.write_text("")
+    store = append(records_path)
+    for record in kept:
+        store(record)
+    have = {key(record) for record in kept}
+    missing = [job for job in wanted if job_key(job) not in have]
+    console.print(f"{len(missing)} runs, {len(kept)} kept from before; records in {records_path}")
+    began = time.perf_counter()
+    failures = _run_all(missing, jobs, console, store)
+    for record in failures:
+        console.print(
+            f"failed: {record['sampler']} on {record['task']} d = {record['dim']}: "
+            f"{record['error']}",
+            style="red",
+            highlight=False,
+        )
+    records = read_records(records_path)
+    if not records:
+        raise click.ClickException("nothing was measured")
+    _report(records, rows, cases, samples, out, pictures, quick, console)
+    console.print(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}")
+
+
+def _report(
+    records: list[dict[str, Any]],
+    names: Sequence[str] | dict[str, Any],
+    cases: Sequence[Case],
+    samples: int,
+    out: Path,
+    pictures: bool,
+    quick: bool,
+    console: Console,
+) -> None:
+    """Write the table in both forms, print its short version and draw the pictures."""
+    rows = rows_of(records)
+    heading = f"Samplers against exact posteriors, {samples} samples each"
+    (out / "table.md").write_text(markdown(rows, heading))
+    complaint = write_parquet(records, out / "table.parquet")
+    if complaint:
+        console.print(complaint, style="yellow")
+    for row in rows:
+        noise = "" if row["noise"] is None else f" sigma_y {row['noise']:g}"
+        console.print(
+            f"{row['task']} d {row['dim']} m {row['observations']}{noise}  {row['sampler']:28s}"
+            f" W1 {row['sliced_wasserstein']:6.2f} (floor {row['floor']:.2f})"
+            f" modes {row['mode_error']:.2f} cost {row['cost']:6.0f} {row['seconds']:6.1f} s",
+            highlight=False,
+        )
+    if not pictures:
+        return
+    cost_picture(rows, out / "error_against_evaluations.png")
+    if gibbs_picture(rows, out / "error_against_gibbs.png") is None:
+        console.print("no picture of the error against R: run several, such as mgdm-published-r2")
+    _draw_planes(list(names), cases, samples, out, console)
+    counts = [100, 1000, 10000] if quick else [10, 100, 1000, 10000, 30000]
+    with console.status("memory against particles"):
+        if memory_picture(growth_curve(counts), out / "memory_against_particles.png") is None:
+            console.print("no picture of the memory: this system cannot reset its peak mark")

@@ -1,0 +1,107 @@
+"""Peak memory of a run, and how it grows with the number of particles.
+
+The resident size of a process only ever has one peak, so the peak of one run is read after the
+mark has been reset, where the system can (Linux), or in a fresh process (the growth study).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mgdm_core.run import settings_from
+from mgdm_core.samplers import get_sampler
+from mgdm_core.samplers.mgdm import PRESETS
+from recipes.exact_posterior.problems import Case, build
+from recipes.exact_posterior.streams import BatchStreams
+
+__all__ = ["GROWING", "PeakMeter", "growth", "growth_curve"]
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _status(key: str) -> int | None:
+    """A line of /proc/self/status in bytes, None where there is no such file."""
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+class PeakMeter:
+    """Bytes that a block of code added to the process's resident size at its peak.
+
+    ``peak`` is None where the system cannot reset the mark.
+    """
+
+    def __init__(self) -> None:
+        self.peak: int | None = None
+        self._base: int | None = None
+
+    def __enter__(self) -> PeakMeter:
+        # Memory freed by earlier runs goes back first, else this one would grow into it unseen.
+        name = ctypes.util.find_library("c")
+        libc = ctypes.CDLL(name) if name and sys.platform.startswith("linux") else None
+        if libc is not None and hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
+        try:
+            _CLEAR.write_text("5")  # resets the peak resident size, proc(5)
+            self._base = _status("VmRSS:")
+        except OSError:
+            self._base = None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        peak = _status("VmHWM:")
+        if self._base is not None and peak is not None:
+            self.peak = max(0, peak - self._base)
+
+
+# What the picture of the growth shows: steps are few, as memory does not depend on them.
+GROWING = ("mgdm", "twisted_smc", "mcg_diff", "smc_diff")
+
+
+def growth(sampler: str, particles: int, dim: int) -> int | None:
+    """Peak bytes of one posterior sample: one item, with ``particles`` where there are any.
+
+    For MGDM ``particles`` is R, its Gibbs repetitions: its way to spend more on one sample.
+    """
+    torch.set_num_threads(1)
+    problem = build(Case("linear", dim, 1, 0.05, 0), 10)
+    entry = get_sampler(sampler)
+    if sampler == "mgdm":
+        settings = replace(
+            PRESETS["imagenet-pixel"], levels=4, gibbs=min(particles, 50), denoising_steps=3
+        )
+    else:
+        settings = settings_from(entry.settings(), {"particles": particles, "steps": 4})
+    with PeakMeter() as meter:
+        entry.run(problem.prior, problem.likelihood(1), (dim,), BatchStreams(0, 1), settings)
+    return meter.peak
+
+
+def growth_curve(particles: list[int], dim: int = 200) -> list[dict[str, object]]:
+    """:func:`growth` in a fresh process for every point."""
+    rows: list[dict[str, object]] = []
+    for sampler in GROWING:
+        for count in particles:
+            command = [sys.executable, "-m", __name__, sampler, str(count), str(dim)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            rows.append(json.loads(done.stdout))
+    return rows
+
+
+if __name__ == "__main__":
+    name, count, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    peak = growth(name, count, size)
+    print(json.dumps({"sampler": name, "particles": count, "dim": size, "peak_memory": peak}))
