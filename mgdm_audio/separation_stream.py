@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mgdm_audio.chunking import ChunkStream
-from mgdm_audio.full_band import FullBand
+from mgdm_audio.full_band import FullBand, FullBandBlock
 from mgdm_audio.gain import Level
 from mgdm_audio.resampling import Resampler
 from mgdm_audio.stem_sampler import StemSampler
@@ -114,8 +114,8 @@ class SeparationStream:
                     rate,
                     channels,
                     self._stems,
-                    prior_rate=prior.rate,
-                    upmix=level.upmix,
+                    prior.rate,
+                    level,
                     share_residual=options.share_residual and k == 0,
                 )
                 for k in range(1 + draws)
@@ -154,11 +154,11 @@ class SeparationStream:
         if self.level.silent:
             return [self._silent(mix)]
         mono = self._down.push(self.level.to_prior(mix))
-        for band in self._bands:
-            band.push_mix(mix)
         if self.options.raw:
             self._raw_mix.append(mono)
-        pieces = list(self._advance(mono))
+        nothing = torch.zeros(self._stems, 0)
+        pieces = self._pieces([band.push(mix, nothing) for band in self._bands])
+        pieces += self._advance(mono)
         if self._received == self.frames:
             pieces += self._advance(self._down_rest())
         return pieces
@@ -205,11 +205,14 @@ class SeparationStream:
             if self.options.raw:
                 yield self._raw_piece(mean)
                 continue
-            back = self.level.from_prior
-            self._bands[0].push_estimates(back(mean))
-            for k, band in enumerate(self._bands[1:]):
-                band.push_estimates(back(draws[k]))
-            yield from self._pieces([band.take() for band in self._bands])
+            estimates = [mean, *draws][: len(self._bands)]
+            nothing = torch.zeros(self.channels, 0)
+            yield from self._pieces(
+                [
+                    band.push(nothing, self.level.from_prior(estimate))
+                    for band, estimate in zip(self._bands, estimates)
+                ]
+            )
 
     def _raw_piece(self, mean: Tensor) -> Piece:
         held = torch.cat(list(self._raw_mix), -1)
@@ -221,12 +224,12 @@ class SeparationStream:
             stems = stems + (mix - stems.sum(0)) / self._stems
         return Piece(stems, mix - stems.sum(0), None)
 
-    def _pieces(self, outputs: list[tuple[Tensor, Tensor]]) -> list[Piece]:
-        stems, residual = outputs[0]
-        if stems.shape[-1] == 0:
+    def _pieces(self, outputs: list[FullBandBlock]) -> list[Piece]:
+        if not outputs or outputs[0].stems.shape[-1] == 0:
             return []
-        samples = torch.stack([s for s, _ in outputs[1:]]) if len(outputs) > 1 else None
-        return [Piece(stems, residual, samples)]
+        main, *draws = outputs
+        samples = torch.stack([draw.stems for draw in draws]) if draws else None
+        return [Piece(main.stems, main.residual, samples)]
 
 
 class _Deviation:
