@@ -114,42 +114,89 @@ def load_song(path: str | Path) -> Song | None:
     return Song(path.stem, tuple(tracks), duration)
 
 
-def _play(midi):
-    """Return notes by (channel, program), bends by channel, and the duration in seconds."""
-    programs, volumes = [0] * 16, [100] * 16
-    sounding: dict[tuple[int, int], tuple[float, int, int]] = {}
-    parts: dict[tuple[int, int], list[Note]] = {}
-    bends: dict[int, list[Bend]] = {}
-    now = 0.0
+class _Channel:
+    """The controllers of one MIDI channel while a file plays."""
 
-    def end(key: tuple[int, int]) -> None:
-        start, velocity, program = sounding.pop(key)
-        if now > start:
-            parts.setdefault((key[0], program), []).append(Note(start, now, key[1], velocity))
+    def __init__(self) -> None:
+        self.program = 0
+        self.volume = self.expression = 127
+        self.pedal = False
+        self.parameter = [127, 127]  # registered parameter number: none
+        self.bend_range = 2.0
 
-    for message in midi:
-        now += message.time
+    def control(self, number: int, value: int) -> None:
+        if number == 7:
+            self.volume = value
+        elif number == 11:
+            self.expression = value
+        elif number in (100, 101):
+            self.parameter[number - 100] = value
+        elif number == 6 and self.parameter == [0, 0]:
+            self.bend_range = float(min(value, 24))
+
+    def loudness(self) -> float:
+        """Return the factor on velocities: a soundfont's gain goes with their square."""
+        return (self.volume * self.expression) / 127**2
+
+
+class _Recorder:
+    """Collects notes by (channel, program) and bends by channel."""
+
+    def __init__(self) -> None:
+        self.channels = [_Channel() for _ in range(16)]
+        self.sounding: dict[tuple[int, int], tuple[float, int, int]] = {}
+        self.held: dict[tuple[int, int], None] = {}  # released, but the pedal is down
+        self.parts: dict[tuple[int, int], list[Note]] = {}
+        self.bends: dict[int, list[Bend]] = {}
+        self.now = 0.0
+
+    def receive(self, message) -> None:
+        self.now += message.time
+        if message.is_meta or not hasattr(message, "channel"):
+            return
+        channel = self.channels[message.channel]
         if message.type == "note_on" and message.velocity > 0:
             key = (message.channel, message.note)
-            if key in sounding:
-                end(key)
-            loudness = volumes[message.channel] / 100
-            velocity = int(np.clip(message.velocity * loudness**0.5, 1, 127))
-            sounding[key] = (now, velocity, programs[message.channel])
+            self.end(key)
+            velocity = int(np.clip(message.velocity * channel.loudness() ** 0.5, 1, 127))
+            self.sounding[key] = (self.now, velocity, channel.program)
         elif message.type in ("note_off", "note_on"):
             key = (message.channel, message.note)
-            if key in sounding:
-                end(key)
+            if channel.pedal and message.channel != DRUM_CHANNEL:
+                self.held[key] = None
+            else:
+                self.end(key)
         elif message.type == "program_change":
-            programs[message.channel] = message.program
-        elif message.type == "control_change" and message.control == 7:
-            volumes[message.channel] = message.value
+            channel.program = message.program
         elif message.type == "pitchwheel":
-            # General MIDI's range of two semitones
-            bends.setdefault(message.channel, []).append(Bend(now, message.pitch / 8192 * 2))
-    for key in list(sounding):
-        end(key)
-    return parts, bends, now
+            bend = Bend(self.now, message.pitch / 8192 * channel.bend_range)
+            self.bends.setdefault(message.channel, []).append(bend)
+        elif message.type == "control_change" and message.control == 64:
+            channel.pedal = message.value >= 64
+            if not channel.pedal:
+                for key in [key for key in self.held if key[0] == message.channel]:
+                    self.end(key)
+        elif message.type == "control_change":
+            channel.control(message.control, message.value)
+
+    def end(self, key: tuple[int, int]) -> None:
+        self.held.pop(key, None)
+        if key not in self.sounding:
+            return
+        start, velocity, program = self.sounding.pop(key)
+        if self.now > start:
+            note = Note(start, self.now, key[1], velocity)
+            self.parts.setdefault((key[0], program), []).append(note)
+
+
+def _play(midi):
+    """Return notes by (channel, program), bends by channel, and the duration in seconds."""
+    recorder = _Recorder()
+    for message in midi:
+        recorder.receive(message)
+    for key in list(recorder.sounding):
+        recorder.end(key)
+    return recorder.parts, recorder.bends, recorder.now
 
 
 def augment(song: Song, rng: np.random.Generator) -> Song:

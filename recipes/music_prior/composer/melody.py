@@ -41,8 +41,8 @@ def melody(
         Bends as (step, semitones).
     """
     keys = scale_keys(key, scale, low, high)
-    motif = _rhythm(rng, section.bars[0].steps, section.energy)
-    answer = _rhythm(rng, section.bars[0].steps, section.energy)
+    motif = _rhythm(rng, section.metre.steps, section.energy)
+    answer = _rhythm(rng, section.metre.steps, section.energy)
     place = len(keys) // 2
     events: list[Event] = []
     wheel: list[tuple[float, float]] = []

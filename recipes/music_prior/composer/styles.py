@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-COMMON, THREE, SIX = (16, "4/4"), (12, "3/4"), (12, "6/8")
+from recipes.music_prior.composer.score import COMMON, FIVE, SEVEN, SIX, THREE, TWELVE, Metre
 
 
 @dataclass(frozen=True)
@@ -13,10 +13,11 @@ class Style:
 
     name: str
     tempo: tuple[float, float]
-    metres: tuple[tuple[int, str], ...]
+    metres: tuple[Metre, ...]
     swing: tuple[float, float, int]  # from, to, and the swung unit in steps
     progressions: tuple[str, ...]
     drums: tuple[str, ...]
+    kits: tuple[int, ...]
     bass: tuple[str, ...]
     guitars: tuple[str, ...]
     pianos: tuple[str, ...]
@@ -55,48 +56,123 @@ _REGGAE = ("I IV", "i iv", "I V vi IV", "i bVII", "I ii I ii", "i bVI bVII i")
 _ELECTRO = ("i bVI bIII bVII", "i i bVI bVII", "vi IV I V", "i7 bIII7 iv7 bVI7", "im9 im9 iv7 v7")
 
 STRAIGHT = (0.5, 0.5, 4)
-CLEAN, DRIVEN, NYLON = (24, 25, 26, 27), (29, 30), (24, 25)
+_FOUR = (COMMON,) * 5
 
 STYLES = (
-    Style("rock", (92, 168), (COMMON, COMMON, COMMON, SIX), STRAIGHT, _ROCK, ("rock", "rock", "half"),
-          ("eighths", "syncopated", "long", "arpeggio"), ("power", "strum", "riff", "lead", "arpeggio", "chug"),
-          ("block", "pad", "octaves", "comp"), (33, 34, 34), (27, 29, 29, 30, 30, 25), (0, 1, 2, 3, 4),
-          ("major", "minor pentatonic", "mixolydian", "minor")),
-    Style("pop", (76, 132), (COMMON, COMMON, COMMON, SIX, THREE), (0.5, 0.54, 2), _POP,
-          ("rock", "four", "half", "breakbeat"), ("eighths", "long", "syncopated", "dotted", "octaves"),
-          ("strum", "arpeggio", "funk", "lead", "swell"), ("block", "comp", "arpeggio", "ballad", "melody", "stab"),
-          (33, 33, 34, 38, 39, 32), (24, 25, 25, 27, 27, 26, 28), (0, 0, 1, 4, 5, 2),
-          ("major", "major pentatonic", "minor")),
-    Style("funk", (88, 122), (COMMON,), (0.5, 0.6, 2), _FUNK, ("funk", "breakbeat"),
-          ("syncopated", "octaves", "dotted"), ("funk", "riff", "comp", "lead"),
-          ("comp", "stab", "melody"), (33, 36, 36, 37), (27, 27, 28, 26), (4, 5, 7, 7, 0),
-          ("dorian", "minor pentatonic", "mixolydian")),
-    Style("jazz", (84, 220), (COMMON, COMMON, THREE), (0.6, 0.68, 4), _JAZZ, ("swing", "swing", "brushes"),
-          ("walking", "walking", "two"), ("comp", "lead", "comp", "arpeggio"), ("comp", "melody", "block"),
-          (32, 32, 35, 33), (26, 26, 24, 27), (0, 0, 0, 4), ("major", "dorian", "mixolydian", "blues")),
-    Style("ballad", (54, 84), (COMMON, SIX, THREE), STRAIGHT, _POP, ("half", "rock", "brushes"),
-          ("long", "dotted", "two", "arpeggio"), ("arpeggio", "swell", "strum", "lead"),
-          ("ballad", "arpeggio", "melody", "pad"), (32, 33, 35, 39), (24, 24, 25, 27, 26), (0, 0, 1, 4, 5),
-          ("major", "minor", "major pentatonic")),
-    Style("metal", (110, 200), (COMMON, COMMON, SIX), STRAIGHT, _METAL, ("double", "rock", "half"),
-          ("eighths", "gallop", "syncopated"), ("chug", "power", "riff", "lead", "chug"),
-          ("pad", "octaves", "arpeggio"), (34, 34, 33), (30, 30, 30, 29), (0, 1, 6),
-          ("minor", "phrygian", "harmonic", "minor pentatonic")),
-    Style("reggae", (66, 92), (COMMON,), (0.5, 0.58, 4), _REGGAE, ("reggae",), ("reggae", "syncopated", "two"),
-          ("skank", "skank", "lead", "riff"), ("stab", "comp", "stab"), (33, 33, 32, 39), (27, 27, 26, 28), (0, 4, 3, 7),
-          ("major", "minor pentatonic", "dorian")),
-    Style("latin", (88, 190), (COMMON,), STRAIGHT, _LATIN, ("latin", "bossa"), ("tumbao", "two", "dotted"),
-          ("arpeggio", "strum", "comp", "lead"), ("montuno", "montuno", "comp", "melody"), (32, 33, 35), (24, 24, 25, 26),
-          (0, 0, 1, 2), ("harmonic", "major", "dorian", "minor")),
-    Style("blues", (62, 136), (COMMON, COMMON, SIX), (0.6, 0.67, 4), _BLUES, ("shuffle", "swing", "half"),
-          ("walking", "eighths", "two", "arpeggio"), ("riff", "comp", "lead", "strum"),
-          ("comp", "block", "melody", "octaves"), (32, 33, 34), (25, 26, 27, 29), (0, 3, 0, 1),
-          ("blues", "minor pentatonic", "mixolydian")),
-    Style("electronic", (96, 140), (COMMON,), STRAIGHT, _ELECTRO, ("four", "four", "breakbeat"),
-          ("octaves", "eighths", "syncopated", "dotted", "long"), ("funk", "arpeggio", "swell", "riff"),
-          ("stab", "arpeggio", "pad", "comp"), (38, 38, 39, 39, 37), (27, 28, 31, 29), (4, 5, 2, 1, 0),
-          ("minor", "dorian", "minor pentatonic")),
-    Style("country", (84, 176), (COMMON, COMMON, THREE), (0.5, 0.58, 4), _ROCK[:2] + _POP[:8], ("train", "rock", "shuffle"),
-          ("two", "two", "walking", "eighths"), ("strum", "arpeggio", "lead", "riff"), ("block", "melody", "octaves", "comp"),
-          (32, 33, 34), (24, 25, 25, 27), (0, 3, 1), ("major", "major pentatonic", "mixolydian")),
+    Style(
+        name="rock", tempo=(92, 168), metres=(*_FOUR, SIX), swing=STRAIGHT, progressions=_ROCK,
+        drums=("rock", "rock", "half", "tribal"), kits=(0, 0, 8, 16),
+        bass=("eighths", "syncopated", "long", "arpeggio", "pedal"),
+        guitars=("power", "strum", "riff", "lead", "arpeggio", "chug", "octaves", "ostinato"),
+        pianos=("block", "pad", "octaves", "comp", "boogie"),
+        bass_programs=(33, 34, 34), guitar_programs=(27, 29, 29, 30, 30, 25),
+        piano_programs=(0, 1, 2, 3, 4), scales=("major", "minor pentatonic", "mixolydian", "minor"),
+    ),
+    Style(
+        name="pop", tempo=(76, 132), metres=(*_FOUR, SIX, THREE, TWELVE), swing=(0.5, 0.54, 2),
+        progressions=_POP, drums=("rock", "four", "half", "breakbeat", "sparse"),
+        kits=(0, 8, 24, 25, 16), bass=("eighths", "long", "syncopated", "dotted", "octaves"),
+        guitars=("strum", "arpeggio", "funk", "lead", "swell", "travis", "ostinato"),
+        pianos=("block", "comp", "arpeggio", "ballad", "melody", "stab", "alberti"),
+        bass_programs=(33, 33, 34, 38, 39, 32), guitar_programs=(24, 25, 25, 27, 27, 26, 28),
+        piano_programs=(0, 0, 1, 4, 5, 2), scales=("major", "major pentatonic", "minor"),
+    ),
+    Style(
+        name="funk", tempo=(88, 122), metres=_FOUR, swing=(0.5, 0.6, 2), progressions=_FUNK,
+        drums=("funk", "breakbeat"), kits=(0, 8, 16, 32),
+        bass=("syncopated", "octaves", "dotted", "slap", "slap", "sixteenths"),
+        guitars=("funk", "riff", "comp", "lead", "octaves", "ostinato"),
+        pianos=("comp", "stab", "melody", "charleston"), bass_programs=(33, 36, 36, 37),
+        guitar_programs=(27, 27, 28, 26), piano_programs=(4, 5, 7, 7, 0),
+        scales=("dorian", "minor pentatonic", "mixolydian"),
+    ),
+    Style(
+        name="jazz", tempo=(84, 220), metres=(*_FOUR, THREE, FIVE), swing=(0.6, 0.68, 4),
+        progressions=_JAZZ, drums=("swing", "swing", "brushes"), kits=(32, 32, 40, 0),
+        bass=("walking", "walking", "two"), guitars=("comp", "lead", "comp", "arpeggio", "octaves"),
+        pianos=("comp", "melody", "block", "charleston", "stride"), bass_programs=(32, 32, 35, 33),
+        guitar_programs=(26, 26, 24, 27), piano_programs=(0, 0, 0, 4),
+        scales=("major", "dorian", "mixolydian", "blues"),
+    ),
+    Style(
+        name="ballad", tempo=(54, 84), metres=(COMMON, COMMON, SIX, THREE, TWELVE), swing=STRAIGHT,
+        progressions=_POP, drums=("half", "rock", "brushes", "sparse"), kits=(0, 8, 40, 32),
+        bass=("long", "dotted", "two", "arpeggio"),
+        guitars=("arpeggio", "swell", "strum", "lead", "travis"),
+        pianos=("ballad", "arpeggio", "melody", "pad", "rolled", "alberti"),
+        bass_programs=(32, 33, 35, 39), guitar_programs=(24, 24, 25, 27, 26),
+        piano_programs=(0, 0, 1, 4, 5), scales=("major", "minor", "major pentatonic"),
+    ),
+    Style(
+        name="metal", tempo=(110, 200), metres=(*_FOUR, SIX, SEVEN), swing=STRAIGHT,
+        progressions=_METAL, drums=("double", "rock", "half"), kits=(16, 16, 0, 8),
+        bass=("eighths", "gallop", "syncopated", "sixteenths", "pedal"),
+        guitars=("chug", "power", "riff", "lead", "chug", "tremolo"),
+        pianos=("pad", "octaves", "arpeggio"), bass_programs=(34, 34, 33),
+        guitar_programs=(30, 30, 30, 29), piano_programs=(0, 1, 6),
+        scales=("minor", "phrygian", "harmonic", "minor pentatonic"),
+    ),
+    Style(
+        name="reggae", tempo=(66, 92), metres=_FOUR, swing=(0.5, 0.58, 4), progressions=_REGGAE,
+        drums=("reggae", "reggae", "steppers"), kits=(0, 8, 25),
+        bass=("reggae", "syncopated", "two"),
+        guitars=("skank", "skank", "lead", "riff"), pianos=("stab", "comp", "stab"),
+        bass_programs=(33, 33, 32, 39), guitar_programs=(27, 27, 26, 28),
+        piano_programs=(0, 4, 3, 7),
+        scales=("major", "minor pentatonic", "dorian"),
+    ),
+    Style(
+        name="latin", tempo=(88, 190), metres=_FOUR, swing=STRAIGHT, progressions=_LATIN,
+        drums=("latin", "bossa", "latin", "tribal"), kits=(0, 8, 32),
+        bass=("tumbao", "two", "dotted"),
+        guitars=("arpeggio", "strum", "comp", "lead", "travis"),
+        pianos=("montuno", "montuno", "comp", "melody"), bass_programs=(32, 33, 35),
+        guitar_programs=(24, 24, 25, 26), piano_programs=(0, 0, 1, 2),
+        scales=("harmonic", "major", "dorian", "minor"),
+    ),
+    Style(
+        name="blues", tempo=(62, 136), metres=(*_FOUR, SIX, TWELVE), swing=(0.6, 0.67, 4),
+        progressions=_BLUES, drums=("shuffle", "swing", "half"), kits=(0, 8, 32),
+        bass=("walking", "eighths", "two", "arpeggio", "boogie"),
+        guitars=("riff", "comp", "lead", "strum"),
+        pianos=("comp", "block", "melody", "octaves", "boogie", "stride"),
+        bass_programs=(32, 33, 34),
+        guitar_programs=(25, 26, 27, 29), piano_programs=(0, 3, 0, 1),
+        scales=("blues", "minor pentatonic", "mixolydian"),
+    ),
+    Style(
+        name="electronic", tempo=(96, 140), metres=_FOUR, swing=STRAIGHT, progressions=_ELECTRO,
+        drums=("four", "four", "breakbeat", "trap"), kits=(24, 25, 25, 16, 0),
+        bass=("octaves", "eighths", "syncopated", "dotted", "long", "sixteenths"),
+        guitars=("funk", "arpeggio", "swell", "riff", "ostinato"),
+        pianos=("stab", "arpeggio", "pad", "comp"), bass_programs=(38, 38, 39, 39, 37),
+        guitar_programs=(27, 28, 31, 29), piano_programs=(4, 5, 2, 1, 0),
+        scales=("minor", "dorian", "minor pentatonic"),
+    ),
+    Style(
+        name="country", tempo=(84, 176), metres=(*_FOUR, THREE), swing=(0.5, 0.58, 4),
+        progressions=_ROCK[:2] + _POP[:8], drums=("train", "rock", "shuffle"), kits=(0, 8, 40),
+        bass=("two", "two", "walking", "eighths"),
+        guitars=("strum", "arpeggio", "lead", "riff", "travis", "travis"),
+        pianos=("block", "melody", "octaves", "comp", "stride"), bass_programs=(32, 33, 34),
+        guitar_programs=(24, 25, 25, 27), piano_programs=(0, 3, 1),
+        scales=("major", "major pentatonic", "mixolydian"),
+    ),
+    Style(
+        name="hip hop", tempo=(66, 104), metres=_FOUR, swing=(0.5, 0.62, 2),
+        progressions=_FUNK + _ELECTRO, drums=("trap", "breakbeat", "half"), kits=(25, 25, 24, 0),
+        bass=("long", "syncopated", "dotted"), guitars=("ostinato", "arpeggio", "funk", "swell"),
+        pianos=("comp", "arpeggio", "pad", "melody", "charleston"), bass_programs=(38, 39, 33, 32),
+        guitar_programs=(27, 24, 26, 28), piano_programs=(0, 4, 5, 4),
+        scales=("minor", "dorian", "minor pentatonic"),
+    ),
+    Style(
+        name="progressive", tempo=(84, 150), metres=(SEVEN, FIVE, SEVEN, FIVE, SIX, COMMON),
+        swing=STRAIGHT, progressions=_ROCK + _METAL[:2] + _ELECTRO, drums=("rock", "half", "funk"),
+        kits=(0, 16, 8), bass=("syncopated", "eighths", "sixteenths", "pedal"),
+        guitars=("riff", "arpeggio", "chug", "lead", "ostinato", "power"),
+        pianos=("arpeggio", "comp", "rolled", "octaves", "pad"), bass_programs=(33, 34, 35, 38),
+        guitar_programs=(27, 29, 30, 25), piano_programs=(0, 2, 4, 6),
+        scales=("dorian", "minor", "phrygian", "mixolydian"),
+    ),
 )  # fmt: skip
