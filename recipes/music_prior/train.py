@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
-import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from recipes.music_prior.corruption import corrupt, draw_sigmas
 from recipes.music_prior.data import SegmentPool, SegmentSource, average_power, draw_batch
 from recipes.music_prior.loss import PowerAverage, denoising_loss
 from recipes.music_prior.presets import TrainSettings
+from recipes.music_prior.train_log import InterruptFlag, Log, Tally
 
 __all__ = ["Progress", "learning_rate", "read_checkpoint", "train"]
 
@@ -111,37 +109,6 @@ def _initialised(settings: TrainSettings, weights: dict[str, Tensor] | None) -> 
     if weights is not None:
         network.load_state_dict(weights)
     return network
-
-
-class _Log:
-    """CSV with one line per report; lines of a broken-off future are cut when a run resumes."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
-        rows: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= step]
-        self.fields: list[str] | None = list(rows[0]) if rows else None
-        if rows:
-            self._write(rows, "w", header=True)
-        elif path.exists():
-            path.unlink()
-
-    def _write(self, rows: list[dict[str, Any]], mode: str, header: bool) -> None:
-        assert self.fields is not None
-        with self.path.open(mode, newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.fields)
-            if header:
-                writer.writeheader()
-            writer.writerows(rows)
-
-    def add(self, row: dict[str, float]) -> None:
-        header = self.fields is None
-        self.fields = self.fields or list(row)
-        self._write(
-            [{k: f"{v:.6g}" if k != "step" else int(v) for k, v in row.items()}], "a", header
-        )
 
 
 def train(
@@ -240,9 +207,9 @@ def train(
         pool.need(start, stop)
         segments = (pool.get(number) for number in range(start, stop))
         network.start_from_average(average_power(segments, network.spectral))
-    log = _Log(out / "log.csv", step) if rank == 0 else None
+    log = Log(out / "log.csv", step) if rank == 0 else None
     generator = torch.Generator(device=device)
-    stopping = _InterruptFlag()
+    stopping = InterruptFlag()
 
     def current() -> dict[str, Any]:
         return {
@@ -265,7 +232,7 @@ def train(
         (out / "settings.json").write_text(json.dumps(settings.to_dict(), indent=1))
     last_save = last_report = time.perf_counter()
     first_step = step
-    sums = _Tally()
+    sums = Tally()
     try:
         with stopping:
             while step < settings.steps:
@@ -310,86 +277,24 @@ def train(
                     log.add(row)
                     if progress is not None:
                         progress({**row, "eta_seconds": left, "steps": settings.steps})
-                    last_report, sums = now, _Tally()
+                    last_report, sums = now, Tally()
                 out_of_time = minutes is not None and now - began > 60 * minutes
                 done = stop_after is not None and step - first_step >= stop_after
-                # All processes must agree, or one would wait for the others for ever.
-                stop = out_of_time or done or stopping.raised
+                flags = torch.tensor(
+                    [
+                        float(out_of_time or done or stopping.raised),
+                        float(now - last_save > 60 * settings.checkpoint_minutes),
+                    ]
+                )
                 if fabric.world_size > 1:
-                    stop = bool(fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)
-                if stop:
+                    # All processes must agree, or one would wait for the others for ever.
+                    flags = fabric.all_reduce(flags.to(device), reduce_op="sum").cpu()
+                if flags[0] > 0:
                     break
-                if now - last_save > 60 * settings.checkpoint_minutes and fabric.world_size == 1:
+                if flags[1] > 0:
                     save(CHECKPOINT)
                     last_save = time.perf_counter()
         save(CHECKPOINT)
     finally:
         pool.close()
     return current()
-
-
-class _Tally:
-    """Means over the steps of one report."""
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-        self.sigmas: list[Tensor] = []
-        self.norms: list[float] = []
-        self.waited = 0.0
-
-    def add(self, losses: Tensor, sigma: Tensor, norm: Tensor, waited: float) -> None:
-        self.losses.append(losses.float().cpu())
-        self.sigmas.append(sigma.cpu())
-        self.norms.append(float(norm))
-        self.waited += waited
-
-    def row(self, step: int, rate: float, wall: float, seconds: float) -> dict[str, float]:
-        losses, sigmas = torch.cat(self.losses), torch.cat(self.sigmas)
-
-        def mean(keep: Tensor) -> float:
-            return float(losses[keep].mean()) if bool(keep.any()) else float("nan")
-
-        return {
-            "step": step,
-            "loss": float(losses.mean()),
-            "loss_low": mean(sigmas < 0.03),
-            "loss_middle": mean((sigmas >= 0.03) & (sigmas < 0.3)),
-            "loss_high": mean(sigmas >= 0.3),
-            "gradient_norm": sum(self.norms) / len(self.norms),
-            "learning_rate": rate,
-            "step_seconds": wall / len(self.norms),
-            "waiting_share": self.waited / max(wall, 1e-9),
-            "seconds": seconds,
-        }
-
-
-class _InterruptFlag:
-    """Turns the first interrupt or termination into a wish to stop after the step."""
-
-    def __init__(self) -> None:
-        self.raised = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> _InterruptFlag:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                self._before[number] = signal.signal(number, self._note)
-            except ValueError:
-                # Only the main thread may do this; elsewhere the caller's own handling stands.
-                return self
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _frame: object) -> None:
-        if self.raised:
-            raise KeyboardInterrupt
-        self.raised = True
-
-
-def shortened(settings: TrainSettings, steps: int | None, decay: int | None) -> TrainSettings:
-    """Settings with another length, for a run that is continued or brought to its end."""
-    changes = {k: v for k, v in (("steps", steps), ("decay_steps", decay)) if v is not None}
-    return replace(settings, **changes)
