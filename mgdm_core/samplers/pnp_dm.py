@@ -92,7 +92,8 @@ def pnp_dm(
 
     The second draw is the backward diffusion from the level whose noise is rho, started at z. Both
     halves use the sweep's own rho. Works with any likelihood; no gradient of a network. A start
-    gives x, and skips the sweeps at levels above its own. Other parameters as in
+    gives x, and skips the sweeps at levels above its own (one sweep at its own level is left at
+    least). Other parameters as in
     :func:`mgdm_core.samplers.mgdm.mgdm`.
 
     Raises
@@ -104,7 +105,7 @@ def pnp_dm(
     schedule = prior.schedule
     levels = coupling_levels(schedule, cfg)
     if start is not None and start.level is not None:
-        levels = [level for level in levels if level <= start.level] or levels[-1:]
+        levels = [level for level in levels if level <= start.level] or [start.level]
     run = Run("pnp_dm", prior, likelihood, shape, streams, callback, len(levels))
     exact = cfg.draw == "exact" or (cfg.draw == "auto" and solves_linear(likelihood))
     x = run.first_state(levels[0], start)[0] / float(schedule.alpha[levels[0]])

@@ -211,11 +211,11 @@ def test_pgdm_with_the_score_s_weight_has_the_law_of_the_guided_chain(kind):
 
 
 def test_the_guided_chain_tends_to_the_posterior():
-    levels = [*VP.spaced(1000), 0]
+    levels = [*VP.spaced(500), 0]
     mean, cov = backward_end(VP, levels, FLAT.posterior_denoiser, noise_at(VP, 1000, 2))
     post_mean, post_cov = FLAT.posterior()
-    assert torch.allclose(mean, post_mean, atol=0.01)
-    assert torch.allclose(cov, post_cov, atol=0.02)
+    assert torch.allclose(mean, post_mean, atol=0.02)
+    assert torch.allclose(cov, post_cov, atol=0.03)
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
@@ -230,7 +230,7 @@ def test_daps_is_exact_at_any_number_of_levels(kind):
 
 def test_daps_by_langevin_steps_comes_close():
     """Unadjusted steps: a deviation of up to 8 % on top of the Monte-Carlo bound."""
-    items = 3000
+    items = 1500
     cfg = DAPSSettings(levels=6, ode_steps=1, data_variance=1.5, draw="langevin", langevin_steps=80)
     result = daps(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
     mean, cov = FLAT.posterior()
@@ -266,7 +266,7 @@ def test_pnp_dm_has_the_law_of_its_sweeps():
 
 
 def test_pnp_dm_s_sweeps_tend_to_the_posterior_with_the_coupling_s_noise_added():
-    cfg = PnPDMSettings(iterations=60, rho=3.0, decay=0.8, floor=0.4, prior_steps=100)
+    cfg = PnPDMSettings(iterations=40, rho=3.0, decay=0.8, floor=0.4, prior_steps=80)
     mean, cov = pnp_dm_law(FLAT, VP, cfg)
     t = coupling_levels(VP, cfg)[-1]
     want_mean, want_cov = FLAT.posterior(extra=float(VP.sigma[t] / VP.alpha[t]) ** 2)
@@ -276,7 +276,7 @@ def test_pnp_dm_s_sweeps_tend_to_the_posterior_with_the_coupling_s_noise_added()
 
 def test_pnp_dm_by_langevin_steps_comes_close():
     """The coupling pulls towards x with the sweep's own rho; the wrong sign would diverge."""
-    items = 2000
+    items = 1500
     shared = {"iterations": 6, "rho": 2.0, "decay": 0.7, "floor": 0.4, "prior_steps": 5}
     cfg = PnPDMSettings(**shared, draw="langevin", langevin_steps=80)
     result = pnp_dm(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)

@@ -1,0 +1,189 @@
+"""The parts that samplers are built from: data steps, populations, level grids."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from mgdm_core.errors import DivergenceError
+from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.operators import (
+    Composition,
+    FunctionOperator,
+    Identity,
+    Matrix,
+    SumOverChannels,
+    flat,
+)
+from mgdm_core.randomness import RandomStreams
+from mgdm_core.run import Run
+from mgdm_core.samplers import SAMPLERS
+from mgdm_core.samplers._common import (
+    data_gradient,
+    karras_levels,
+    langevin,
+    pull_to_data,
+    spread,
+)
+from mgdm_core.samplers._particles import (
+    Population,
+    effective_size,
+    spectral_observation,
+    systematic,
+)
+from mgdm_core.schedule import NoiseSchedule
+
+from .closed_forms import OneGenerator, normal
+from .samplers_support import CoordinatePrior
+
+VP = NoiseSchedule.vp_linear()
+KARRAS = NoiseSchedule.karras(steps=300, sigma_min=1e-3, sigma_max=10.0)
+WIDE = Matrix(normal((2, 4), 21))
+Y = normal((3, 2), 22)
+
+
+def linear(sigma_y: float, operator=WIDE, y=Y) -> GaussianLikelihood:
+    return GaussianLikelihood(operator, y, sigma_y)
+
+
+def seeds(count: int = 3, seed: int = 0) -> RandomStreams:
+    return RandomStreams.from_seed(seed, count)
+
+
+def _run(likelihood, shape=(4,), streams=None) -> Run:
+    streams = streams or seeds(len(likelihood.observation))
+    return Run("parts", CoordinatePrior(VP), likelihood, shape, streams, None, 1)
+
+
+def test_spread_is_the_posterior_variance():
+    q2 = float(VP.sigma[300] / VP.alpha[300]) ** 2
+    assert float(spread(VP, 300, None)) == pytest.approx(q2)
+    assert float(spread(VP, 300, 2.0)) == pytest.approx(1 / (1 / 2.0 + 1 / q2))
+
+
+def test_the_data_s_gradient_is_per_item():
+    value, grad = data_gradient(linear(0.5), normal((3, 4), 9))
+    residual = Y - WIDE.forward(normal((3, 4), 9))
+    assert torch.allclose(grad, residual @ WIDE.matrix / 0.25)
+    assert torch.allclose(value, -0.5 * residual.square().sum(-1) / 0.25)
+
+
+def test_pulling_by_gradient_steps_reaches_the_proximal_map():
+    centre, variance = normal((3, 4), 9), 0.6
+    run = _run(linear(0.8))
+    exact = pull_to_data(run, centre, variance, 1)
+    blind = GaussianLikelihood(FunctionOperator(WIDE.forward), Y, 0.8)
+    stepped = pull_to_data(_run(blind), centre, variance, 400)
+    assert torch.allclose(stepped, exact, atol=1e-6)
+    assert not torch.allclose(exact, centre, atol=0.1)
+
+
+@pytest.mark.parametrize("rate", [None, 1e6, 0.02])
+def test_langevin_steps_sample_the_product_and_cannot_blow_up(rate):
+    """A stiff direction (curvature 400) beside a free one, whatever the rate asked for."""
+    items = 4000
+    operator = Matrix(torch.tensor([[1.0, 0.0]], dtype=torch.float64))
+    y = torch.full((items, 1), 0.8, dtype=torch.float64)
+    run = _run(GaussianLikelihood(operator, y, 0.05), (2,), OneGenerator(items))
+    centre = torch.full((items, 2), 0.5, dtype=torch.float64)
+    x = langevin(run, centre, centre, 0.04, 150, rate)
+    v = 1 / (1 / 0.05**2 + 1 / 0.04)
+    mean = [v * (0.8 / 0.05**2 + 0.5 / 0.04), 0.5]
+    assert x.mean(0).tolist() == pytest.approx(mean, abs=0.02)
+    assert x.var(0).tolist() == pytest.approx([v, 0.04], rel=0.25)
+
+
+def test_systematic_resampling_keeps_every_share_to_within_one():
+    weights = torch.tensor([[0.1, 0.0, 0.55, 0.35], [1.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    for point in (0.0, 0.37, 0.999):
+        rows = systematic(weights, torch.tensor([point, point], dtype=torch.float64))
+        counts = torch.stack([(rows == k).sum(1) for k in range(4)], 1)
+        assert bool(((counts - 4 * weights).abs() < 1).all())
+        assert 1 not in rows
+    assert effective_size(weights.log()).tolist() == pytest.approx([1 / 0.435, 1.0])
+
+
+def test_systematic_resampling_is_unbiased():
+    weights = torch.tensor([0.17, 0.33, 0.08, 0.42], dtype=torch.float64)
+    points = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    rows = systematic(weights.expand(2000, -1), points)
+    share = torch.stack([(rows == k).double().mean() for k in range(4)])
+    assert torch.allclose(share, weights, atol=1e-3)
+
+
+def test_only_items_below_the_threshold_resample_and_all_draw_the_same_numbers():
+    run = _run(linear(0.5, y=Y[:2]))
+    pop = Population(run, 4)
+    pop.log_weights = torch.tensor([[0.0, 0.0, 0.0, 0.1], [0.0, -9.0, -9.0, -9.0]]).double()
+    before = pop.log_weights.clone()
+    values = torch.arange(8, dtype=torch.float64)[:, None]
+    (kept,) = pop.resample(0.5, values)
+    assert kept[:4, 0].tolist() == [0, 1, 2, 3]
+    assert kept[4:, 0].tolist() == [4, 4, 4, 4]
+    assert torch.equal(pop.log_weights[0], before[0])
+    assert torch.equal(pop.log_weights[1], torch.zeros(4, dtype=torch.float64))
+    states = [g.get_state() for g in run.streams._generators]
+    fresh = seeds(2)
+    fresh.uniform()
+    assert all(torch.equal(s, g.get_state()) for s, g in zip(states, fresh._generators))
+
+
+def test_weights_that_are_all_lost_stop_the_run():
+    pop = Population(_run(linear(0.5, y=Y[:2])), 3)
+    lost = torch.zeros(6, dtype=torch.float64)
+    lost[3:] = -torch.inf
+    with pytest.raises(DivergenceError) as caught:
+        pop.weigh(lost, 17)
+    assert (caught.value.level, caught.value.items) == (17, [1])
+
+
+def test_an_observation_becomes_levels():
+    """Component i is met at the level whose noise is sigma_y / s_i; what is unseen is met never."""
+    operator = Matrix(torch.diag(torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)))
+    lik = GaussianLikelihood(operator, normal((2, 3), 2), 0.4)
+    obs = spectral_observation(_run(lik, (3,)), lik, 10, VP.last)
+    wanted = {4.0: VP.level_of_sigma(0.1), 1.0: VP.level_of_sigma(0.4)}
+    c = obs.svd.v_t(torch.eye(3, dtype=torch.float64))  # which slot is which coordinate
+    for coordinate, s in ((0, 4.0), (1, 1.0)):
+        slot = int(c[coordinate].abs().argmax())
+        assert int(obs.tau[slot]) == wanted[s]
+        assert wanted[s] in obs.levels
+        q = float(VP.sigma[wanted[s]] / VP.alpha[wanted[s]])
+        assert float(obs.ratio2[slot]) == pytest.approx(q**2)
+        assert float(obs.deviation2(VP, wanted[s])[slot]) == pytest.approx(0, abs=1e-12)
+    blank = int(c[2].abs().argmax())
+    assert int(obs.tau[blank]) == VP.last + 1
+    assert obs.levels[0] == VP.last
+    assert obs.levels[-2:] == [1, 0]
+    # With more distinct values than steps each moves to the nearest level of the run.
+    many = Matrix(torch.diag(torch.linspace(0.1, 9, 30, dtype=torch.float64)))
+    lik = GaussianLikelihood(many, normal((2, 30), 2), 0.4)
+    obs = spectral_observation(_run(lik, (30,)), lik, 10, VP.last)
+    assert len(obs.levels) == 11
+    assert set(obs.tau.tolist()) <= set(obs.levels)
+
+
+def test_karras_levels_stay_on_the_schedule():
+    levels = karras_levels(KARRAS, 150, 1.0, 1e-4)
+    assert float(KARRAS.sigma[levels[0]]) == pytest.approx(1.0, rel=0.02)
+    assert levels[-1] == 1
+    assert len(levels) <= 150
+    assert all(a > b for a, b in pairwise(levels))
+
+
+def test_twisting_without_singular_values_runs_on_a_composed_operator():
+    """No SVD: the twist takes one variance for every observed value."""
+    operator = Composition(Identity(), SumOverChannels(2))
+    y = normal((2, 3), 4)
+    info = SAMPLERS["twisted_smc"]
+    result = info.run(
+        CoordinatePrior(VP, 0.0, 1.0),
+        GaussianLikelihood(operator, y, 0.1),
+        (2, 3),
+        seeds(2),
+        info.settings(particles=200, steps=30),
+    )
+    residual = flat(result.particles.sum(2) - y[:, None])
+    assert float(residual.square().mean().sqrt()) < 0.25

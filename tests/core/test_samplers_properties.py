@@ -1,0 +1,334 @@
+"""What the methods that are not exact do guarantee, and the parts that samplers are built from."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood
+from mgdm_core.operators import (
+    Mask,
+    Matrix,
+    SumOverChannels,
+)
+from mgdm_core.randomness import RandomStreams
+from mgdm_core.run import Run
+from mgdm_core.samplers import SAMPLERS
+from mgdm_core.samplers._common import (
+    karras_levels,
+    spread,
+)
+from mgdm_core.samplers.daps import DAPSSettings, daps
+from mgdm_core.samplers.ddnm import DDNMSettings, _noisy, ddnm
+from mgdm_core.samplers.ddrm import DDRMSettings, ddrm
+from mgdm_core.samplers.diffpir import DiffPIRSettings, diffpir
+from mgdm_core.samplers.dps import DPSSettings, dps
+from mgdm_core.samplers.guess_and_guide import GuessAndGuideSettings, guess_and_guide
+from mgdm_core.samplers.msdm_dirac import MSDMDiracSettings, msdm_dirac
+from mgdm_core.samplers.msdm_gaussian import MSDMGaussianSettings, msdm_gaussian
+from mgdm_core.samplers.pgdm import PGDMSettings, pgdm
+from mgdm_core.samplers.pnp_dm import PnPDMSettings, coupling_levels
+from mgdm_core.samplers.red_diff import REDDiffSettings, red_diff
+from mgdm_core.schedule import NoiseSchedule
+
+from .closed_forms import OneGenerator, assert_moments, normal
+from .samplers_support import CoordinatePrior
+
+VP = NoiseSchedule.vp_linear()
+KARRAS = NoiseSchedule.karras(steps=300, sigma_min=1e-3, sigma_max=10.0)
+WIDE = Matrix(normal((2, 4), 21))
+Y = normal((3, 2), 22)
+
+
+def linear(sigma_y: float, operator=WIDE, y=Y) -> GaussianLikelihood:
+    return GaussianLikelihood(operator, y, sigma_y)
+
+
+def seeds(count: int = 3, seed: int = 0) -> RandomStreams:
+    return RandomStreams.from_seed(seed, count)
+
+
+# -- consistency with the data -----------------------------------------------------------------
+
+
+def test_ddnm_without_noise_ends_with_a_x_equal_to_y():
+    cfg = DDNMSettings(steps=8, noise_aware=False)
+    for operator, shape, y in (
+        (WIDE, (4,), Y),
+        (SumOverChannels(3), (3, 6), normal((3, 6), 2)),
+        (Mask(torch.tensor([[True, False], [False, True]])), (2, 2), normal((3, 2), 3)),
+    ):
+        x = ddnm(CoordinatePrior(VP), linear(0.3, operator, y), shape, seeds(), cfg).x
+        assert torch.allclose(operator.forward(x), y, atol=1e-10)
+
+
+def test_ddnm_takes_the_observation_s_noise_off_its_own():
+    """The step's noise has variance dev^2 in every component, whatever part y brings of it."""
+    sigma_y, a, dev, items = 0.3, 0.4, 0.1, 40000
+    operator = Matrix(torch.diag(torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64)))
+    x_0 = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64).expand(items, -1)
+    streams = OneGenerator(items, 1)
+    y = operator.forward(x_0) + sigma_y * streams.normal((3,), torch.float64)
+    lik = GaussianLikelihood(operator, y, sigma_y)
+    run = Run("ddnm", CoordinatePrior(VP), lik, (3,), streams, None, 1)
+    corrected, noise = _noisy(run, lik)(x_0, a, dev)
+    draws = a * (corrected - x_0) + noise
+    zero = torch.zeros(3, dtype=torch.float64)
+    assert_moments(draws, zero, dev**2 * torch.eye(3, dtype=torch.float64))
+    # sigma_y / s is 0.15 and 0.6: the first component is corrected in full (a 0.15 < dev), the
+    # second by dev s / (a sigma_y), the third is not seen.
+    assert torch.allclose(corrected[:, 0], y[:, 0] / 2)
+    share = dev / (a * 0.6)
+    assert torch.allclose(corrected[:, 1] - x_0[:, 1], share * (y[:, 1] / 0.5 - x_0[:, 1]))
+    assert torch.equal(corrected[:, 2], x_0[:, 2])
+
+
+@pytest.mark.parametrize("name", ["ddnm", "ddrm"])
+def test_spectral_methods_fit_an_exact_observation_to_the_last_level_s_noise(name):
+    settings = SAMPLERS[name].settings(steps=40)
+    x = SAMPLERS[name].run(CoordinatePrior(VP), linear(1e-9), (4,), seeds(), settings).x
+    last = float(VP.sigma[1] / VP.alpha[1]) * float(torch.linalg.matrix_norm(WIDE.matrix, 2))
+    assert float((WIDE.forward(x) - Y).abs().max()) < 5 * last
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ddnm", {"steps": 10}),
+        ("ddnm", {"steps": 10, "noise_aware": False}),
+        ("ddrm", {"steps": 10}),
+        ("diffpir", {"steps": 10}),
+        ("pgdm", {"steps": 10}),
+        ("pgdm", {"steps": 10, "weighting": "score"}),
+        ("daps", {"levels": 10}),
+    ],
+)
+def test_what_the_data_do_not_reach_does_not_depend_on_them(name, changes):
+    """Under an isotropic prior the null space of A evolves on its own."""
+    info = SAMPLERS[name]
+    null = torch.linalg.svd(WIDE.matrix).Vh[2:]
+    seen = []
+    for y in (Y, Y + 3.0):
+        prior, settings = CoordinatePrior(VP, 0.4, 1.3), info.settings(**changes)
+        seen.append(info.run(prior, linear(0.2, y=y), (4,), seeds(), settings).x @ null.T)
+    assert torch.allclose(seen[0], seen[1], atol=1e-9)
+
+
+def test_ddrm_keeps_the_noise_level_of_each_component():
+    """With the truth as the estimate, component i has variance q_s^2 whichever rule applies."""
+    items, truth = 20000, 0.7
+    operator = Matrix(torch.diag(torch.tensor([2.0, 0.2], dtype=torch.float64)))
+    streams = OneGenerator(items, 2)
+    x_0 = torch.full((items, 2), truth, dtype=torch.float64)
+    y = operator.forward(x_0) + 0.5 * streams.normal((2,), torch.float64)
+    prior = CoordinatePrior(KARRAS, truth, 1e-12)
+    seen = {}
+
+    def spy(x, t):
+        seen[int(torch.as_tensor(t).reshape(-1)[0])] = x
+        return CoordinatePrior.denoise(prior, x, t)
+
+    watched = CoordinatePrior(KARRAS)
+    watched.denoise = spy
+    lik = GaussianLikelihood(operator, y, 0.5)
+    ddrm(watched, lik, (2,), streams, DDRMSettings(steps=6, eta=1.0))
+    for t, x in seen.items():
+        q2 = float(KARRAS.sigma[t]) ** 2
+        eye = torch.eye(2, dtype=torch.float64)
+        assert_moments(x, torch.full((2,), truth, dtype=torch.float64), q2 * eye)
+
+
+def test_diffpir_ends_at_the_minimiser_of_the_last_level():
+    prior, sigma_y, lam = CoordinatePrior(VP, 0.3, 0.8), 0.25, 2.0
+    result = diffpir(prior, linear(sigma_y), (4,), seeds(), DiffPIRSettings(steps=9, lam=lam))
+    a, q2 = WIDE.matrix, float(spread(VP, 1, None))
+    rho = lam * sigma_y**2 / q2
+    want = torch.linalg.solve(
+        a.T @ a + rho * torch.eye(4, dtype=torch.float64), (Y @ a + rho * prior.last).T
+    ).T
+    assert torch.allclose(result.x, want, atol=1e-9)
+
+
+class _PlayBack(RandomStreams):
+    """A given first draw, then numbers of its own."""
+
+    def __init__(self, first, seed):
+        super().__init__(range(1000 * seed, 1000 * seed + len(first)))
+        self.first = first
+
+    def normal(self, shape, dtype=torch.float32, device="cpu"):
+        if self.first is None:
+            return super().normal(shape, dtype, device)
+        drawn, self.first = self.first.to(dtype), None
+        return drawn
+
+
+@pytest.mark.parametrize("zeta", [0.0, 1.0])
+def test_diffpir_without_fresh_noise_follows_its_first(zeta):
+    first, cfg = normal((3, 4), 17), DiffPIRSettings(steps=5, zeta=zeta)
+    a, b = (
+        diffpir(CoordinatePrior(VP), linear(0.2), (4,), _PlayBack(first, seed), cfg).x
+        for seed in (1, 2)
+    )
+    assert torch.allclose(a, b) == (zeta == 0.0)
+
+
+def test_guess_and_guide_meets_an_exact_observation_and_reaches_no_gradient():
+    prior = CoordinatePrior(VP, refuse_grad=True)
+    cfg = GuessAndGuideSettings(warm_iterations=4, steps=7, every=3)
+    # levels 0, 3, 6 are guided: the last of them is the last level
+    result = guess_and_guide(prior, linear(1e-6), (4,), seeds(), cfg)
+    assert torch.allclose(WIDE.forward(result.x), Y, atol=1e-5)
+    assert result.trace.evaluations == 11
+    assert prior.levels[:5] == [600] * 5  # the warm start stays at its level
+
+
+def test_the_tied_stem_makes_the_stems_sum_to_the_mixture():
+    y = normal((2, 8), 5)
+    lik = linear(0.01, SumOverChannels(3), y)
+    for source in (0, 2):
+        cfg = MSDMDiracSettings(steps=20, source=source)
+        x = msdm_dirac(CoordinatePrior(KARRAS), lik, (3, 8), seeds(2), cfg).x
+        assert torch.allclose(x.sum(1), y, atol=1e-12)
+
+
+def test_msdm_s_residual_closes_with_the_square_of_the_noise():
+    """Sum of stems: d r / d q = (3 x weight + shrink) r / q, so weight 1/2 nearly closes it."""
+    y = normal((2, 8), 5)
+    lik = linear(0.01, SumOverChannels(3), y)
+    weak, strong = (
+        msdm_gaussian(
+            CoordinatePrior(KARRAS, 0.0, 4.0),
+            lik,
+            (3, 8),
+            seeds(2),
+            MSDMGaussianSettings(steps=40, weight=weight, s_churn=0.0, resamples=1),
+        ).x
+        for weight in (0.5, 1e-6)
+    )
+    closed = float((weak.sum(1) - y).abs().mean())
+    assert closed < 0.15 * float((strong.sum(1) - y).abs().mean())
+
+
+def test_msdm_separates_two_gaussian_stems_by_their_variances():
+    """The Wiener estimate y v_1 / (v_1 + v_2) on average over draws, to a tenth (it is biased:
+    the tied stem's score is that of the noisy stem)."""
+    items, y = 2000, 1.2
+
+    class TwoStems(CoordinatePrior):
+        def denoise(self, x, t):
+            sigma2 = self.schedule.sigma[torch.as_tensor(t).reshape(-1)[:1]] ** 2
+            v = torch.tensor([0.9, 0.3], dtype=x.dtype)[None, :, None]
+            return x * v / (v + sigma2)
+
+    lik = linear(0.01, SumOverChannels(2), torch.full((items, 1), y, dtype=torch.float64))
+    cfg = MSDMDiracSettings(steps=60, sigma_max=5.0)
+    x = msdm_dirac(TwoStems(KARRAS), lik, (2, 1), OneGenerator(items), cfg).x[:, :, 0]
+    assert x.mean(0).tolist() == pytest.approx([0.9, 0.3], abs=0.09)
+    assert float(x[:, 0].std()) == pytest.approx((0.9 * 0.3 / 1.2) ** 0.5, rel=0.15)
+
+
+# -- single steps against their formulas -------------------------------------------------------
+
+
+def test_dps_steps_by_gamma_along_the_residual():
+    """One step from the top, against J^T A^T r in closed form."""
+    prior, gamma = CoordinatePrior(VP, 0.0, 2.0), 0.7
+    t, s = 1000, 1
+    one, two = (
+        dps(prior, linear(0.1), (4,), seeds(), DPSSettings(steps=2, gamma=g, eta=0.0)).x
+        for g in (gamma, 1e-9)
+    )
+    x_t = float(VP.sigma[t]) * seeds().normal((4,), torch.float64)
+    alpha, sigma = float(VP.alpha[t]), float(VP.sigma[t])
+    gain = alpha * 2 / (alpha**2 * 2 + sigma**2)
+    residual = Y - WIDE.forward(gain * x_t)
+    pull = 2 * gamma * gain * residual @ WIDE.matrix / residual.norm(dim=-1, keepdim=True)
+    # x_s moves by the pull; the last step multiplies it by D's gain at level 1
+    alpha, sigma = float(VP.alpha[s]), float(VP.sigma[s])
+    assert torch.allclose(one - two, pull * alpha * 2 / (alpha**2 * 2 + sigma**2), rtol=1e-6)
+
+
+def test_dps_brings_the_residual_down():
+    prior = CoordinatePrior(VP, 0.0, 1.0)
+    cfg = DPSSettings(steps=60, gamma=0.1)
+    x = dps(prior, linear(0.1, y=Y + 4), (4,), seeds(), cfg).x
+    assert float((Y + 4 - WIDE.forward(x)).norm()) < 0.5 * float((Y + 4).norm())
+
+
+def test_dps_cuts_the_gradient_of_other_likelihoods():
+    """gamma times the gradient, no longer than 2 gamma, carried to x_t by D's Jacobian."""
+    steep, flat_ = (
+        CallableLikelihood(lambda x, y, k=k: -k * (x - y).square().sum(-1), normal((3, 4), 1))
+        for k in (1e6, 1e-3)
+    )
+    cfg = DPSSettings(steps=2, gamma=0.3, eta=0.0)
+    prior = CoordinatePrior(VP, 0.0, 2.0)
+    x_t = float(VP.sigma[1000]) * seeds().normal((4,), torch.float64)
+    free = dps(prior, steep, (4,), seeds(), DPSSettings(steps=2, gamma=1e-12, eta=0.0)).x
+
+    def gain(t):
+        alpha, sigma = float(VP.alpha[t]), float(VP.sigma[t])
+        return alpha * 2 / (alpha**2 * 2 + sigma**2)
+
+    way = normal((3, 4), 1) - gain(1000) * x_t
+    scale = gain(1000) * gain(1)
+    moved = dps(prior, steep, (4,), seeds(), cfg).x - free
+    assert torch.allclose(moved, 0.6 * scale * way / way.norm(dim=-1, keepdim=True), rtol=1e-5)
+    moved = dps(prior, flat_, (4,), seeds(), cfg).x - free
+    assert torch.allclose(moved, 0.3 * scale * 2e-3 * way, rtol=1e-3, atol=1e-12)
+
+
+def test_pgdm_s_published_step():
+    """x_0 + alpha_t J^T r^2 A^T (r^2 A A^T + sigma_y^2)^-1 (y - A x_0), in one step."""
+    prior, sigma_y = CoordinatePrior(VP, 0.5, 2.0), 0.3
+    x = pgdm(prior, linear(sigma_y), (4,), seeds(), PGDMSettings(steps=1)).x
+    a, x_0 = WIDE.matrix, prior.last
+    alpha, sigma = float(VP.alpha[1000]), float(VP.sigma[1000])
+    r2 = (sigma / alpha) ** 2 / ((sigma / alpha) ** 2 + 1)
+    gram = r2 * a @ a.T + sigma_y**2 * torch.eye(2, dtype=torch.float64)
+    pull = r2 * torch.linalg.solve(gram, (Y - x_0 @ a.T).T).T @ a
+    gain = alpha * 2 / (alpha**2 * 2 + sigma**2)
+    assert torch.allclose(x, x_0 + alpha * gain * pull, rtol=1e-8)
+
+
+def test_red_diff_ends_at_its_fixed_point():
+    """Where every level is far noisier than the data it is ridge regression, exactly."""
+    schedule = NoiseSchedule.from_sigmas(torch.linspace(40, 80, 120, dtype=torch.float64))
+    v, m, lam = 0.5, 0.3, 0.6
+    cfg = REDDiffSettings(steps=120, learning_rate=0.1, lam=lam, rate_decay=0.01)
+    x = red_diff(CoordinatePrior(schedule, m, v), linear(0.1), (4,), seeds(), cfg).x
+    a, q2 = WIDE.matrix, 60.0**2
+    weight = lam * q2 / (q2 + v)
+    eye = torch.eye(4, dtype=torch.float64)
+    want = m + torch.linalg.solve(a.T @ a + weight * eye, ((Y - m * a.sum(1)) @ a).T).T
+    assert torch.allclose(x, want, atol=0.02)
+
+
+def test_red_diff_s_loss_does_not_know_sigma_y():
+    """As published: the data term is ||y - A mu||^2 / 2, so that MAP has lam = sigma_y^2 / v."""
+    cfg = REDDiffSettings(steps=10)
+    one, other = (
+        red_diff(CoordinatePrior(VP), linear(sigma_y), (4,), seeds(), cfg).x
+        for sigma_y in (0.1, 0.7)
+    )
+    assert torch.allclose(one, other, atol=1e-9)
+
+
+def test_daps_replaces_the_deviation_by_tau():
+    prior = CoordinatePrior(VP)
+    with_tau = daps(prior, linear(5.0), (4,), seeds(), DAPSSettings(levels=6, tau=0.01)).x
+    own = daps(prior, linear(0.01), (4,), seeds(), DAPSSettings(levels=6)).x
+    assert torch.allclose(with_tau, own)
+
+
+def test_presets_of_daps_and_pnp_dm_run_on_their_grids():
+    audio = SAMPLERS["daps"].presets["audio"]
+    levels = karras_levels(KARRAS, 50, audio.sigma_max, audio.sigma_min)
+    assert levels[0] == KARRAS.last  # 20 lies above this schedule: its last level
+    assert levels == sorted(set(levels), reverse=True)
+    cfg = PnPDMSettings(iterations=60, rho=10.0, decay=0.9, floor=0.3)
+    ratios = [float(KARRAS.sigma[t]) for t in coupling_levels(KARRAS, cfg)]
+    assert ratios[0] == pytest.approx(10, rel=0.02)
+    assert ratios[10] == pytest.approx(10 * 0.9**10, rel=0.03)
+    assert ratios[-1] == pytest.approx(0.3, rel=0.03)
