@@ -98,7 +98,9 @@ def main(**given: Any) -> int:
         options = _file_options(given)
         if given["resume"] and given["overwrite"]:
             raise click.UsageError("--resume keeps files and --overwrite replaces them; choose one")
-        name = header.name or path.stem
+        # The name it was asked for by, where that is a name; a path gives the file's own.
+        asked = given["prior"]
+        name = asked if asked in {e.name for e in registry.list_priors()} else path.stem
         plan = jobs.plan_jobs(
             given["inputs"], given["out"], name, choice, template=given["filename"]
         )
