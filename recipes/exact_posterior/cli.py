@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -31,6 +32,7 @@ from recipes.exact_posterior.runner import (
     plan,
     read_records,
     run_job,
+    sample_path,
 )
 from recipes.exact_posterior.table import markdown, rows_of, write_parquet
 from recipes.exact_posterior.variants import ABLATIONS, MAIN, chosen
@@ -77,9 +79,9 @@ def _initialise() -> None:
     torch.set_num_threads(1)
 
 
-def _alone(job: Job) -> dict[str, Any]:
+def _alone(job: Job, folder: Path) -> dict[str, Any]:
     """:func:`run_job` for a worker process."""
-    return run_job(job)[0]
+    return run_job(job, folder=folder)
 
 
 @contextmanager
@@ -95,7 +97,11 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 
 def _run_all(
-    jobs: Sequence[Job], workers: int, console: Console, store: Callable[[dict[str, Any]], None]
+    jobs: Sequence[Job],
+    workers: int,
+    folder: Path,
+    console: Console,
+    store: Callable[[dict[str, Any]], None],
 ) -> list[dict[str, Any]]:
     """Run the jobs; store what is measured at once; return the failures."""
     failures = []
@@ -111,7 +117,7 @@ def _run_all(
         if workers > 1:
             spawn = get_context("spawn")
             with ProcessPoolExecutor(workers, spawn, initializer=_initialise) as pool:
-                for future in as_completed([pool.submit(_alone, job) for job in jobs]):
+                for future in as_completed([pool.submit(_alone, job, folder) for job in jobs]):
                     take(future.result())
                     progress.advance(whole)
             return failures
@@ -122,30 +128,30 @@ def _run_all(
             def report(step: Any) -> None:
                 progress.update(one, completed=step.step, total=step.steps)
 
-            take(run_job(job, report)[0])
+            take(run_job(job, report, folder))
             progress.advance(whole)
     return failures
 
 
-def _draw_planes(
-    names: Sequence[str], cases: Sequence[Case], samples: int, out: Path, console: Console
-) -> None:
+def _draw_planes(jobs: Sequence[Job], records: list[dict[str, Any]], out: Path) -> None:
     """Side-by-side pictures of the first problem of every planar setting."""
-    first = [case for case in cases if case.dim == 2 and case.problem == 0]
-    jobs, _ = plan(names, first, samples)
-    with _progress(console) as progress:
-        bar = progress.add_task("pictures of the plane", total=len(jobs))
-        for case in first:
-            drawn, distances = {}, {}
-            for job in (j for j in jobs if j.case == case):
-                kept = Job(job.name, case, samples, keep_samples=True)
-                record, x = run_job(kept)
-                if x is not None:
-                    drawn[job.name], distances[job.name] = x, record["sliced_wasserstein"]
-                progress.advance(bar)
-            noise = "" if case.noise is None else f"_noise{case.noise:g}"
-            path = out / f"plane_{case.task}_{case.observations}{noise}.png"
-            plane_picture(case, build(case, samples).exact, drawn, distances, path)
+    distances = {key(record): record["sliced_wasserstein"] for record in records}
+    planes: dict[Case, list[Job]] = {}
+    for job in jobs:
+        path = sample_path(job, out / "samples")
+        if path is not None and path.exists() and job_key(job) in distances:
+            planes.setdefault(job.case, []).append(job)
+    for case, members in planes.items():
+        drawn = {}
+        for job in members:
+            path = sample_path(job, out / "samples")
+            assert path is not None
+            drawn[job.name] = torch.from_numpy(np.load(path))
+        noise = "" if case.noise is None else f"_noise{case.noise:g}"
+        exact = build(case, members[0].samples).exact
+        titles = {job.name: distances[job_key(job)] for job in members}
+        target = out / f"plane_{case.task}_{case.observations}{noise}.png"
+        plane_picture(case, exact, drawn, titles, target)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -239,7 +245,7 @@ def main(
     except KeyError as error:
         raise click.BadParameter(str(error.args[0])) from error
 
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "samples").mkdir(parents=True, exist_ok=True)
     records_path = json_path or out / "records.jsonl"
     records_path.parent.mkdir(parents=True, exist_ok=True)
     cases = cases_of(tasks, dims, observations, noise, problems)
@@ -258,7 +264,7 @@ def main(
     missing = [job for job in wanted if job_key(job) not in have]
     console.print(f"{len(missing)} runs, {len(kept)} kept from before; records in {records_path}")
     began = time.perf_counter()
-    failures = _run_all(missing, jobs, console, store)
+    failures = _run_all(missing, jobs, out / "samples", console, store)
     for record in failures:
         console.print(
             f"failed: {record['sampler']} on {record['task']} d = {record['dim']}: "
@@ -269,15 +275,13 @@ def main(
     records = read_records(records_path)
     if not records:
         raise click.ClickException("nothing was measured")
-    _report(records, rows, cases, samples, out, pictures, quick, console)
+    _report(records, wanted, out, pictures, quick, console)
     console.print(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}")
 
 
 def _report(
     records: list[dict[str, Any]],
-    names: Sequence[str] | dict[str, Any],
-    cases: Sequence[Case],
-    samples: int,
+    jobs: Sequence[Job],
     out: Path,
     pictures: bool,
     quick: bool,
@@ -285,7 +289,7 @@ def _report(
 ) -> None:
     """Write the table in both forms, print its short version and draw the pictures."""
     rows = rows_of(records)
-    heading = f"Samplers against exact posteriors, {samples} samples each"
+    heading = f"Samplers against exact posteriors, {jobs[0].samples} samples each"
     (out / "table.md").write_text(markdown(rows, heading))
     complaint = write_parquet(records, out / "table.parquet")
     if complaint:
@@ -297,14 +301,15 @@ def _report(
             f" W1 {row['sliced_wasserstein']:6.2f} (floor {row['floor']:.2f})"
             f" modes {row['mode_error']:.2f} cost {row['cost']:6.0f} {row['seconds']:6.1f} s",
             highlight=False,
+            soft_wrap=True,
         )
     if not pictures:
         return
     cost_picture(rows, out / "error_against_evaluations.png")
     if gibbs_picture(rows, out / "error_against_gibbs.png") is None:
         console.print("no picture of the error against R: run several, such as mgdm-published-r2")
-    _draw_planes(list(names), cases, samples, out, console)
-    counts = [100, 1000, 10000] if quick else [10, 100, 1000, 10000, 30000]
+    _draw_planes(jobs, records, out)
+    counts = [10, 100, 1000, 10000] if quick else [10, 100, 1000, 10000, 30000]
     with console.status("memory against particles"):
         if memory_picture(growth_curve(counts), out / "memory_against_particles.png") is None:
             console.print("no picture of the memory: this system cannot reset its peak mark")

@@ -98,6 +98,7 @@ def cost_picture(rows: Sequence[Row], path: Path) -> Path:
                 fontsize=7,
             )
         axis.set(xscale="log", yscale="log", ylabel="sliced Wasserstein-1")
+        axis.margins(x=0.22)
         axis.set_xlabel("evaluations per sample (a VJP counts as two more)")
         axis.set_title(_title(setting), fontsize=10)
     for axis in axes[len(groups) :]:
@@ -161,9 +162,10 @@ def memory_picture(points: Sequence[dict[str, Any]], path: Path) -> Path | None:
             marker="o",
             linewidth=2.5 if name == "mgdm" else 1.2,
             color=ORANGE if name == "mgdm" else None,
-            label=f"{name} (R instead of particles)" if name == "mgdm" else name,
+            label=name,
         )
-    axis.set(xscale="log", yscale="log", xlabel="particles per sample", ylabel="MiB at the peak")
+    axis.set(xscale="log", yscale="log", xlabel="particles per sample (MGDM: R)")
+    axis.set_ylabel("MiB at the peak")
     axis.set_title(f"Memory of one posterior sample, d = {known[0]['dim']}", fontsize=10)
     axis.legend(fontsize=8)
     return _save(figure, path)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
 from mgdm_core.errors import MGDMError
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
@@ -22,7 +22,18 @@ from recipes.exact_posterior.problems import Case, Problem, build
 from recipes.exact_posterior.streams import BatchStreams
 from recipes.exact_posterior.variants import VARIANTS, Variant
 
-__all__ = ["Job", "applies", "cost", "key", "plan", "read_records", "run_job"]
+__all__ = [
+    "Job",
+    "append",
+    "applies",
+    "cost",
+    "job_key",
+    "key",
+    "plan",
+    "read_records",
+    "run_job",
+    "sample_path",
+]
 
 PROJECTIONS = 500
 
@@ -34,7 +45,6 @@ class Job:
     name: str
     case: Case
     samples: int
-    keep_samples: bool = False
 
     @property
     def variant(self) -> Variant:
@@ -119,13 +129,21 @@ def _problem(case: Case, samples: int) -> Problem:
     return _LAST[case, samples]
 
 
+def sample_path(job: Job, folder: Path) -> Path | None:
+    """Where the samples go that the pictures of the plane show; None for all other jobs."""
+    if job.case.dim != 2 or job.case.problem != 0:
+        return None
+    return folder / f"{job.name}-{hashlib.sha256(repr(job).encode()).hexdigest()[:12]}.npy"
+
+
 def run_job(
-    job: Job, callback: Callback | None = None
-) -> tuple[dict[str, Any], torch.Tensor | None]:
+    job: Job, callback: Callback | None = None, folder: Path | None = None
+) -> dict[str, Any]:
     """Run and measure. A sampler that fails leaves its message under ``error``.
 
-    Particle methods run with one item whose particles are the samples; evaluations are counted
-    per sample in either case.
+    Samples of the first problem of every planar setting are kept in ``folder``. Particle methods
+    run with one item whose particles are the samples; evaluations are counted per sample in either
+    case.
     """
     problem, case = _problem(job.case, job.samples), job.case
     entry, settings = get_sampler(job.variant.sampler), job.variant.settings
@@ -158,7 +176,7 @@ def run_job(
                 callback=callback,
             )
     except MGDMError as error:
-        return {**record, "error": f"{type(error).__name__}: {error}"}, None
+        return {**record, "error": f"{type(error).__name__}: {error}"}
     seconds = time.perf_counter() - began
     x = result.x if result.particles is None else result.particles[0]
     per_sample = items / len(x)
@@ -173,7 +191,10 @@ def run_job(
         peak_memory=meter.peak,
         warnings=[line.split(":")[0] for line in result.trace.warnings],
     )
-    return record, x if job.keep_samples else None
+    path = None if folder is None else sample_path(job, folder)
+    if path is not None:
+        np.save(path, x.numpy())
+    return record
 
 
 def _gibbs(settings: Any) -> int | None:

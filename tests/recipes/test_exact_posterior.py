@@ -1,0 +1,407 @@
+"""The exact-posterior benchmark: its distances, its posteriors by quadrature, its command."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mgdm_core.gaussian_mixture import isotropic_mixture
+from mgdm_core.samplers import SAMPLERS
+from recipes.exact_posterior import cli, runner, variants
+from recipes.exact_posterior.memory import PeakMeter
+from recipes.exact_posterior.metrics import sliced_wasserstein, total_variation
+from recipes.exact_posterior.pictures import gibbs_picture, memory_picture
+from recipes.exact_posterior.problems import Case, build
+from recipes.exact_posterior.quadrature import GridPosterior
+from recipes.exact_posterior.runner import Job, applies, cost, plan, run_job
+from recipes.exact_posterior.streams import BatchStreams
+from recipes.exact_posterior.table import markdown, rows_of, write_parquet
+
+CASE = Case("linear", 4, 1, 0.5, 0)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+# -- distances -------------------------------------------------------------------------------------
+
+
+def points(count: int, dim: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, dim, generator=generator, dtype=torch.float64)
+
+
+def test_the_distance_of_a_shift_is_its_mean_projection():
+    x, shift = points(300, 2, 1), torch.tensor([3.0, 4.0], dtype=torch.float64)
+    # E |<shift, theta>| over the circle is 2 |shift| / pi.
+    got = sliced_wasserstein(x, x + shift, projections=4000)
+    assert got == pytest.approx(2 * 5 / math.pi, rel=0.02)
+    assert sliced_wasserstein(x, x) == 0
+    assert sliced_wasserstein(x, x + shift) == sliced_wasserstein(x + shift, x)
+
+
+def test_sets_of_unequal_size_compare_by_quantiles():
+    x, y = points(60, 3, 1), points(90, 3, 2)
+    # Repeating every point changes no law.
+    want = sliced_wasserstein(x.repeat(3, 1), y.repeat(2, 1))
+    assert sliced_wasserstein(x, y) == pytest.approx(want, rel=1e-9)
+
+
+def test_total_variation_of_the_modes():
+    which = torch.tensor([0, 0, 1, 3])
+    weights = torch.tensor([0.5, 0.25, 0.25, 0.0], dtype=torch.float64)
+    assert total_variation(which, weights) == pytest.approx(0.25)
+    assert total_variation(torch.tensor([0, 1, 0, 2]), weights) == 0
+
+
+# -- posteriors ------------------------------------------------------------------------------------
+
+
+def test_quadrature_is_the_closed_form_where_there_is_one():
+    pairs = torch.tensor([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)], dtype=torch.float64)
+    mixture = isotropic_mixture(
+        torch.rand(9, generator=torch.Generator().manual_seed(1)), 8 * pairs
+    )
+    row, y, noise = torch.tensor([[1.0, -0.6]], dtype=torch.float64), torch.tensor([4.0]), 0.3
+    exact = mixture.posterior(row, y.double(), noise)
+    grid = GridPosterior(
+        mixture, lambda x: -0.5 * ((y - x @ row.T)[:, 0] / noise) ** 2, step=0.05, extent=14.0
+    )
+    mean = exact.weights @ exact.means
+    torch.testing.assert_close(grid.masses @ grid.points, mean, rtol=1e-6, atol=1e-6)
+    second = torch.einsum(
+        "c,cij->ij",
+        exact.weights,
+        exact.covariances + exact.means[:, :, None] * exact.means[:, None],
+    )
+    got = torch.einsum("n,ni,nj->ij", grid.masses, grid.points, grid.points)
+    torch.testing.assert_close(got, second, rtol=1e-4, atol=1e-4)
+    # Modes lie 8 deviations apart: the cells of the largest responsibility hold their weights.
+    torch.testing.assert_close(grid.weights, exact.weights, rtol=0, atol=2e-3)
+    draws = grid.sample(4000, torch.Generator().manual_seed(2))
+    own, _ = exact.sample(4000, torch.Generator().manual_seed(3))
+    assert sliced_wasserstein(draws, own) < 0.35
+    assert total_variation(grid.label(draws), grid.weights) < 0.04
+
+
+def test_a_problem_is_fixed_by_its_number():
+    a, b = build(Case("linear", 20, 1, 0.05, 0), 20), build(Case("linear", 20, 1, 0.05, 0), 20)
+    assert torch.equal(a.exact, b.exact)
+    assert torch.equal(a.again, b.again)
+    # Pinned: another draw order would make other problems under the same numbers.
+    assert float(a.likelihood(3).observation[2, 0]) == pytest.approx(-19.5714, abs=1e-4)
+    other = build(Case("linear", 20, 1, 0.05, 1), 20)
+    assert not torch.allclose(a.weights, other.weights)
+
+
+def test_the_prior_is_the_benchmarks_mixture():
+    mixture = build(Case("linear", 4, 1, 0.05, 0), 2).prior.mixture
+    assert mixture.means.shape == (25, 4)
+    assert mixture.means[0].tolist() == [-16, -16, -16, -16]
+    assert mixture.means[7].tolist() == [-8, 0, -8, 0]
+    assert torch.equal(mixture.covariances[3], torch.eye(4, dtype=torch.float64))
+    assert float(mixture.weights.std()) > 0.01
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("linear", 4, 3, 0.05, 0),
+        Case("nonlinear", 2, 1, 0.5, 0),
+        Case("nonlinear", 2, 3, 0.5, 1),
+        Case("poisson", 2, 3, None, 0),
+    ],
+)
+def test_exact_samples_explain_the_observation_and_weigh_the_modes(case):
+    problem = build(case, 400)
+    likelihood = problem.likelihood(400)
+    if case.task != "poisson":
+        off = likelihood.residual(problem.exact) / case.noise
+        assert float(off.square().mean()) < 4
+    prior, _ = problem.prior.mixture.sample(400, torch.Generator().manual_seed(0))
+    better = likelihood.log_prob(problem.exact).mean() - likelihood.log_prob(prior).mean()
+    assert float(better) > 1
+    assert total_variation(problem.label(problem.exact), problem.weights) < 0.1
+    assert float(problem.weights.sum()) == pytest.approx(1)
+
+
+def test_only_linear_problems_leave_the_plane():
+    with pytest.raises(ValueError, match="dim 2; found 4"):
+        build(Case("poisson", 4, 1, None, 0), 2)
+    with pytest.raises(ValueError, match="even; found 3"):
+        build(Case("linear", 3, 1, 0.1, 0), 2)
+
+
+def test_batch_streams_are_standard_and_viewed_by_count():
+    streams, twin = BatchStreams(3, 500), BatchStreams(3, 500)
+    x = streams.normal((20,), torch.float64)
+    assert torch.equal(x, twin.normal((20,), torch.float64))
+    assert abs(float(x.mean())) < 4.5 / 100
+    assert abs(float(x.var()) - 1) < 4.5 * (2 / 10000) ** 0.5
+    view = streams.select([4, 4, 1])
+    assert len(view) == 3
+    assert view.integers(5, 9).shape == (3,)
+    assert view.normal_like(torch.zeros(3, 2)).shape == (3, 2)
+    assert len(streams) == 500
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def test_every_sampler_that_needs_no_mixture_has_a_row():
+    used = {variant.sampler for variant in variants.MAIN.values()}
+    assert used == {name for name, info in SAMPLERS.items() if "mixing" not in info.needs}
+    published = variants.MAIN["mgdm-published"].settings
+    assert (published.levels, published.gibbs, published.denoising_steps) == (100, 1, 20)
+    assert variants.MAIN["mgdm-published-r4"].settings == replace(published, gibbs=4)
+    assert variants.MAIN["mgdm"].settings is None  # the library's own choice
+    for name, variant in variants.VARIANTS.items():
+        kind = SAMPLERS[variant.sampler].settings
+        assert variant.settings is None or isinstance(variant.settings, kind), name
+
+
+def test_rows_are_chosen_by_name_and_group():
+    assert list(variants.chosen(["ddrm", "mgdm"])) == ["ddrm", "mgdm"]
+    assert variants.chosen(["main", "ablations"]) == variants.chosen(["all"]) == variants.VARIANTS
+    with pytest.raises(KeyError, match="no sampler 'mgmd'; groups: main, ablations, all"):
+        variants.chosen(["mgmd"])
+
+
+def test_rows_run_where_they_can():
+    linear = build(CASE, 2).likelihood(1)
+    bent = build(Case("nonlinear", 2, 1, 0.5, 0), 2).likelihood(1)
+    counts = build(Case("poisson", 2, 1, None, 0), 2).likelihood(1)
+    rows = variants.MAIN
+    assert all(applies(row, linear) for row in rows.values())
+    for name in ("mgdm", "mgdm-published", "dps", "twisted_smc"):
+        assert applies(rows[name], bent)
+        assert applies(rows[name], counts)
+    for name in ("ddrm", "ddnm", "diffpir"):
+        assert not applies(rows[name], bent)
+        assert not applies(rows[name], counts)
+    jobs, left_out = plan(["ddrm", "dps"], [CASE, Case("poisson", 2, 1, None, 0)], 10)
+    assert [(job.name, job.case.task) for job in jobs] == [
+        ("ddrm", "linear"),
+        ("dps", "linear"),
+        ("dps", "poisson"),
+    ]
+    assert left_out == ["ddrm on poisson: needs gaussian, svd"]
+
+
+def test_a_run_is_measured_and_repeats():
+    record = run_job(Job("ddrm", CASE, 60))
+    again = run_job(Job("ddrm", CASE, 60))
+    for name in ("sliced_wasserstein", "floor", "mode_error", "mode_floor"):
+        assert record[name] == again[name]
+        assert record[name] >= 0
+    assert record["evaluations"] == 20
+    assert record["vjps"] == 0
+    assert record["seconds"] > 0
+    assert cost({"evaluations": 10, "vjps": 3}) == 16
+    assert runner.key(record) == runner.job_key(Job("ddrm", CASE, 60))
+    # It shares no random numbers with the exact samples, so it cannot beat their floor by much.
+    assert record["sliced_wasserstein"] > 0.5 * record["floor"]
+
+
+def test_particles_are_the_samples_and_their_cost_is_per_sample(tmp_path):
+    job = Job("mcg_diff", Case("linear", 2, 1, 0.5, 0), 40)
+    record = run_job(job, folder=tmp_path)
+    assert 90 <= record["evaluations"] <= 110
+    assert record["particles"]
+    path = runner.sample_path(job, tmp_path)
+    assert np.load(path).shape == (40, 2)
+    assert runner.sample_path(Job("mcg_diff", CASE, 40), tmp_path) is None
+
+
+def test_a_failure_is_told_and_not_measured(monkeypatch):
+    bad = replace(variants.MAIN["dps"].settings, gamma=1e250)
+    row = variants.Variant("dps", bad, frozenset({"vjp"}))
+    monkeypatch.setitem(variants.VARIANTS, "dps-wild", row)
+    record = run_job(Job("dps-wild", CASE, 3))
+    assert record["error"].startswith("DivergenceError: dps: NaN or infinity at level")
+    assert "sliced_wasserstein" not in record
+
+
+def test_the_peak_of_a_block_is_measured():
+    with PeakMeter() as meter:
+        block = torch.ones(2**23, dtype=torch.float64)
+        del block
+    if meter.peak is None:
+        pytest.skip("this system cannot reset the peak of the resident size")
+    assert 60 * 2**20 < meter.peak < 200 * 2**20
+    with PeakMeter() as idle:
+        pass
+    assert idle.peak < 20 * 2**20
+
+
+# -- table and pictures ----------------------------------------------------------------------------
+
+
+def record_of(sampler, problem, distance, gibbs=None, **changes):
+    return {
+        "sampler": sampler,
+        "task": "linear",
+        "dim": 2,
+        "observations": 1,
+        "noise": 0.05,
+        "problem": problem,
+        "samples": 10,
+        "settings": "x",
+        "particles": False,
+        "gibbs": gibbs,
+        "sliced_wasserstein": distance,
+        "floor": 0.4,
+        "mode_error": 0.1,
+        "mode_floor": 0.05,
+        "evaluations": 100,
+        "vjps": 10,
+        "seconds": 1.0,
+        "peak_memory": None,
+        "warnings": ["divergence"],
+        **changes,
+    }
+
+
+def test_the_table_holds_means_and_standard_errors():
+    rows = rows_of([record_of("b", 0, 2.0), record_of("b", 1, 4.0), record_of("a", 0, 5.0)])
+    assert [row["sampler"] for row in rows] == ["b", "a"]
+    assert rows[0]["sliced_wasserstein"] == 3.0
+    assert rows[0]["standard_error"] == pytest.approx(1.0)
+    assert rows[0]["cost"] == 120
+    assert rows[1]["standard_error"] is None
+    text = markdown(rows, "Heading")
+    assert text.startswith("# Heading\n")
+    assert "| linear | 2 | 1 | 0.05 | b |  | 3.00 ± 1.00 | 0.40 | 0.10 | 100 | 10 | 120 |" in text
+
+
+def test_parquet_comes_back_and_its_absence_is_told(tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    records = [record_of("a", 0, 2.0), record_of("a", 1, 3.0)]
+    assert write_parquet(records, tmp_path / "table.parquet") is None
+    frame = pandas.read_parquet(tmp_path / "table.parquet")
+    assert frame["sliced_wasserstein"].tolist() == [2.0, 3.0]
+    assert frame["warnings"].tolist() == ["divergence", "divergence"]
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    told = write_parquet(records, tmp_path / "other.parquet")
+    assert "pyarrow is a development dependency" in told
+    assert not (tmp_path / "other.parquet").exists()
+
+
+def test_the_error_against_r_needs_several(tmp_path):
+    one = rows_of([record_of("mgdm-published", 0, 2.0, gibbs=1)])
+    assert gibbs_picture(one, tmp_path / "r.png") is None
+    two = rows_of(
+        [
+            record_of("mgdm-published", 0, 2.0, gibbs=1),
+            record_of("mgdm-published-r4", 0, 1.5, gibbs=4),
+        ]
+    )
+    assert gibbs_picture(two, tmp_path / "r.png").stat().st_size > 5000
+    assert memory_picture([{"peak_memory": None}], tmp_path / "m.png") is None
+
+
+# -- command ---------------------------------------------------------------------------------------
+
+ASKED = ["--dims", "2", "--observations", "1", "--noise", "0.5", "--samples", "30"]
+KEYS = {
+    "sampler",
+    "dim",
+    "observations",
+    "noise",
+    "problem",
+    "sliced_wasserstein",
+    "floor",
+    "evaluations",
+    "vjps",
+    "seconds",
+}
+
+
+def call(*arguments):
+    result = CliRunner().invoke(cli.main, [str(a) for a in arguments], catch_exceptions=False)
+    return result
+
+
+def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
+    points = [
+        {"sampler": s, "particles": n, "dim": 2, "peak_memory": n * 4096}
+        for s in ("mgdm", "mcg_diff")
+        for n in (10, 100)
+    ]
+    monkeypatch.setattr(cli, "growth_curve", lambda counts: points)
+    path, out = tmp_path / "deep" / "records.json", tmp_path / "out"
+    common = (*ASKED, "--json", path, "--out", out)
+    result = call(*common, "--problems", 1, "--samplers", "ddrm,guess_and_guide")
+    assert result.exit_code == 0, result.output
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {record["sampler"] for record in records} == {"ddrm", "guess_and_guide"}
+    assert all(set(record) >= KEYS for record in records)
+    assert all((record["dim"], record["noise"]) == (2, 0.5) for record in records)
+    assert {record["task"] for record in records} == {"linear"}
+    assert "| ddrm |" in (out / "table.md").read_text()
+    pictures = {p.name for p in out.glob("*.png")}
+    assert pictures == {
+        "error_against_evaluations.png",
+        "memory_against_particles.png",
+        "plane_linear_1_noise0.5.png",
+    }
+
+    # Resuming runs what is missing only, and forgets what was not asked for.
+    marked = [{**record, "seconds": 123.0} for record in records]
+    path.write_text("\n".join(map(json.dumps, marked)) + '\n{"cut off')
+    result = call(*common, "--problems", 2, "--samplers", "ddrm", "--resume", "--no-pictures")
+    assert "1 runs, 1 kept from before" in result.output
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["sampler"], r["problem"]) for r in records] == [("ddrm", 0), ("ddrm", 1)]
+    assert records[0]["seconds"] == 123.0
+    assert records[1]["seconds"] < 123.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samplers", "mgmd"], "no sampler 'mgmd'"),
+        (["--tasks", "sine"], "tasks are linear, nonlinear, poisson; found sine"),
+        (["--dims", "3"], "even and at least 2; found 3"),
+        (["--dims", "a"], "comma-separated values"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments, message):
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())
+
+
+def test_the_command_lists_the_samplers():
+    output = " ".join(call("--list").output.split())
+    for name in variants.VARIANTS:
+        assert name in output
+
+
+def test_the_grid_of_problems():
+    cases = cli.cases_of(["linear", "nonlinear", "poisson"], [2, 20], [1, 3], [0.05, 0.5], 2)
+    assert len([c for c in cases if c.task == "linear"]) == 2 * 2 * 2 * 2
+    assert {c.dim for c in cases if c.task != "linear"} == {2}
+    assert len([c for c in cases if c.task == "nonlinear"]) == 2 * 2 * 2
+    assert len([c for c in cases if c.task == "poisson"]) == 2 * 2
+    assert len(set(cases)) == len(cases)
+
+
+@pytest.mark.slow
+def test_ours_is_nearer_than_the_published_setting_and_cheaper():
+    case = Case("linear", 20, 1, 0.05, 0)
+    ours, theirs = (run_job(Job(name, case, 200)) for name in ("mgdm", "mgdm-published"))
+    assert ours["sliced_wasserstein"] < theirs["sliced_wasserstein"]
+    assert ours["mode_error"] < 0.5 * theirs["mode_error"]
+    assert cost(ours) <= cost(theirs)
