@@ -34,6 +34,7 @@ from mgdm_audio.priors.stft_unet_layers import (
     Attention,
     BandDecoder,
     BandEncoder,
+    Blocks,
     Downsample,
     NoiseEmbedding,
     ResidualBlock,
@@ -124,8 +125,8 @@ class STFTUNet(nn.Module):
         nn.init.zeros_(self.bin_skip.weight)
         nn.init.zeros_(self.bin_skip.bias)
 
-    def _blocks(self, width: int, count: int) -> nn.ModuleList:
-        return nn.ModuleList(ResidualBlock(width, self.config.embedding) for _ in range(count))
+    def _blocks(self, width: int, count: int) -> Blocks:
+        return Blocks(ResidualBlock(width, self.config.embedding) for _ in range(count))
 
     # -- public ---------------------------------------------------------------------------------
 
@@ -248,8 +249,7 @@ class STFTUNet(nn.Module):
         skips = []
         for level, (blocks, down) in enumerate(zip(self.down_blocks, self.downs)):
             h = h + self.positions[level]
-            for block in blocks:
-                h = block(h, embedding)
+            h = blocks(h, embedding)
             skips.append(h)
             h = down(h)
         h = h + self.positions[-1]
@@ -257,8 +257,7 @@ class STFTUNet(nn.Module):
             h = layer(h, embedding)
         for blocks, up in zip(reversed(self.up_blocks), reversed(self.ups)):
             h = up(h) + skips.pop()
-            for block in blocks:
-                h = block(h, embedding)
+            h = blocks(h, embedding)
         outputs = self.decoder(h)
         batch, _, bins, frames = features.shape
         weights = 0.1 * self.bin_skip(embedding).reshape(batch, -1, self.features + 1)

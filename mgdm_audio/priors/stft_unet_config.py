@@ -107,5 +107,7 @@ class STFTUNetConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise SettingsError(f"stft_unet has no settings {unknown}; known are {sorted(known)}")
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        settings: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
         return cls(**settings)

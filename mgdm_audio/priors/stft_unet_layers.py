@@ -15,6 +15,7 @@ __all__ = [
     "Attention",
     "BandDecoder",
     "BandEncoder",
+    "Blocks",
     "Downsample",
     "NoiseEmbedding",
     "ResidualBlock",
@@ -57,6 +58,8 @@ class _Bands(nn.Module):
     A narrow band of a group is widened to the width of its widest: the encoder lets it see its
     neighbours, the decoder's surplus is dropped.
     """
+
+    take: Tensor
 
     def __init__(self, bins: int, bands: int, min_band: int) -> None:
         super().__init__()
@@ -101,7 +104,7 @@ class BandEncoder(_Bands):
         columns = frames // self.patch
         gathered = []
         for g, (weight, (first, last, width)) in enumerate(zip(self.weights, self.groups)):
-            part = x[:, :, getattr(self, f"index{g}")]
+            part = x[:, :, self.get_buffer(f"index{g}")]
             part = part.reshape(batch, features, last - first, width, columns, self.patch)
             part = part.permute(2, 0, 4, 1, 3, 5).reshape(last - first, batch * columns, -1)
             gathered.append(torch.bmm(part, weight))
@@ -147,6 +150,8 @@ class BandDecoder(_Bands):
 class NoiseEmbedding(nn.Module):
     """Fourier features of log sigma and two linear layers."""
 
+    rates: Tensor
+
     def __init__(self, size: int, frequencies: int = 32) -> None:
         super().__init__()
         # Periods from 16 down to 1/2 in natural logarithm: smooth in sigma, yet it tells levels.
@@ -182,6 +187,18 @@ class ResidualBlock(nn.Module):
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
         h = self.first(F.silu(rms_norm(x) * (1 + scale) + shift))
         return x + self.second(F.silu(rms_norm(h)))
+
+
+class Blocks(nn.ModuleList):
+    """Residual blocks, one after the other."""
+
+    def forward(
+        self, x: Float[Tensor, "batch channels bands columns"], embedding: Tensor
+    ) -> Float[Tensor, "batch channels bands columns"]:
+        """Refine by every block."""
+        for block in self:
+            x = block(x, embedding)
+        return x
 
 
 class Attention(nn.Module):

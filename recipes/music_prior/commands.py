@@ -252,6 +252,7 @@ def validate(
     import torch
 
     from mgdm_audio.priors.checkpoints import load_prior
+    from mgdm_audio.priors.stft_unet import STFTUNet
     from recipes.music_prior import validate as validation
     from recipes.music_prior.export import network_from_checkpoint
 
@@ -268,6 +269,8 @@ def validate(
         if path.suffix == ".safetensors":
             prior = load_prior(path, precision="float32")
             network = prior.network
+            if not isinstance(network, STFTUNet):
+                raise click.ClickException(f"{path} is no spectral denoiser; this measures those")
             step, seconds = prior.training["steps"], prior.training["seconds"]
         else:
             network, state = network_from_checkpoint(path, average=not raw)

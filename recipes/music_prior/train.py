@@ -179,7 +179,7 @@ def train(
                 f"the run in {out} has another network; use another folder or its own settings"
             )
     network = _initialised(settings, initial_weights)
-    network = network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is not None:
         network.load_state_dict(state["network"])
     optimizer = torch.optim.AdamW(
@@ -190,7 +190,7 @@ def train(
         fused=True,
     )
     objective, optimizer = fabric.setup(_Objective(network, settings.compile), optimizer)
-    weights = dict(network.named_parameters())
+    weights: dict[str, Tensor] = dict(network.named_parameters())
     average = PowerAverage(weights, settings.ema_length)
     step, seconds = 0, 0.0
     if state is not None:
@@ -262,7 +262,7 @@ def train(
                 norm = fabric.clip_gradients(
                     objective, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
                 )
-                if not torch.isfinite(norm):
+                if norm is None or not torch.isfinite(norm):
                     raise MGDMError(f"the gradient is not finite at step {step}; lower the rate")
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -288,7 +288,9 @@ def train(
                 )
                 if fabric.world_size > 1:
                     # All processes must agree, or one would wait for the others for ever.
-                    flags = fabric.all_reduce(flags.to(device), reduce_op="sum").cpu()
+                    total = fabric.all_reduce(flags.to(device), reduce_op="sum")
+                    assert isinstance(total, torch.Tensor)
+                    flags = total.cpu()
                 if flags[0] > 0:
                     break
                 if flags[1] > 0:
