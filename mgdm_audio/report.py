@@ -230,8 +230,10 @@ def spectrogram(samples: Float[Array, " samples"], rate: int, peak: float | None
 
     power = _mel(samples, rate)
     reference = max(peak if peak is not None else float(power.max(initial=0.0)), 1e-10)
-    figure = _figure(4.2, 1.7)
-    axes = figure.add_subplot()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 1.7))
+    axes = figure.add_axes((0.09, 0.12, 0.89, 0.84))  # a layout engine would double the time
     librosa.display.specshow(
         librosa.power_to_db(power, ref=reference, amin=1e-10 * reference, top_db=None),
         sr=rate,
@@ -246,6 +248,7 @@ def spectrogram(samples: Float[Array, " samples"], rate: int, peak: float | None
     )
     axes.set(xlabel="", ylabel="")
     axes.tick_params(labelsize=6)
+    axes.minorticks_off()
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()

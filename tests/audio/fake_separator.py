@@ -55,10 +55,10 @@ class FakeSpec:
         return lambda jobs: [self._one(job) for job in jobs]
 
     def _one(self, job):
-        time.sleep(self.delay)
         if self.log:
             with open(self.log, "a") as file:
                 file.write(f"{job.track.name} {os.getpid()}\n")
+        time.sleep(self.delay)
         if job.track.name in self.fail:
             raise ValueError(f"cannot separate\n{job.track.name}")
         if self.die and os.path.exists(self.die):

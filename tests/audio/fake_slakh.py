@@ -90,11 +90,11 @@ def _sound(instrument, n, rng):
     t = np.arange(n) / RATE
     beat = t % 0.5
     if instrument == "Drums":
-        return 0.2 * rng.standard_normal(n) * np.exp(-12 * beat)
+        return 0.1 * rng.standard_normal(n) * np.exp(-12 * beat)
     pitch = {"Bass": 55.0, "Guitar": 330.0, "Piano": 880.0, "Strings": 1900.0}[instrument]
     pitch *= 2 ** (rng.integers(-3, 4) / 12)
     tone = sum(np.sin(2 * np.pi * pitch * k * t + rng.uniform(0, 6)) / k**2 for k in (1, 2, 3))
-    sound = 0.12 * tone * np.exp(-2 * beat)
+    sound = 0.08 * tone * np.exp(-2 * beat)
     if instrument in ("Guitar", "Piano"):  # rests, so that windows and frames differ
         sound *= (t // 1.5).astype(int) % 2 == (instrument == "Piano")
     return sound

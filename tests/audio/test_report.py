@@ -128,7 +128,7 @@ def test_excerpts_are_what_was_separated(page, run):
 
 def test_nothing_half_written_and_nothing_foreign_replaced(run, page, tmp_path, monkeypatch):
     before = page.read_text()
-    monkeypatch.setattr("mgdm_audio.report_html._facts", lambda d: 1 / 0)
+    monkeypatch.setattr("mgdm_audio.report_html._listening", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(run)
     assert page.read_text() == before
