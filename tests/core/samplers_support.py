@@ -162,7 +162,7 @@ def assert_population(
         (second, cov, spread[:, None] * spread),
     ):
         error = found.std(0) / items**0.5
-        assert bool((error < 0.04 * scale).all()), error / scale
+        assert bool((error < 0.05 * scale).all()), error / scale
         bound = deviations * error + bias * scale
         off = (found.mean(0) - target).abs()
         assert bool((off <= bound).all()), (off / scale, bound / scale)

@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior
+from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.operators import Matrix
 from mgdm_core.samplers.daps import DAPSSettings, daps
 from mgdm_core.samplers.mcg_diff import MCGDiffSettings, mcg_diff
 from mgdm_core.samplers.pgdm import PGDMSettings, pgdm
@@ -186,6 +188,37 @@ def test_any_twist_and_any_cut_of_the_proposal_leave_the_law(twist, max_shift):
     assert_population(result.particles, mean, cov, bias=0.04)
 
 
+# Two modes whose posterior weights, 0.74 and 0.26, come from 0.3 and 0.7 by the observation.
+MODES = GaussianMixture(
+    torch.tensor([0.3, 0.7], dtype=torch.float64),
+    torch.tensor([[3.0, -2.0], [-2.0, 0.2]], dtype=torch.float64),
+    torch.stack([0.5 * spd(2, 3), 0.4 * spd(2, 4)]),
+)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+@pytest.mark.parametrize("name", PARTICLES)
+def test_populations_find_the_weights_of_the_modes(name, kind):
+    sampler, settings, _ = PARTICLES[name]
+    matrix = torch.tensor([[0.8, 1.1]], dtype=torch.float64)
+    y = torch.tensor([0.3], dtype=torch.float64)
+    sigma_y, items = 0.4, 60
+    posterior = MODES.posterior(matrix, y, sigma_y)
+    assert float((posterior.weights - MODES.weights).abs().max()) > 0.2
+    result = sampler(
+        GaussianMixturePrior(MODES, SCHEDULES[kind]),
+        GaussianLikelihood(Matrix(matrix), y.expand(items, -1), sigma_y),
+        (2,),
+        OneGenerator(items, 7),
+        settings(particles=256, steps=60),
+    )
+    share = (result.particles[:, :, 0] > 0.5).double().mean(1)
+    error = float(share.std()) / items**0.5
+    assert error < 0.02
+    # 4.5 Monte-Carlo deviations, and 0.02 for 60 levels
+    assert abs(float(share.mean() - posterior.weights[0])) < 4.5 * error + 0.02
+
+
 def test_the_prior_alone_would_fail_the_bound():
     """The bound can tell the prior from the posterior."""
     draws = OneGenerator(150, 1).normal((128, 3), torch.float64)
@@ -276,7 +309,7 @@ def test_pnp_dm_s_sweeps_tend_to_the_posterior_with_the_coupling_s_noise_added()
 
 def test_pnp_dm_by_langevin_steps_comes_close():
     """The coupling pulls towards x with the sweep's own rho; the wrong sign would diverge."""
-    items = 1500
+    items = 2000
     shared = {"iterations": 6, "rho": 2.0, "decay": 0.7, "floor": 0.4, "prior_steps": 5}
     cfg = PnPDMSettings(**shared, draw="langevin", langevin_steps=80)
     result = pnp_dm(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)

@@ -33,9 +33,10 @@ from mgdm_core.samplers._particles import (
     spectral_observation,
     systematic,
 )
+from mgdm_core.samplers.smc_diff import _path_down
 from mgdm_core.schedule import NoiseSchedule
 
-from .closed_forms import OneGenerator, normal
+from .closed_forms import OneGenerator, assert_moments, normal
 from .samplers_support import CoordinatePrior
 
 VP = NoiseSchedule.vp_linear()
@@ -163,6 +164,34 @@ def test_an_observation_becomes_levels():
     obs = spectral_observation(_run(lik, (30,)), lik, 10, VP.last)
     assert len(obs.levels) == 11
     assert set(obs.tau.tolist()) <= set(obs.levels)
+
+
+def test_the_noised_observation_is_a_path_of_the_forward_process():
+    """Drawn downwards, its law is that of noising upwards from tau."""
+    items = 20000
+    operator = Matrix(torch.tensor([[2.0]], dtype=torch.float64))
+    y = torch.full((items, 1), 1.4, dtype=torch.float64)
+    lik = GaussianLikelihood(operator, y, 0.6)
+    run = _run(lik, (1,), OneGenerator(items))
+    obs = spectral_observation(run, lik, 6, VP.last)
+    tau, sign = int(obs.tau[0]), float(obs.svd.v_t(torch.ones(1, 1, dtype=torch.float64)))
+    levels = [t for t in obs.levels if t >= tau]
+    path, drawn = None, []
+    for above, t in pairwise([VP.last, *levels]):
+        path = _path_down(run, obs, path, above, t)
+        drawn.append(sign * path[:, 0])
+    upwards = sorted(levels)[1:]
+    assert drawn[-1].tolist() == pytest.approx([0.7 * float(VP.alpha[tau])] * items)
+    # From x_tau = alpha_tau 0.7, which is no clean value: subtract what level tau brought.
+    seen = torch.stack(drawn[-2::-1], 1)
+    alpha, sigma = VP.alpha[upwards], VP.sigma[upwards]
+    ratio = float(VP.sigma[tau] / VP.alpha[tau])
+    own = sigma**2 - (alpha * ratio) ** 2
+    cov = torch.diag(own)
+    for i in range(len(upwards)):
+        for j in range(i):
+            cov[i, j] = cov[j, i] = alpha[i] / alpha[j] * own[j]
+    assert_moments(seen, 0.7 * alpha, cov)
 
 
 def test_karras_levels_stay_on_the_schedule():
