@@ -251,13 +251,13 @@ def plan_jobs(
     sources = {os.path.realpath(p) for p in paths if p != STDIN}
     for path in paths:
         track = (track_name or "stdin") if path == STDIN else Path(path).stem or Path(path).name
-        root = Path(out)
-
-        def name(stem: str, ext: str, track: str = track, root: Path = root) -> Path:
-            return root / template.format(prior=prior_name, track=track, stem=stem, ext=ext)
-
-        outputs = {stem: name(stem, choice.format.container) for stem in choice.names}
-        record = name("mgdm", "json")
+        fields = {"prior": prior_name, "track": track}
+        root, extension = Path(out), choice.format.container
+        outputs = {
+            stem: root / template.format(**fields, stem=stem, ext=extension)
+            for stem in choice.names
+        }
+        record = root / template.format(**fields, stem="mgdm", ext="json")
         for target in (*outputs.values(), record):
             key = os.path.realpath(target)
             if key in owner:

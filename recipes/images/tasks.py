@@ -284,5 +284,5 @@ def build_task(
         raise TaskError(f"no task {name!r}; valid names: {', '.join(TASKS)}")
     generator = torch.Generator().manual_seed(seed)
     weights = None if kernel_weights is None else Path(kernel_weights)
-    operator, keep = TASKS[name].build(Geometry(tuple(event_shape), generator, weights))
-    return Degradation(name, operator, tuple(event_shape), keep)
+    operator, keep = TASKS[name].build(Geometry(tuple(event_shape), generator, weights))  # pyright: ignore
+    return Degradation(name, operator, tuple(event_shape), keep)  # pyright: ignore

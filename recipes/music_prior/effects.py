@@ -13,7 +13,7 @@ from scipy import signal
 GRID = 1024  # intervals of the frequency grid on which equalisers are drawn
 TAPS = 512
 # Half-band low-pass for decimation by 2: 31 taps, of which every second is zero.
-_HALF_BAND = signal.firwin(31, 0.5, window=("kaiser", 6.0)).astype(np.float32)
+_HALF_BAND = signal.firwin(31, 0.5, window=("kaiser", 6.0)).astype(np.float32)  # pyright: ignore
 
 
 def frequencies(rate: int) -> np.ndarray:
@@ -215,8 +215,10 @@ def active_rms(sound: np.ndarray, rate: int) -> float:
     frames = mono[: len(mono) // hop * hop].reshape(-1, hop)
     if not len(frames):
         return 0.0
-    power = np.einsum("fs,fs->f", frames, frames) / hop
+    # In double precision: how numpy adds up floats depends on where they lie in memory, and the
+    # same song must have the same bits in every process.
+    power = np.square(frames, dtype=np.float64).mean(1)
     loudest = power.max()
     if loudest < 1e-12:
         return 0.0
-    return float(np.sqrt(power[power > loudest * 10**-3.5].mean(dtype=np.float64)))
+    return float(np.sqrt(power[power > loudest * 10**-3.5].mean()))

@@ -87,7 +87,7 @@ def full_part(song: Song, seconds: float, margin: float = 0.5) -> float:
     full = sounding.all(0)
     length = int(seconds)
     starts = range(0, max(1, horizon - length))
-    best = max(starts, key=lambda s: (full[s : s + length].sum(), -s))
+    best = max(starts, key=lambda s: (full[s : s + length].sum(), -s))  # pyright: ignore
     return max(0.0, best - margin)
 
 

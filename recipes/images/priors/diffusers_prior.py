@@ -156,7 +156,7 @@ def _prior(unet: Any, scheduler: dict[str, Any]) -> Prior:
             f"scheduler {name} has no noise levels that are known here; use a pipeline with a "
             f"DDPM, DDIM or other scheduler with alphas_cumprod, or ScoreSdeVeScheduler"
         )
-    schedule = NoiseSchedule.from_alphas_cumprod(built.alphas_cumprod, name)
+    schedule = NoiseSchedule.from_alphas_cumprod(built.alphas_cumprod, name)  # pyright: ignore
     predicts = scheduler.get("prediction_type", "epsilon")
     families = {
         "epsilon": NoisePredictionPrior,

@@ -68,9 +68,9 @@ def digits(
         ) from error
     bunch = load_digits()
     part = slice(-HELD_OUT, None) if held_out else slice(None, -HELD_OUT)
-    small = torch.from_numpy(np.asarray(bunch.images[part], dtype=np.float32))[:, None] / 16
+    small = torch.from_numpy(np.asarray(bunch.images[part], dtype=np.float32))[:, None] / 16  # pyright: ignore
     large = functional.interpolate(small, size=(SIDE, SIDE), mode="bicubic", align_corners=False)
-    return 2 * large.clamp(0, 1) - 1, torch.from_numpy(np.asarray(bunch.target[part]))
+    return 2 * large.clamp(0, 1) - 1, torch.from_numpy(np.asarray(bunch.target[part]))  # pyright: ignore
 
 
 class DigitsNetwork(torch.nn.Module):
@@ -126,7 +126,7 @@ def load_digits_prior(path: Path = DIGITS_FILE, device: torch.device | str = "cp
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         fields = json.loads(meta["config"])
         config = UNetConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}  # pyright: ignore
         )
         network = empty_digits_network(config)
         network.unet.load_state_dict(state)
