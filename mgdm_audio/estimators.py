@@ -148,40 +148,38 @@ class PretrainedSpec:
             self._sampling(variant)
 
     def load(self, device: str) -> Estimator:
-        """See :class:`EstimatorSpec`; variants share the loaded prior."""
+        """See :class:`EstimatorSpec`; jobs given together share the network's batches."""
         from mgdm_audio.cost import count_evaluations
         from mgdm_audio.separator import Separator
+        from mgdm_audio.shared_batches import run_together
 
         loaded = Separator.from_pretrained(
             self.prior, device=device, precision=self.precision, batch_size=self.batch_size
         ).prior
-        separators: dict[Variant, Separator] = {}
         costs: dict[Variant, tuple[float, float]] = {}
 
+        def separate(prior: Any, job: Job, on_progress: Callable[[float], bool]) -> Estimates:
+            sampling = self._sampling(job.variant)
+            separator = Separator(prior, sampling, batch_size=self.batch_size)
+            result = separator(
+                job.audio.mixture, job.audio.rate, seed=job.seed, on_progress=on_progress
+            )
+            if result.trace is None:  # silence
+                return Estimates(result.stems)
+            evaluations, vjps = costs[job.variant]
+            return Estimates(
+                result.stems, evaluations, vjps, tuple(map(str, result.trace.warnings))
+            )
+
         def estimate(jobs: Sequence[Job]) -> list[Estimates]:
-            results = []
-            for job in jobs:
-                if job.variant not in separators:
-                    sampling = self._sampling(job.variant)
-                    separators[job.variant] = Separator(
-                        loaded, sampling, batch_size=self.batch_size
-                    )
-                    counted = count_evaluations(sampling, loaded.schedule, len(loaded.stems))
-                    evaluations, vjps = (sampling.samples * n for n in counted)
-                    costs[job.variant] = evaluations, vjps
-                separator = separators[job.variant]
-                evaluations, vjps = costs[job.variant]
-                result = separator(job.audio.mixture, job.audio.rate, seed=job.seed)
-                trace = result.trace  # None for silence
-                results.append(
-                    Estimates(
-                        result.stems,
-                        evaluations if trace else 0.0,
-                        vjps if trace else 0.0,
-                        tuple(map(str, trace.warnings)) if trace else (),
-                    )
-                )
-            return results
+            for variant in {job.variant for job in jobs} - set(costs):
+                sampling = self._sampling(variant)
+                counted = count_evaluations(sampling, loaded.schedule, len(loaded.stems))
+                evaluations, vjps = (float(sampling.samples * n) for n in counted)
+                costs[variant] = evaluations, vjps
+            if len(jobs) == 1:
+                return [separate(loaded, jobs[0], lambda fraction: True)]
+            return run_together(loaded, jobs, separate)
 
         return estimate
 
