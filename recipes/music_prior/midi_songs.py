@@ -86,6 +86,8 @@ def load_song(path: str | Path) -> Song | None:
     path = Path(path)
     try:
         midi = mido.MidiFile(path, clip=True)
+        if midi.ticks_per_beat <= 0:
+            raise ValueError("its clock counts film frames, not beats")
         parts, bends, duration = _play(midi)
     except Exception as error:  # mido raises whatever its parser stumbles over
         reason = str(error) or type(error).__name__
@@ -151,9 +153,6 @@ class _Recorder:
         self.now = 0.0
 
     def receive(self, message) -> None:
-        self.now += message.time
-        if message.is_meta or not hasattr(message, "channel"):
-            return
         channel = self.channels[message.channel]
         if message.type == "note_on" and message.velocity > 0:
             key = (message.channel, message.note)
@@ -190,10 +189,25 @@ class _Recorder:
 
 
 def _play(midi):
-    """Return notes by (channel, program), bends by channel, and the duration in seconds."""
+    """Return notes by (channel, program), bends by channel, and the duration in seconds.
+
+    mido's own iterator copies every message, which takes longer than all the rest.
+    """
+    messages = []
+    for track in midi.tracks:
+        tick = 0
+        for message in track:
+            tick += message.time
+            messages.append((tick, len(messages), message))
     recorder = _Recorder()
-    for message in midi:
-        recorder.receive(message)
+    per_tick, before = 0.5 / midi.ticks_per_beat, 0
+    for tick, _, message in sorted(messages):
+        recorder.now += (tick - before) * per_tick
+        before = tick
+        if message.type == "set_tempo":
+            per_tick = message.tempo * 1e-6 / midi.ticks_per_beat
+        elif not message.is_meta and hasattr(message, "channel"):
+            recorder.receive(message)
     for key in list(recorder.sounding):
         recorder.end(key)
     return recorder.parts, recorder.bends, recorder.now

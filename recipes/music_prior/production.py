@@ -118,7 +118,7 @@ def _guitar_amplifier(
 
 def _cabinet(rng: np.random.Generator, rate: int) -> np.ndarray:
     """Draw a cabinet: no treble, a bump in the low mids, a bite around 3 kHz, and ripples."""
-    curve = fx.low_pass(rate, rng.uniform(2800, 6500), int(rng.integers(2, 5)))
+    curve = fx.low_pass(rate, rng.uniform(1800, 6500), int(rng.integers(2, 5)))
     curve += fx.high_pass(rate, rng.uniform(60, 110))
     curve += fx.peak(rate, rng.uniform(90, 180), rng.uniform(0, 6), 0.8)
     curve += fx.peak(rate, rng.uniform(350, 800), rng.uniform(-6, 2), 1.0)

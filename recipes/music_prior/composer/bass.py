@@ -144,10 +144,11 @@ def _figure(
         for index, step in enumerate(range(0, length, 6 if bar == 12 else 8)):
             add(start + step, 6, root if index % 2 == 0 else fifth)
     else:  # gallop
-        for step in range(0, length, 4):
-            add(start + step, 2, root)
-            add(start + step + 2, 1, root, 0.85)
-            add(start + step + 3, 1, root, 0.85)
+        for step in range(length):
+            if step % 4 == 0:
+                add(start + step, 2, root)
+            elif step % 4 > 1:
+                add(start + step, 1, root, 0.85)
 
 
 def follow(rng: np.random.Generator, riff: list[Event], energy: float) -> list[Event]:
