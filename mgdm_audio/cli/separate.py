@@ -71,9 +71,6 @@ __all__ = ["main"]
 @click.option("--uncertainty", is_flag=True, help="Write the samples' deviation (npz, png).")
 @click.option("--resume", is_flag=True, help="Leave out tracks that are finished.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-              help="Run here, or tracks as tasks of a Ray cluster.")  # fmt: skip
-@click.option("--address", help="With --engine ray: the cluster's address.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 @click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
