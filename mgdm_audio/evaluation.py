@@ -149,7 +149,8 @@ def evaluate(
         "tracks": [track.key for track in dataset.tracks],
         "variants": [{"sampler": v.sampler, "settings": list(v.settings)} for v in variants],
         "estimator": spec.describe(),
-        **asdict(settings),
+        # What is kept for listening may change from one call to the next.
+        **{name: value for name, value in asdict(settings).items() if name != "keep"},
     }
     run.begin(asked, facts or {}, overwrite)
     return _Evaluation(dataset, spec, list(variants), run, settings, engine, on_progress).go()

@@ -161,7 +161,7 @@ def memory_picture(points: Sequence[dict[str, Any]], path: Path) -> Path | None:
             [max(point["peak_memory"], 2**12) / 2**20 for point in line],
             marker="o",
             linewidth=2.5 if name == "mgdm" else 1.2,
-            color=ORANGE if name == "mgdm" else None,
+            color="#222222" if name == "mgdm" else None,
             label=name,
         )
     axis.set(xscale="log", yscale="log", xlabel="particles per sample (MGDM: R)")

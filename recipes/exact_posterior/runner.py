@@ -83,7 +83,11 @@ def cost(record: dict[str, Any]) -> float:
 
 
 def _digest(job: Job) -> str:
-    return hashlib.sha256(repr(job.variant).encode()).hexdigest()[:12]
+    """Short name of what runs; where the sampler chooses, of all that it may choose from."""
+    told = repr(job.variant)
+    if job.variant.settings is None:
+        told += repr(get_sampler(job.variant.sampler).presets)
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def key(record: dict[str, Any]) -> tuple:
@@ -133,7 +137,8 @@ def sample_path(job: Job, folder: Path) -> Path | None:
     """Where the samples go that the pictures of the plane show; None for all other jobs."""
     if job.case.dim != 2 or job.case.problem != 0:
         return None
-    return folder / f"{job.name}-{hashlib.sha256(repr(job).encode()).hexdigest()[:12]}.npy"
+    told = hashlib.sha256(repr(job_key(job)).encode()).hexdigest()[:12]
+    return folder / f"{job.name}-{told}.npy"
 
 
 def run_job(

@@ -17,7 +17,13 @@ import numpy as np
 from recipes.music_prior import production
 from recipes.music_prior.drum_kit import play_kit
 from recipes.music_prior.songs import RATE, STEMS, Song, Track, excerpt, humanise
-from recipes.music_prior.soundfonts import Preset, find_soundfonts, split_presets, stem_of_preset
+from recipes.music_prior.soundfonts import (
+    Preset,
+    family,
+    find_soundfonts,
+    split_presets,
+    stem_of_preset,
+)
 from recipes.music_prior.synth import Synthesizer, Timbre
 
 TRACKS_AT_ONCE = 8
@@ -57,22 +63,24 @@ class Fonts:
         return self._players[rate]
 
     def choose(self, track: Track, rng: np.random.Generator) -> Preset:
-        """Choose a preset for a track: its own program where there is one, or a relative.
+        """Choose a preset for a track: its own program, or a relative, or any of its stem.
 
         A driven guitar is, one time in three, a clean one: the amplifier will do the rest, to whole
         chords rather than to single notes.
         """
         of_stem = [preset for preset in self.presets if stem_of_preset(preset) == track.stem]
-        if track.stem == "drums":
-            same = [preset for preset in of_stem if preset.program // 8 == track.program // 8]
-            keep = 0.5
-        else:
-            wanted: tuple[int, ...] = (track.program,)
-            if track.program in production.DRIVEN and rng.random() < 0.35:
-                wanted = _CLEAN_PROGRAMS
-            same = [preset for preset in of_stem if preset.program in wanted]
-            keep = 0.8
-        pool = same if same and rng.random() < keep else of_stem
+        wanted: tuple[int, ...] = (track.program,)
+        if track.program in production.DRIVEN and track.stem == "guitar" and rng.random() < 0.35:
+            wanted = _CLEAN_PROGRAMS
+        luck = rng.random()
+        if luck > 0.75:
+            wanted = family(track.stem, track.program)
+        pool = [preset for preset in of_stem if preset.program in wanted]
+        if not pool:  # held out, or not in these soundfonts
+            relatives = family(track.stem, track.program)
+            pool = [preset for preset in of_stem if preset.program in relatives]
+        if not pool or luck > 0.93:
+            pool = of_stem
         return pool[int(rng.integers(len(pool)))]
 
 

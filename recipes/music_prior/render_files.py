@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from recipes.music_prior.composer import compose
+from recipes.music_prior.composer.arrange import write_song
+from recipes.music_prior.composer.styles import STYLES
 from recipes.music_prior.render import Fonts, render_song
 from recipes.music_prior.songs import RATE, STEMS, Song
 from recipes.music_prior.stream import SongSource, StreamSettings
 
 FOLDERS = {"train": "train", "valid": "validation"}  # as in the four-stem layout of MSDM
-EXAMPLE_SEED = 7
+# A pop song at 97 bpm in which all four play throughout, and a take with balanced levels.
+EXAMPLE_STYLE, EXAMPLE_SEED, EXAMPLE_TAKE = "pop", 34, 0
 EXAMPLE_SECONDS, EXAMPLE_RATE = 15.0, 44_100
 
 
@@ -91,7 +93,17 @@ def full_part(song: Song, seconds: float, margin: float = 0.5) -> float:
     return max(0.0, best - margin)
 
 
-def example_mix(out: Path, soundfonts: tuple[str, ...] = (), seed: int = EXAMPLE_SEED) -> Path:
+def example_stems(soundfonts: tuple[str, ...] = (), take: int = EXAMPLE_TAKE) -> np.ndarray:
+    """Render the four stems of the example: float32 [4, 2, samples] at 44.1 kHz."""
+    style = next(style for style in STYLES if style.name == EXAMPLE_STYLE)
+    song = write_song(np.random.default_rng([EXAMPLE_SEED, 1, EXAMPLE_RATE]), style)
+    start = full_part(song, EXAMPLE_SECONDS)
+    rng = np.random.default_rng([EXAMPLE_SEED, 2, take])
+    fonts = Fonts(soundfonts, "valid")
+    return render_song(song, rng, fonts, EXAMPLE_RATE, 2, start, EXAMPLE_SECONDS)
+
+
+def example_mix(out: Path, soundfonts: tuple[str, ...] = ()) -> Path:
     """Render the example mix: 15 s of a held-out song, stereo, 44.1 kHz, 16-bit.
 
     Parameters
@@ -100,15 +112,8 @@ def example_mix(out: Path, soundfonts: tuple[str, ...] = (), seed: int = EXAMPLE
         A .wav or .flac file.
     soundfonts
         Files or folders; empty: the MIT-licensed ones of Debian.
-    seed
-        Which song of the composer.
     """
-    rng = np.random.default_rng([seed, 1, 44_100])
-    song = compose(rng)
-    start = full_part(song, EXAMPLE_SECONDS)
-    fonts = Fonts(soundfonts, "valid")
-    stems = render_song(song, rng, fonts, EXAMPLE_RATE, 2, start, EXAMPLE_SECONDS)
-    mixture = stems.sum(0).T
+    mixture = example_stems(soundfonts).sum(0).T
     edge = np.sin(np.linspace(0, np.pi / 2, EXAMPLE_RATE // 10, dtype=np.float32))[:, None] ** 2
     mixture[: len(edge)] *= edge
     mixture[-len(edge) :] *= edge[::-1]

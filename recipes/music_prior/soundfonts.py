@@ -18,11 +18,26 @@ LAST_BAND_KIT = 47
 # Kept for validation in every soundfont, as (bank, program): near relatives of what is trained on.
 # Both default fonts descend from one collection, so one font alone cannot be held out.
 HELD_OUT = {
-    "piano": ((0, 1), (8, 4)),  # bright grand, detuned electric
-    "guitar": ((0, 26), (8, 25)),  # jazz guitar, twelve strings
-    "bass": ((0, 34), (0, 37)),  # picked, pop (second slap)
+    "piano": ((0, 1), (8, 4), (8, 5)),  # bright grand, detuned electric pianos
+    "guitar": ((0, 26), (8, 25), (8, 28), (8, 30)),  # jazz, twelve strings, funk, feedback
+    "bass": ((0, 34), (0, 37), (8, 38)),  # picked, pop (second slap), third synthesizer
     "drums": tuple((128, program) for program in range(8, 16)),  # the room kits
 }
+
+
+# Programs that can take each other's part.
+FAMILIES = (
+    (0, 1, 2, 3), (4, 5), (6, 7),  # grand, electric, plucked
+    (24, 25), (26, 27, 28, 31), (29, 30),  # acoustic, clean, driven
+    (32, 35), (33, 34, 36, 37), (38, 39),  # acoustic, electric, synthesized
+)  # fmt: skip
+
+
+def family(stem: str, program: int) -> tuple[int, ...]:
+    """Return the programs that can take a program's part in a stem; itself if there are none."""
+    if stem == "drums":
+        return tuple(range(program // 8 * 8, program // 8 * 8 + 8))
+    return next((members for members in FAMILIES if program in members), (program,))
 
 
 class SoundfontError(SongError):

@@ -33,9 +33,9 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stems_folder(tmp_path_factory):
-    """Two tracks of four stems, 3 and 5 s, at the prior's rate."""
+    """Two tracks of four stems, 2.2 and 2.7 s, at the prior's rate."""
     root = tmp_path_factory.mktemp("stems")
-    for track, seconds in (("one", 3.0), ("two", 5.0)):
+    for track, seconds in (("one", 2.2), ("two", 2.7)):
         (root / track).mkdir()
         for index, name in enumerate(STEMS):
             sound = 0.3 * song(seconds, 22_050, 1, seed=index)[0]

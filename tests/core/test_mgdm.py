@@ -9,7 +9,7 @@ import torch
 from mgdm_core.conditionals import CONDITIONALS, Linearised, Tweedie, Variational
 from mgdm_core.errors import CancelledError, DivergenceError, SettingsError, ShapeError
 from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
-from mgdm_core.index_laws import Fraction, NextLevel, PublishedMix, ResidualLaw
+from mgdm_core.index_laws import INDEX_LAWS, Fraction, NextLevel, PublishedMix, ResidualLaw
 from mgdm_core.jumps import MarginalJumps
 from mgdm_core.likelihoods import GaussianLikelihood, PoissonLikelihood
 from mgdm_core.operators import FunctionOperator, Matrix
@@ -361,9 +361,13 @@ def test_no_x_0_of_its_own():
         sample(replace(SMALL, denoising_steps=0), [0], [0])
 
 
-def test_a_conditional_goes_by_name_or_object():
+def test_conditionals_and_index_laws_go_by_name_or_object():
     for name, kind in CONDITIONALS.items():
         assert MGDMSettings(conditional=name) == MGDMSettings(conditional=kind())
+    for name, law in INDEX_LAWS.items():
+        assert MGDMSettings(index_law=name) == MGDMSettings(index_law=law())
+    with pytest.raises(SettingsError, match="near-zero"):
+        MGDMSettings(index_law="near zero")
 
 
 def test_settings_from_names_what_is_unknown():

@@ -244,6 +244,15 @@ def test_the_peak_of_a_block_is_measured():
     assert idle.peak < 20 * 2**20
 
 
+def test_a_new_default_makes_another_measurement(monkeypatch):
+    before = runner.job_key(Job("mgdm", CASE, 60))
+    entry = SAMPLERS["mgdm"]
+    presets = {**entry.presets, "best": replace(entry.presets["best"], levels=7)}
+    monkeypatch.setitem(SAMPLERS, "mgdm", replace(entry, presets=presets))
+    assert runner.job_key(Job("mgdm", CASE, 60)) != before
+    assert runner.job_key(Job("ddrm", CASE, 60)) == runner.job_key(Job("ddrm", CASE, 60))
+
+
 # -- table and pictures ----------------------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ from recipes.images.priors.digits import DIGITS_FILE
 pil = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+lpip = pytest.importorskip("torchmetrics.image.lpip", reason="torchvision is not installed")
+Perceptual = getattr(lpip, "LearnedPerceptualImagePatchSimilarity", None)
 
 FAST = [
     arg
@@ -31,14 +33,14 @@ FAST = [
 ]
 
 
+def unreachable(*_, **__):
+    raise OSError("no network")
+
+
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     """LPIPS would look for its weights at every command."""
-
-    def unreachable(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", unreachable)
 
 
 def run(*args, fails=False):
@@ -334,12 +336,13 @@ def test_lpips_without_weights_is_nan_with_a_reason():
 
 
 def test_lpips_with_weights_tells_images_apart(monkeypatch):
-    models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+    alexnet = pytest.importorskip("torchvision.models", reason="no torchvision").alexnet
+    from torchvision.models._api import WeightsEnum
+
     # Random weights stand in for the fetched ones: what is tested is the plumbing around them.
-    state = models.alexnet(weights=None).state_dict()
-    monkeypatch.setattr(
-        models.AlexNet_Weights.IMAGENET1K_V1.__class__, "get_state_dict", lambda *_, **__: state
-    )
+    state = alexnet(weights=None).state_dict()
+    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", Perceptual)
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: state)
     lpips = LPIPS()
     assert lpips.reason is None
     x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1

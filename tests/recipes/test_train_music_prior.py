@@ -452,14 +452,14 @@ class TestValidation:
         net.start_from_average(average_power(songs[:4], net.spectral))
         stems = torch.from_numpy(songs[4:])
         mixture = stems.sum(1)
-        sampler = FastSampler(steps=6, sigma_max=0.02)
+        sampler = FastSampler(steps=6, sigma_max=0.02, sigma_min=0.005, noise=1.0)
         estimate = sampler.separate(net, mixture)
         torch.testing.assert_close(estimate.sum(1), mixture, atol=1e-4, rtol=0)
         assert torch.equal(estimate, sampler.separate(net, mixture))
         assert np.mean(separation(lambda y: sampler.separate(net, y), stems)) > 4
 
     def test_levels_fall(self):
-        levels = FastSampler(steps=9).levels()
+        levels = FastSampler(steps=9, sigma_min=0.005).levels()
         assert levels[0] == pytest.approx(0.3)
         assert levels[-1] == pytest.approx(0.005)
         assert all(b < a for a, b in itertools.pairwise(levels))
