@@ -108,7 +108,7 @@ class ChunkStream:
             self._start = stop - overlap
             drop = self._start - base
             self._buffer = self._buffer[max(0, drop) :].clone()
-        self._report(1.0, size, last)
+        self._report(0.0, size, last)
         return done
 
     def _sample(self, mixture: Tensor) -> Tensor:
@@ -131,6 +131,7 @@ class ChunkStream:
     def _report(self, share: float, size: int, last: bool) -> object:
         if self._on_progress is None:
             return None
+        # The overlap with the next chunk counts for that one, so progress never falls back.
         total = self._end() + PADDING
-        position = self._start + PADDING + (0 if share >= 1.0 and not last else share * size)
+        position = self._start + PADDING + share * (size - self._overlap)
         return self._on_progress(1.0 if last else min(1.0, position / total))

@@ -16,6 +16,7 @@ import numpy as np
 
 from recipes.music_prior import production
 from recipes.music_prior.drum_kit import play_kit
+from recipes.music_prior.modelled import SHARE, Patch, draw_patch, play_modelled
 from recipes.music_prior.songs import RATE, STEMS, Song, Track, excerpt, humanise
 from recipes.music_prior.soundfonts import (
     Preset,
@@ -97,6 +98,14 @@ def draw_timbre(track: Track, rng: np.random.Generator) -> Timbre:
     )
 
 
+def _patch(track: Track, fonts: Fonts, rng: np.random.Generator) -> Patch | None:
+    """Say whether a computed instrument plays a track; never in validation, nor bent strings."""
+    computed = rng.random() < SHARE[track.stem]
+    if not computed or fonts.split != "train" or track.bends:
+        return None
+    return draw_patch(track, rng)
+
+
 def _doubled(track: Track, rng: np.random.Generator) -> bool:
     """Say whether a guitarist records the part twice, as is usual for driven rhythm guitars."""
     rhythm = track.program in production.DRIVEN or track.role in (*production.DRIVEN_ROLES, "strum")
@@ -174,8 +183,18 @@ def _play(
         player = fonts.player(2 * rate if twice else rate)
         played = [play_kit(player, *part, seconds, channels, twice) for part in parts]
     else:
-        tracks, presets, timbres = zip(*parts)
-        played = fonts.player(rate).render(tracks, presets, seconds, channels, timbres)
+        patches = [_patch(track, fonts, rng) for track, _, _ in parts]
+        sampled = [part for part, patch in zip(parts, patches) if patch is None]
+        rest = iter(())
+        if sampled:
+            tracks, presets, timbres = zip(*sampled)
+            rest = iter(fonts.player(rate).render(tracks, presets, seconds, channels, timbres))
+        played = [
+            next(rest)
+            if patch is None
+            else play_modelled(track, patch, seconds, channels, rate, rng)
+            for (track, _, _), patch in zip(parts, patches)
+        ]
     for (track, preset, _), sound in zip(parts, played):
         sound = production.produce_track(sound, track, preset.program, rng, rate)
         sound *= np.float32(rng.uniform(0.5, 1.0))
