@@ -20,17 +20,21 @@ def commands():
     except Exception as error:
         pytest.skip(f"rendering needs a soundfont: {error}")
 
+    threads = torch.get_num_threads()
+
     def call(*arguments) -> str:
         result = CliRunner().invoke(main, [str(a) for a in arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
-    return call
+    yield call
+    torch.set_num_threads(threads)
 
 
 def test_compose_render_train_resume_export_load(commands, tmp_path):
     run, weights = tmp_path / "run", tmp_path / "tiny.safetensors"
     base = ["train", "--out", run, "--preset", "cpu-2h", "--dry", "--no-compile", "--workers", 0]
+    base += ["--threads", 1]
     length = ["--steps", 30, "--decay-steps", 10]
     assert "saved step 15" in commands(*base, *length, "--stop-after", 15)
     output = commands(*base, *length)
