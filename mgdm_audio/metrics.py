@@ -32,9 +32,9 @@ SILENCE_THRESHOLD = 1.5e-5
 WINDOW_SECONDS = 4.0
 HOP_SECONDS = 2.0
 
-# Elements of one stack of windows in float64: what still fits the cache of a CPU (8 MB), and a
-# size at which a GPU is busy but a song needs no more than a few hundred MB.
-_CHUNK_ELEMENTS = {"cpu": 2**19, "other": 2**24}
+# Elements of one stack of windows in float64. On a CPU few enough for its cache and enough that
+# threads need not meet too often; on a GPU enough to be busy, and a few hundred MB at most.
+_CHUNK_ELEMENTS = {"cpu": 2**21, "other": 2**24}
 
 
 def _wide(signal: Tensor) -> Tensor:
@@ -81,7 +81,11 @@ def si_sdr(
             f"and {reference.shape[-1]}; cut or pad one of them"
         )
     estimate, reference = torch.broadcast_tensors(_wide(estimate), _wide(reference))
-    energy = torch.linalg.vecdot(reference, reference)
+    return _si_sdr(estimate, reference, torch.linalg.vecdot(reference, reference), eps)
+
+
+def _si_sdr(estimate: Tensor, reference: Tensor, energy: Tensor, eps: float) -> Tensor:
+    """SI-SDR where the reference's energy is known, as it is for several estimates of it."""
     scale = (torch.linalg.vecdot(estimate, reference) + eps) / (energy + eps)
     # The distortion is formed sample by sample: expanding the square would cancel where the
     # estimate is nearly perfect.
@@ -241,9 +245,10 @@ def slakh_si_sdr_improvement(
     parts = []
     for group in groups:
         reference = _stack(references, group)
-        own = si_sdr(_stack(estimates, group), reference, eps)
-        mixed = si_sdr(_stack(mixture, group), reference, eps)
-        level = torch.linalg.vector_norm(reference, dim=-1) / reference.shape[-1]
+        energy = torch.linalg.vecdot(reference, reference)
+        own = _si_sdr(_stack(estimates, group), reference, energy, eps)
+        mixed = _si_sdr(_stack(mixture, group).expand_as(reference), reference, energy, eps)
+        level = energy.sqrt() / reference.shape[-1]
         parts.append((own, mixed, level >= silence_threshold))
     if not parts:
         empty = references.new_zeros((stems, 0)).cpu()

@@ -46,11 +46,10 @@ def main() -> None:
         )
     if arguments.museval:
         estimates, references, _ = signals(arguments.museval)
-        pairs = [dict(zip(STEMS, np.asarray(x), strict=True)) for x in (estimates, references)]
-        bss_eval({k: v[:SLAKH_RATE] for k, v in pairs[0].items()},
-                 {k: v[:SLAKH_RATE] for k, v in pairs[1].items()}, SLAKH_RATE)  # fmt: skip
+        guess: dict[str, np.ndarray] = dict(zip(STEMS, estimates.numpy(), strict=True))
+        truth: dict[str, np.ndarray] = dict(zip(STEMS, references.numpy(), strict=True))
         wall, processor = time.perf_counter(), time.process_time()
-        bss_eval(pairs[0], pairs[1], SLAKH_RATE)
+        bss_eval(guess, truth, SLAKH_RATE)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
         print(
             f"museval, {arguments.museval:g} s x 4 stems: {wall:.1f} s, processor {processor:.1f} s"
