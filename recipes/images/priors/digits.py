@@ -137,5 +137,6 @@ def load_digits_prior(path: Path = DIGITS_FILE, device: torch.device | str = "cp
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PriorError(f"{path} is not a digits prior ({reason})") from error
     # Channels last: a quarter faster on a CPU at this width.
-    network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    network.eval().requires_grad_(False).to(device)
+    network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return EDMPrior(network, NoiseSchedule.vp_linear(), sigma_data)
