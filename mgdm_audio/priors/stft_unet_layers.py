@@ -21,9 +21,10 @@ __all__ = [
     "ResidualBlock",
     "Upsample",
     "band_edges",
+    "band_groups",
 ]
 
-_BAND_GROUPS = 4
+_BAND_GROUPS = 5
 
 
 def band_edges(bins: int, bands: int, min_band: int) -> list[int]:
@@ -52,33 +53,44 @@ def rms_norm(x: Tensor) -> Tensor:
     return x * scale.to(x.dtype)
 
 
-class _Bands(nn.Module):
-    """Bands in a few groups of like width, each group one batched matrix product.
+def band_groups(bins: int, bands: int, min_band: int) -> list[tuple[int, int]]:
+    """Bands in a few groups of one width each, which follow the widths of :func:`band_edges`.
 
-    A narrow band of a group is widened to the width of its widest: the encoder lets it see its
-    neighbours, the decoder's surplus is dropped.
+    One width per group makes a group a slice of the spectrum and its linear maps one batched
+    matrix product, with nothing to gather: on a CPU that is twice as fast.
+
+    Returns
+    -------
+    list of (int, int)
+        Number of bands and their width in bins, from low to high. Together they cover the bins;
+        only the last band may reach beyond them.
     """
+    edges = band_edges(bins, bands, min_band)
+    groups = min(_BAND_GROUPS, bands)
+    cuts = [round(bands * g / groups) for g in range(groups + 1)]
+    found: list[tuple[int, int]] = []
+    covered = 0
+    for first, last in itertools.pairwise(cuts[:-1]):
+        count = last - first
+        width = max(min_band, (edges[last] - edges[first]) // count)
+        found.append((count, width))
+        covered += count * width
+    count = cuts[-1] - cuts[-2]
+    found.append((count, max(1, -(-(bins - covered) // count))))
+    return found
 
-    take: Tensor
+
+class _Bands(nn.Module):
+    """Where the groups of bands begin and end."""
 
     def __init__(self, bins: int, bands: int, min_band: int) -> None:
         super().__init__()
-        edges = band_edges(bins, bands, min_band)
-        groups = min(_BAND_GROUPS, bands)
-        cuts = [round(bands * g / groups) for g in range(groups + 1)]
+        self.bins = bins
         self.groups: list[tuple[int, int, int]] = []
-        take: list[int] = []
-        offset = 0
-        for g, (first, last) in enumerate(itertools.pairwise(cuts)):
-            width = max(edges[b + 1] - edges[b] for b in range(first, last))
-            index = torch.tensor([[edges[b] + i for i in range(width)] for b in range(first, last)])
-            self.register_buffer(f"index{g}", index.clamp(max=bins - 1).flatten(), persistent=False)
-            self.groups.append((first, last, width))
-            for b in range(first, last):
-                start = offset + (b - first) * width
-                take += [start + i for i in range(edges[b + 1] - edges[b])]
-            offset += (last - first) * width
-        self.register_buffer("take", torch.tensor(take), persistent=False)
+        first = 0
+        for count, width in band_groups(bins, bands, min_band):
+            self.groups.append((first, count, width))
+            first += count * width
 
 
 class BandEncoder(_Bands):
@@ -90,23 +102,26 @@ class BandEncoder(_Bands):
         super().__init__(bins, bands, min_band)
         self.patch = patch
         self.weights = nn.ParameterList()
-        for first, last, width in self.groups:
+        for _, count, width in self.groups:
             fan_in = features * width * patch
-            weight = torch.empty(last - first, fan_in, channels)
+            weight = torch.empty(count, fan_in, channels)
             self.weights.append(nn.Parameter(nn.init.normal_(weight, std=fan_in**-0.5)))
         self.bias = nn.Parameter(torch.zeros(bands, 1, channels))
 
     def forward(
-        self, x: Float[Tensor, "batch features bins frames"]
+        self, x: Float[Tensor, "batch features frames bins"]
     ) -> Float[Tensor, "batch channels bands columns"]:
         """Gather bins into bands and frames into columns."""
-        batch, features, _, frames = x.shape
+        batch, features, frames, bins = x.shape
         columns = frames // self.patch
         gathered = []
-        for g, (weight, (first, last, width)) in enumerate(zip(self.weights, self.groups)):
-            part = x[:, :, self.get_buffer(f"index{g}")]
-            part = part.reshape(batch, features, last - first, width, columns, self.patch)
-            part = part.permute(2, 0, 4, 1, 3, 5).reshape(last - first, batch * columns, -1)
+        for weight, (first, count, width) in zip(self.weights, self.groups):
+            stop = first + count * width
+            part = x[..., first:stop]
+            if stop > bins:
+                part = F.pad(part, (0, stop - bins))
+            part = part.reshape(batch, features, columns, self.patch, count, width)
+            part = part.permute(4, 0, 2, 1, 3, 5).reshape(count, batch * columns, -1)
             gathered.append(torch.bmm(part, weight))
         h = torch.cat(gathered) + self.bias
         h = h.reshape(h.shape[0], batch, columns, -1)
@@ -125,26 +140,28 @@ class BandDecoder(_Bands):
         self.outputs = outputs
         self.expand = nn.Conv2d(channels, 2 * channels, 1)
         self.weights = nn.ParameterList()
-        for first, last, width in self.groups:
-            shape = (last - first, channels, width * outputs * patch)
+        for _, count, width in self.groups:
+            shape = (count, channels, outputs * patch * width)
             self.weights.append(nn.Parameter(torch.zeros(shape)))
-        self.bias = nn.Parameter(torch.zeros(outputs, bins, 1))
 
     def forward(
         self, x: Float[Tensor, "batch channels bands columns"]
-    ) -> Float[Tensor, "batch outputs bins frames"]:
+    ) -> Float[Tensor, "batch outputs frames bins"]:
         """Spread bands over their bins and columns over their frames."""
         value, gate = self.expand(rms_norm(x)).chunk(2, 1)
         x = value * F.silu(gate)
         batch, channels, bands, columns = x.shape
         rows = x.permute(2, 0, 3, 1).reshape(bands, batch * columns, channels)
         spread = []
-        for weight, (first, last, width) in zip(self.weights, self.groups):
-            part = torch.bmm(rows[first:last], weight)
-            part = part.reshape(last - first, batch, columns, width, self.outputs, self.patch)
-            part = part.permute(1, 4, 0, 3, 2, 5)
-            spread.append(part.reshape(batch, self.outputs, (last - first) * width, -1))
-        return torch.cat(spread, 2)[:, :, self.take] + self.bias
+        band = 0
+        for weight, (first, count, width) in zip(self.weights, self.groups):
+            part = torch.bmm(rows[band : band + count], weight)
+            part = part.reshape(count, batch, columns, self.outputs, self.patch, width)
+            part = part.permute(1, 3, 2, 4, 0, 5)
+            part = part.reshape(batch, self.outputs, columns * self.patch, count * width)
+            spread.append(part[..., : self.bins - first])
+            band += count
+        return torch.cat(spread, 3)
 
 
 class NoiseEmbedding(nn.Module):

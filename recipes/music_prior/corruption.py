@@ -8,7 +8,9 @@ sound that sits in the wrong stem. So a part of the items is corrupted by both,
 where the shares g vary smoothly and at random over time and frequency. The leak e moves sound
 between stems and leaves their sum as it is; c shrinks it to at most sigma, so that it vanishes
 with the noise level; v is 1 (a leak on top of the white noise) or below it (the level is then
-made up by the leak: states close to a deterministic sampler's).
+made up by the leak: states close to a deterministic sampler's). In some items the shares do not
+depend on where the sound belongs: all stems are then shares of one mixture, as where a sampler
+begins.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class CorruptionSettings:
         Share of the items that get cross-talk; 0 is the plain white-noise prior.
     quiet_noise : float
         Share of those whose white noise is below their nominal level.
+    blind : float
+        Share of those whose stems are shares of the mixture.
     knots : int
         Knots of the random shares along frequency (on a logarithmic axis).
     knot_frames : int
@@ -49,8 +53,9 @@ class CorruptionSettings:
     sigma_spread: float = 1.1
     sigma_min: float = 5e-4
     sigma_max: float = 3.0
-    cross_talk: float = 0.6
-    quiet_noise: float = 0.5
+    cross_talk: float = 0.75
+    quiet_noise: float = 0.65
+    blind: float = 0.4
     knots: int = 10
     knot_frames: int = 16
 
@@ -59,8 +64,8 @@ class CorruptionSettings:
             raise SettingsError("noise levels need 0 < sigma_min < sigma_median < sigma_max")
         if not self.sigma_spread > 0:
             raise SettingsError(f"sigma_spread must be positive; found {self.sigma_spread}")
-        if not 0 <= self.cross_talk <= 1 or not 0 <= self.quiet_noise <= 1:
-            raise SettingsError("cross_talk and quiet_noise are shares in [0, 1]")
+        if not all(0 <= share <= 1 for share in (self.cross_talk, self.quiet_noise, self.blind)):
+            raise SettingsError("cross_talk, quiet_noise and blind are shares in [0, 1]")
         if self.knots < 2 or self.knot_frames < 1:
             raise SettingsError("the random shares need knots >= 2 and knot_frames >= 1")
 
@@ -95,7 +100,13 @@ def _random_shares(
     field = field * (0.3 + 2.2 * uniform())
     stay = -0.5 + 4.0 * uniform()
     field = field + stay * torch.eye(stems, device=device)[:, :, None, None]
+    blind = torch.rand(items, 1, 1, 1, 1, generator=generator, device=device) < settings.blind
+    field = torch.where(blind, field[:, :, :1] - stay * _first(stems, device), field)
     return torch.softmax(field, 1)
+
+
+def _first(stems: int, device: torch.device) -> Tensor:
+    return torch.eye(stems, device=device)[:, :1, None, None]
 
 
 def random_leak(
@@ -150,7 +161,7 @@ def corrupt(
     white = torch.rand(batch, generator=generator, device=device)
     reach = torch.rand(batch, generator=generator, device=device)
     chosen = pick.nonzero().flatten()
-    white = torch.where(pick & quiet, white, torch.ones_like(white))
+    white = torch.where(pick & quiet, white.square(), torch.ones_like(white))
     corrupted = clean + (sigma * white)[:, None, None, None] * noise
     if len(chosen):
         leak = random_leak(clean[chosen], settings, generator)

@@ -28,6 +28,7 @@ __all__ = [
     "ShardSource",
     "average_power",
     "draw_batch",
+    "random_equaliser",
 ]
 
 # int16 with room up to 4: a song whose mixture has an RMS of 0.1 peaks well below that, and the
@@ -55,6 +56,8 @@ class DataSettings:
         Share of items whose stems come from four different segments.
     stem_gain_db, song_gain_db : float
         Deviations of the random gains of stems and songs, in decibels.
+    equaliser_db : float
+        Deviation, in decibels, of a smooth random gain over frequency for every stem.
     drop : float
         Chance that a stem is silenced.
     """
@@ -67,6 +70,7 @@ class DataSettings:
     remix: float = 0.3
     stem_gain_db: float = 2.5
     song_gain_db: float = 2.0
+    equaliser_db: float = 3.0
     drop: float = 0.06
 
     def __post_init__(self) -> None:
@@ -269,6 +273,27 @@ def average_power(
     if total is None:
         raise MGDMError("every segment of the pool is silent: there is nothing to learn")
     return total / count
+
+
+def random_equaliser(
+    items: int, stems: int, bins: int, settings: DataSettings, generator: torch.Generator
+) -> Float[Tensor, "items stems bins 1"]:
+    """Gains that vary smoothly over the logarithm of the frequency, one curve per stem and item.
+
+    Rooms, microphones and equalisers colour instruments: with it, a timbre is known by more than
+    its average spectrum.
+    """
+    device = generator.device
+    knots = 7
+    gains = settings.equaliser_db * torch.randn(
+        items * stems, knots, generator=generator, device=device
+    )
+    place = torch.log1p(torch.arange(bins, device=device) / 4)
+    place = place / place[-1] * (knots - 1)
+    # A raised cosine between knots, so that no curve has corners.
+    reach = (place - torch.arange(knots, device=device)[:, None]).abs().clamp(max=1)
+    curve = gains @ (0.5 + 0.5 * torch.cos(torch.pi * reach))
+    return 10 ** (curve.reshape(items, stems, bins, 1) / 20)
 
 
 def draw_batch(

@@ -147,6 +147,13 @@ def _fm(
     )
 
 
+def _low_pass(frequency: float, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of a Butterworth low-pass of second order."""
+    coefficients = signal.butter(2, frequency, fs=rate)
+    assert coefficients is not None
+    return np.asarray(coefficients[0]), np.asarray(coefficients[1])
+
+
 def _analogue(
     patch: Patch,
     frequency: float,
@@ -174,8 +181,8 @@ def _analogue(
     if patch.ratio > 1:
         wave = wave - saw((phase + patch.position) % 1)
     top = min(0.45 * rate, frequency * (6 + 30 * patch.bright * force))
-    bright = signal.lfilter(*signal.butter(2, top, fs=rate), wave)
-    dark = signal.lfilter(*signal.butter(2, min(2.5 * frequency, 0.4 * rate), fs=rate), wave)
+    bright = signal.lfilter(*_low_pass(top, rate), wave)
+    dark = signal.lfilter(*_low_pass(min(2.5 * frequency, 0.4 * rate), rate), wave)
     opening = np.exp(-time / (0.08 + 0.5 * patch.decay / 10))
     return opening * bright + (1 - opening) * dark
 

@@ -93,9 +93,9 @@ _LARGE = STFTUNetConfig(widths=(80, 160, 320), blocks=(2, 2, 2), embedding=256, 
 
 PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": TrainSettings(
-        network=STFTUNetConfig(widths=(32, 64, 128), embedding=128),
+        network=STFTUNetConfig(widths=(32, 64, 160), blocks=(1, 2, 3), embedding=128),
         warmup_steps=40,
-        decay_steps=150,
+        decay_steps=500,
         ema_length=0.08,
     ),
     "gpu-25min": TrainSettings(

@@ -20,7 +20,7 @@ from mgdm_audio.priors.stft_unet import STFTUNet
 from mgdm_core.array_types import Complex, Float, Tensor
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.corruption import corrupt, draw_sigmas
-from recipes.music_prior.data import SegmentPool, SegmentSource, average_power, draw_batch
+from recipes.music_prior.data import SegmentPool, SegmentSource, average_power, draw_batch, random_equaliser
 from recipes.music_prior.loss import PowerAverage, denoising_loss
 from recipes.music_prior.presets import TrainSettings
 from recipes.music_prior.train_log import InterruptFlag, Log, Tally
@@ -48,10 +48,12 @@ class _Objective(nn.Module):
         clean: Complex[Tensor, "batch stems bins frames"],
         sigma: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch stems"]:
-        pair = torch.view_as_real(noisy)
+        pair = torch.view_as_real(noisy.transpose(2, 3))
         real, imaginary = pair[..., 0].contiguous(), pair[..., 1].contiguous()
         estimate = self.parts(real, imaginary, sigma)  # type: ignore[operator]
-        return denoising_loss(estimate[:2], clean, sigma, self.network.config.sigma_data)
+        return denoising_loss(
+            estimate[:2], clean.transpose(2, 3), sigma, self.network.config.sigma_data
+        )
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -246,6 +248,9 @@ def train(
                 white = torch.randn(wave.shape, generator=generator, device=device)
                 with torch.no_grad():
                     clean = network.spectral.forward(wave)
+                    clean = clean * random_equaliser(
+                        *clean.shape[:3], settings.data, generator=generator
+                    )
                     sigma = draw_sigmas(len(wave), settings.corruption, generator)
                     noisy = corrupt(
                         clean,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mgdm_audio.priors.precision import has_fast_bfloat16, resolve_precision
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
-from mgdm_audio.priors.stft_unet_layers import band_edges
+from mgdm_audio.priors.stft_unet_layers import BandDecoder, BandEncoder, band_edges, band_groups
 from mgdm_core.errors import SettingsError, ShapeError
 
 TINY = STFTUNetConfig(
@@ -126,6 +126,11 @@ class TestConfig:
         assert len(widths) == bands
         assert min(widths) >= min_band
         assert widths[0] <= widths[-1]
+        groups = band_groups(bins, bands, min_band)
+        assert sum(count for count, _ in groups) == bands
+        last_begins = sum(count * width for count, width in groups) - groups[-1][1]
+        assert last_begins < bins <= last_begins + groups[-1][1] + groups[-1][0]
+        assert all(a[1] <= b[1] for a, b in itertools.pairwise(groups))
 
 
 class TestDenoiser:
@@ -147,14 +152,32 @@ class TestDenoiser:
         assert ((mask >= 0) & (mask <= 1)).all()
 
     def test_every_bin_is_reached_once(self):
-        """The bands' outputs land in order: a bias per bin comes out at that bin."""
-        net = network(trained=False)
-        bins = TINY.n_fft // 2
+        """The bands' outputs land in order: bin n comes out at n, frame for frame."""
+        bins, channels, patch = 50, 3, 2
+        decoder = BandDecoder(bins, 8, 2, 1, patch, channels)
         with torch.no_grad():
-            net.decoder.bias[0, :, 0] = torch.linspace(-3, 3, bins)
-        _, mask = net.denoise_with_mask(noise(1, 4, 256), torch.tensor([TINY.sigma_data]))
-        expected = torch.sigmoid(torch.linspace(-3, 3, bins))[:, None].expand(bins, 9)
-        torch.testing.assert_close(mask[0, 0, :bins], expected, atol=1e-6, rtol=0)
+            decoder.expand.weight.zero_()
+            decoder.expand.bias.fill_(1.0)
+            scale = channels * torch.nn.functional.silu(torch.tensor(1.0))
+            for weight, (first, count, width) in zip(decoder.weights, decoder.groups):
+                number = first + torch.arange(count * width).reshape(count, 1, 1, 1, width)
+                frame = 0.25 * torch.arange(patch).reshape(1, 1, 1, patch, 1)
+                weight.copy_(((number + frame) / scale).expand(-1, channels, 1, -1, -1).flatten(2))
+        out = decoder(torch.ones(2, channels, 8, 3))
+        expected = torch.arange(bins) + 0.25 * torch.tensor([0, 1, 0, 1, 0, 1])[:, None]
+        torch.testing.assert_close(out, expected.expand(2, 1, 6, bins))
+
+    def test_every_bin_enters_one_band(self):
+        bins, bands = 50, 8
+        encoder = BandEncoder(bins, bands, 2, 1, 1, 1)
+        with torch.no_grad():
+            for weight in encoder.weights:
+                weight.fill_(1.0)
+        heard = encoder(torch.eye(bins)[:, None, None])[:, 0, :, 0]
+        assert torch.equal(heard.sum(1), torch.ones(bins))
+        order = heard.argmax(1)
+        assert torch.equal(order, order.sort().values)
+        assert len(order.unique()) == bands
 
     def test_started_from_average_spectra_it_is_their_wiener_filter(self):
         net = network(trained=False)
@@ -222,7 +245,7 @@ class TestDenoiser:
     def test_without_crossing_stems(self):
         config = STFTUNetConfig.from_dict({**TINY.to_dict(), "cross_stem": False})
         net = network(config=config)
-        assert net.outputs_per_stem == 3
+        assert net.outputs == 4
         assert net(noise(1, 4, 200), torch.tensor([0.1])).shape == (1, 4, 200)
 
     def test_half_precision_autocast_is_close(self):
@@ -256,7 +279,7 @@ class TestDenoiser:
     @pytest.mark.slow
     def test_compiles_whole(self):
         net = network()
-        spectrum = torch.view_as_real(net.spectral.forward(noise(2, 4, 640)))
+        spectrum = torch.view_as_real(net.spectral.forward(noise(2, 4, 640)).transpose(2, 3))
         sigma = torch.tensor([0.1, 0.5])
         parts = spectrum[..., 0].contiguous(), spectrum[..., 1].contiguous()
         compiled = torch.compile(net.denoise_parts, fullgraph=True)(*parts, sigma)

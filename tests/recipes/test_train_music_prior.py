@@ -338,8 +338,10 @@ class TestTraining:
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
         losses = []
         for _ in range(40):
-            estimate = net.denoise_parts(noisy.real, noisy.imag, sigma)
-            loss = denoising_loss(estimate[:2], clean, sigma, TINY.sigma_data).mean()
+            turned = noisy.transpose(2, 3)
+            estimate = net.denoise_parts(turned.real, turned.imag, sigma)
+            loss = denoising_loss(estimate[:2], clean.transpose(2, 3), sigma, TINY.sigma_data)
+            loss = loss.mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
