@@ -35,10 +35,15 @@ class PositionStreams(RandomStreams):
         :data:`NOISE_BLOCK`; may be negative (padding before the start).
     length : int
         Samples in the chunk: the last axis of every noise that is drawn.
+    temperature : float
+        Deviation of the noise. Below 1 a sampler stays near the middle of the posterior.
     """
 
-    def __init__(self, seeds: Sequence[int], origin: int, length: int) -> None:
+    def __init__(
+        self, seeds: Sequence[int], origin: int, length: int, temperature: float = 1.0
+    ) -> None:
         super().__init__(seeds)
+        self._temperature = temperature
         if origin % NOISE_BLOCK:
             raise SettingsError(
                 f"a chunk starts at a multiple of {NOISE_BLOCK} samples; found {origin}"
@@ -53,6 +58,7 @@ class PositionStreams(RandomStreams):
         view._generators = [self._generators[i] for i in items]
         view._blocks = [self._blocks[i] for i in items]
         view._length = self._length
+        view._temperature = self._temperature
         return view
 
     def normal(
@@ -61,7 +67,7 @@ class PositionStreams(RandomStreams):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "batch ..."]:
-        """Standard normal numbers whose last axis is time, of the chunk's length."""
+        """Normal numbers of deviation ``temperature``; the last axis is time, the chunk's length."""
         shape = tuple(shape)
         if shape[-1:] != (self._length,):
             raise SettingsError(
@@ -75,7 +81,7 @@ class PositionStreams(RandomStreams):
                 piece = torch.randn(*lead, NOISE_BLOCK, generator=generator, dtype=wide)
                 part = row[..., j * NOISE_BLOCK : (j + 1) * NOISE_BLOCK]
                 part.copy_(piece[..., : part.shape[-1]])
-        return out.to(device, dtype)
+        return out.mul_(self._temperature).to(device, dtype)
 
 
 def _generator(seed: int, block: int) -> torch.Generator:

@@ -22,8 +22,9 @@ network decides, per time-frequency bin, how much of what it sees belongs to whi
    exactly the skip connection of EDM (Karras et al. 2022, table 1):
    D(x; sigma) = sigma_data^2 / (sigma_data^2 + sigma^2) x.
 
-The mask doubles as an estimate of the posterior variance of a clean bin, sigma^2 times the mask,
-as it is for the Wiener filter.
+The gain of a bin on itself, m + g q (1 - m), doubles as an estimate of the posterior variance of a
+clean bin over sigma^2 (Tweedie's second-order formula, the weights held fixed), as it is for the
+Wiener filter.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ _GATE_AJAR = 0.02
 
 
 class DenoisedSpectrum(NamedTuple):
-    """Clean spectrum estimated by the network and the mask it rests on."""
+    """Clean spectrum estimated by the network, and the gain of every bin on itself."""
 
     spectrum: Complex[Tensor, "batch stems bins frames"]
     mask: Float[Tensor, "batch stems bins frames"]
@@ -172,7 +173,7 @@ class STFTUNet(nn.Module):
     def denoise_with_mask(
         self, x: Float[Tensor, "batch stems samples"], sigma: Float[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch stems samples"], Float[Tensor, "batch stems bins frames"]]:
-        """As :meth:`forward`, and the spectral mask in [0, 1].
+        """As :meth:`forward`, and the gain in [0, 1] of every bin on itself.
 
         The posterior variance of a clean bin is about ``sigma^2 * mask``: a bin that the network
         keeps could be wrong by as much as its noise, one that it removes by little.
@@ -233,7 +234,7 @@ class STFTUNet(nn.Module):
         Float[Tensor, "batch stems frames bins"],
         Float[Tensor, "batch stems frames bins"],
     ]:
-        """Real and imaginary part of the clean spectrum, and the mask; frames before bins."""
+        """Real and imaginary part of the clean spectrum, and the gain; frames before bins."""
         frames = real.shape[2]
         padding = -frames % self.config.frame_multiple
         level = sigma.reshape(-1, 1, 1, 1)
@@ -302,4 +303,5 @@ class STFTUNet(nn.Module):
         loudness = (left_re.square() + left_im.square()) / (stems * level.square())
         odds = _GATE_AJAR + loudness.square() / (loudness + 10 * _CLEARLY_ABOVE)
         share = share * (self.opening * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds)))
-        return clean_re + share * left_re, clean_im + share * left_im, mask
+        clean_re, clean_im = clean_re + share * left_re, clean_im + share * left_im
+        return clean_re, clean_im, mask + share * (1 - mask)

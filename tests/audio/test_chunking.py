@@ -53,6 +53,11 @@ class TestPositionNoise:
                 assert abs(float((x * y).mean())) < 0.05
         assert abs(float(torch.cat(halves).std()) - 1) < 0.02
 
+    def test_temperature_scales_the_noise(self):
+        hot = PositionStreams([3], 0, 100).normal((4, 100))
+        cold = PositionStreams([3, 4], 0, 100, 0.25).select([0]).normal((4, 100))
+        assert torch.equal(cold, 0.25 * hot)
+
     def test_alone_and_in_a_batch_to_the_bit(self):
         both = PositionStreams([3, 4], 0, NOISE_BLOCK + 7).normal((4, NOISE_BLOCK + 7))
         alone = PositionStreams([4], 0, NOISE_BLOCK + 7).normal((4, NOISE_BLOCK + 7))

@@ -183,6 +183,8 @@ class TestDenoiser:
         net = network(trained=False)
         power = 0.01 * torch.rand(4, TINY.n_fft // 2 + 1, generator=stream(4)) + 1e-4
         net.start_from_average(power)
+        with torch.no_grad():
+            net.opening.zero_()
         quiet = 1e-4 * noise(1, 4, 320)
         _, mask = net.denoise_with_mask(quiet, torch.tensor([0.07]))
         wiener = (power / (power + 0.07**2))[None, :, :, None].expand_as(mask)
@@ -190,6 +192,22 @@ class TestDenoiser:
         assert torch.equal(net.average_power, power)
         loud = net.denoise_with_mask(100 * noise(1, 4, 320), torch.tensor([0.07]))[1]
         assert loud[:, :, 1:-1].median() > 0.99
+
+    def test_the_gain_is_the_jacobian_of_a_bin_on_itself(self):
+        """With all learnt weights at their start and quiet bins, D is linear in X."""
+        net = network(trained=False)
+        net.start_from_average(torch.rand(4, TINY.n_fft // 2 + 1, generator=stream(4)))
+        with torch.no_grad():
+            net.evidence.zero_()
+            net.bias[8] = 2.0
+        x, sigma = noise(1, 4, 320), torch.tensor([0.5])
+        spectrum = net.spectral.forward(1e-3 * x)
+        first = net.denoise_spectrum(spectrum, sigma)
+        moved = spectrum.clone()
+        moved[0, 2, 10, 3] += 1e-3
+        second = net.denoise_spectrum(moved, sigma)
+        slope = (second.spectrum - first.spectrum)[0, 2, 10, 3].real / 1e-3
+        assert slope.item() == pytest.approx(first.mask[0, 2, 10, 3].item(), rel=1e-3)
 
     def test_items_do_not_see_each_other(self):
         net = network()
