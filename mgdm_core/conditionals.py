@@ -15,7 +15,7 @@ from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.conditioning import condition_gaussian
 from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.kernels import bridge_moments, bridge_sample
-from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.likelihoods import GaussianLikelihood, ImageLikelihood
 from mgdm_core.operators import flat
 from mgdm_core.priors import VariancePrior
 from mgdm_core.run import Run, check
@@ -75,6 +75,12 @@ class Conditional(Protocol):
     ) -> ConditionalDraw:
         """Make one draw."""
         ...
+
+
+def _locally_gaussian(run: Run, who: str) -> ImageLikelihood:
+    if not isinstance(run.likelihood, ImageLikelihood):
+        raise CapabilityError(run.likelihood, "local_gaussian", who)
+    return run.likelihood
 
 
 def _gaussian(run: Run, who: str) -> GaussianLikelihood:
@@ -187,7 +193,8 @@ class Linearised:
     """Gauss-Newton passes on x -> A(D_s(x)), then an exact draw of the Gaussian that results.
 
     Each pass costs one evaluation and one vector-Jacobian product per number observed, so it is
-    meant for few of them.
+    meant for few of them. A likelihood that is not Gaussian is replaced at every pass by the
+    Gaussian that it looks like at A(D_s(x)) (Fisher scoring).
 
     Parameters
     ----------
@@ -212,7 +219,7 @@ class Linearised:
         self, run: Run, x: Float[Tensor, "batch *event"], s: Int[Tensor, " batch"]
     ) -> Linearisation:
         """Linearise x -> A(D_s(x)): one evaluation and one vector-Jacobian product per row."""
-        likelihood = _gaussian(run, "the linearised conditional")
+        likelihood = _locally_gaussian(run, "the linearised conditional")
         with torch.enable_grad():
             x = x.detach().requires_grad_(True)
             x_0 = run.denoise_differentiably(x, s)
@@ -227,9 +234,7 @@ class Linearised:
                 [flat(run.vjp(image[:, j].sum(), x, retain=j + 1 < rows)) for j in range(rows)], 1
             )
         image = image.detach()
-        misfit = flat(likelihood.observation) - image
-        loss = 0.5 * misfit.square().sum(-1) / likelihood.sigma_y**2
-        return Linearisation(x_0.detach(), image, jacobian, loss)
+        return Linearisation(x_0.detach(), image, jacobian, -likelihood.image_log_prob(image))
 
     def __call__(
         self,
@@ -239,21 +244,19 @@ class Linearised:
         where: GibbsStep,
     ) -> ConditionalDraw:
         """Linearise, solve, draw."""
-        likelihood = _gaussian(run, "the linearised conditional")
+        likelihood = _locally_gaussian(run, "the linearised conditional")
         shape = x_0.shape
         mean, dev = bridge_moments(run.schedule, x_0, x_t, where.s, where.t)
         mean, dev = flat(mean), dev.reshape(-1, 1)
-        y = flat(likelihood.observation)
-        noise_var = torch.full((len(y), 1, 1), likelihood.sigma_y**2, dtype=y.dtype).to(y.device)
-        eye = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
         x, losses = mean, []
         prior_draw = mean + dev * flat(run.streams.normal_like(x_0))
         y_noise = flat(run.streams.normal_like(likelihood.observation))
         for k in range(self.passes):
             x_0, image, jac, loss = self.linearise(run, x.reshape(shape), where.s)
             losses.append(loss)
-            target = y - image + torch.einsum("bmn,bn->bm", jac, x)
-            cov_y = noise_var * eye
+            seen, noise_var = likelihood.local_gaussian(image)
+            target = seen - image + torch.einsum("bmn,bn->bm", jac, x)
+            cov_y = torch.diag_embed(noise_var)
             if self.inflate > 0:
                 cov_y = cov_y + self.inflate * self.seen_covariance(run, x_0, jac, where.s)
             gram = dev[:, :, None] ** 2 * jac @ jac.mT + cov_y
@@ -279,7 +282,7 @@ class Linearised:
         The rows of J_A J_D are at hand; a nonlinear A is differentiated once more, forwards, at
         the cost of A alone.
         """
-        operator = _gaussian(run, "the covariance seen by the observation").operator
+        operator = _locally_gaussian(run, "the covariance seen by the observation").operator
 
         def image(row: Tensor) -> Tensor:
             tangent = row.reshape(x_0.shape)

@@ -11,7 +11,13 @@ from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.operators import Operator, flat
 
-__all__ = ["CallableLikelihood", "GaussianLikelihood", "Likelihood", "PoissonLikelihood"]
+__all__ = [
+    "CallableLikelihood",
+    "GaussianLikelihood",
+    "ImageLikelihood",
+    "Likelihood",
+    "PoissonLikelihood",
+]
 
 
 @runtime_checkable
@@ -30,6 +36,27 @@ class Likelihood(Protocol):
 
     def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> Likelihood:
         """Return the likelihood of the chosen items, in that order (repeats allowed)."""
+        ...
+
+
+@runtime_checkable
+class ImageLikelihood(Likelihood, Protocol):
+    """A likelihood that sees x_0 through its image A(x_0) alone, each number on its own.
+
+    It can say which Gaussian in the image it looks like near a point, and so takes the place of a
+    Gaussian likelihood in methods that linearise.
+    """
+
+    operator: Operator
+
+    def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
+        """log g per item as a function of A(x_0), flattened."""
+        ...
+
+    def local_gaussian(
+        self, image: Float[Tensor, "batch rows"]
+    ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
+        """Centre and variance of the Gaussian with log g's slope and information at ``image``."""
         ...
 
 
@@ -68,7 +95,17 @@ class GaussianLikelihood:
 
     def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
         """-||y - A(x_0)||^2 / (2 sigma_y^2) per item."""
-        return -0.5 * flat(self.residual(x_0)).square().sum(-1) / self.sigma_y**2
+        return self.image_log_prob(flat(self.operator.forward(x_0)))
+
+    def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
+        """-||y - image||^2 / (2 sigma_y^2) per item."""
+        return -0.5 * (flat(self.observation) - image).square().sum(-1) / self.sigma_y**2
+
+    def local_gaussian(
+        self, image: Float[Tensor, "batch rows"]
+    ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
+        """y and sigma_y^2, wherever the image is."""
+        return flat(self.observation), torch.full_like(image, self.sigma_y**2)
 
     def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> GaussianLikelihood:
         """Keep the chosen items."""
@@ -111,8 +148,28 @@ class PoissonLikelihood:
 
     def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
         """Sum of y log rate - rate per item (log y! left out)."""
-        rate = self.rate(x_0)
-        return flat(self.observation * rate.log() - rate).sum(-1)
+        return self.image_log_prob(flat(self.operator.forward(x_0)))
+
+    def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
+        """Sum of y log rate - rate per item, rate = gain image."""
+        rate = (self.gain * image).clamp_min(self.floor)
+        return (flat(self.observation) * rate.log() - rate).sum(-1)
+
+    def local_gaussian(
+        self, image: Float[Tensor, "batch rows"]
+    ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
+        """Working response and variance of Fisher scoring (McCullagh and Nelder 1989, section 2.5).
+
+        Centre y / gain and variance rate / gain^2. Where nothing was counted the information
+        vanishes with the rate and log g is a line: there the variance is that of at least one
+        count, and the centre keeps the line's slope.
+        """
+        counts = flat(self.observation)
+        rate = (self.gain * image).clamp_min(self.floor)
+        none = counts == 0
+        variance = torch.where(none, rate.clamp_min(1.0), rate) / self.gain**2
+        centre = torch.where(none, rate / self.gain - self.gain * variance, counts / self.gain)
+        return centre, variance
 
     def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> PoissonLikelihood:
         """Keep the chosen items."""

@@ -192,7 +192,10 @@ PRESETS: dict[str, MGDMSettings] = {
 
 
 def default_settings(likelihood: Likelihood) -> MGDMSettings:
-    """``best`` for a Gaussian likelihood of few observed values, else ``imagenet-pixel``."""
+    """``best`` for few observed values, Gaussian or counts, else ``imagenet-pixel``.
+
+    What counts as few, and which likelihoods, is for :meth:`MarginalJumps.applies_to` to say.
+    """
     best = PRESETS["best"]
     if best.jumps is not None and best.jumps.applies_to(likelihood):
         return best

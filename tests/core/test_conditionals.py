@@ -7,7 +7,7 @@ from mgdm_core.conditionals import CONDITIONALS, GibbsStep, Linearised, Tweedie,
 from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior
 from mgdm_core.kernels import bridge_moments
-from mgdm_core.likelihoods import GaussianLikelihood, PoissonLikelihood
+from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.operators import FunctionOperator, Matrix
 from mgdm_core.priors import Denoised, VariancePrior
 from mgdm_core.randomness import RandomStreams
@@ -274,12 +274,40 @@ def test_an_items_draw_is_its_own(name):
         torch.testing.assert_close(draw([i])[0], together[i], rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["linearised", "tweedie"])
-def test_a_gaussian_likelihood_is_asked_for_by_name(name):
-    counts = PoissonLikelihood(Matrix(MATRIX.abs()), torch.ones(1, ROWS, dtype=torch.float64))
-    run, *where = start(1, likelihood=counts)
-    with pytest.raises(CapabilityError, match="'gaussian', which PoissonLikelihood"):
+@pytest.mark.parametrize(
+    ("name", "needs"), [("linearised", "local_gaussian"), ("tweedie", "gaussian")]
+)
+def test_the_likelihood_s_form_is_asked_for_by_name(name, needs):
+    own = CallableLikelihood(lambda x, y: -x.square().sum(-1), torch.ones(1, ROWS).double())
+    run, *where = start(1, likelihood=own)
+    with pytest.raises(CapabilityError, match=f"'{needs}', which CallableLikelihood"):
         CONDITIONALS[name]()(run, *where)
+
+
+def test_linearised_draws_around_the_mode_of_counts():
+    """Many counts make log g nearly quadratic: the draw's mean is then where its slope vanishes."""
+    n, gain = 4000, 50.0
+    rate = FunctionOperator(lambda x: (x[:, :ROWS] / 4).exp())
+    counts = torch.arange(1, ROWS + 1).double() * 40
+    run, x_0, x_t, where = start(n, likelihood=PoissonLikelihood(rate, counts.expand(n, -1), gain))
+    draws = Linearised(12)(run, x_0, x_t, where).x_s
+    mean, dev = bridge_moments(SCHEDULE, X_0[None], X_T[None], S, T)
+    single = PoissonLikelihood(rate, counts[None], gain)
+
+    def loss(x):
+        x_0 = gaussian_prior().denoise(x[None], S)
+        return -single.log_prob(x_0)[0] + 0.5 * ((x - mean[0]) / dev).square().sum()
+
+    mode = draws.mean(0)
+    for _ in range(20):
+        hessian = torch.autograd.functional.hessian(loss, mode)
+        slope = torch.autograd.functional.jacobian(loss, mode)
+        mode = mode - torch.linalg.solve(hessian, slope)
+    spread = torch.linalg.inv(torch.autograd.functional.hessian(loss, mode))
+    # A twentieth of the spread for the skew that a Gaussian cannot have, and chance.
+    bound = 0.05 + 5 / n**0.5
+    assert bool(((draws.mean(0) - mode).abs() < bound * spread.diagonal().sqrt()).all())
+    torch.testing.assert_close(torch.cov(draws.T), spread, rtol=0.2, atol=0.05)
 
 
 def test_variational_takes_any_likelihood():

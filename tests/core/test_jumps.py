@@ -6,7 +6,7 @@ import torch
 from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.jumps import MarginalJumps
-from mgdm_core.likelihoods import GaussianLikelihood, PoissonLikelihood
+from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.operators import FunctionOperator, Matrix
 from mgdm_core.run import Run
 from mgdm_core.schedule import NoiseSchedule
@@ -18,8 +18,7 @@ EYE = torch.eye(2, dtype=torch.float64)
 
 
 def make_run(prior, likelihood, count):
-    shape = likelihood.observation.shape[1:] if prior is None else (prior.mixture.dim,)
-    return Run("test", prior, likelihood, shape, OneGenerator(count), None, 100)
+    return Run("test", prior, likelihood, (prior.mixture.dim,), OneGenerator(count), None, 100)
 
 
 @pytest.mark.parametrize("linear", [True, False])
@@ -49,7 +48,7 @@ def test_jumps_draw_x_s_given_y():
     prior = GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov[None]), SCHEDULE)
     run = make_run(prior, GaussianLikelihood(Matrix(matrix), y.expand(n, 1), 0.3), n)
     # Many small backward steps: a proposal is then a draw of the prior's own transition.
-    jumps = MarginalJumps(count=12, last=0.6, index=0.35, steps=40)
+    jumps = MarginalJumps(12, last=0.6, first_index=0.35, index=0.35, stages=1, steps=40)
     x_s, level = jumps(run, run.noise())
     assert level == 350
     posterior, spread = condition(mean, cov, matrix, y, 0.09)
@@ -70,21 +69,71 @@ def test_jumps_find_the_weights_of_the_modes():
     assert bool((exact[[0, 2]] > 0.1).all())  # both matter, and unlike the prior's weights
     prior = GaussianMixturePrior(mixture, SCHEDULE)
     run = make_run(prior, GaussianLikelihood(Matrix(matrix), y.expand(n, 1), 3.0), n)
-    x_s, level = MarginalJumps(count=30, steps=15)(run, run.noise())
+    x_s, level = MarginalJumps(count=30)(run, run.noise())
     alpha = float(SCHEDULE.alpha[level])
     found = torch.cdist(x_s, alpha * means).argmin(1).bincount(minlength=3) / n
     # Overlap at level s, proposals of 15 steps and chance together stay within 0.05.
     assert float((found - exact).abs().max()) < 0.05
 
 
-def test_it_is_offered_for_few_gaussian_values_only():
+def test_the_evidence_of_counts_is_the_integral_over_the_image():
+    """One observed count under a Gaussian prior: the integral is a sum over a fine line."""
+    mean, cov, matrix = torch.tensor([3.0, 2.0]).double(), spd(2, 7), normal((1, 2), 8).abs()
+    level, gain = 420, 4.0
+    counts = torch.tensor([[12.0], [30.0], [5.0], [0.0]], dtype=torch.float64)
+    prior = GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov[None]), SCHEDULE)
+    run = make_run(prior, PoissonLikelihood(Matrix(matrix), counts, gain), 4)
+    alpha, sigma = float(SCHEDULE.alpha[level]), float(SCHEDULE.sigma[level])
+    x = alpha * mean + 0.3 * normal((4, 2), 5)
+    _, got = MarginalJumps.log_evidence(run, x, torch.full((4,), level))
+    line = torch.linspace(1e-4, 30, 300_000, dtype=torch.float64)
+    for row, count, value in zip(x, counts[:, 0], got):
+        m, c = condition(mean, cov, alpha * torch.eye(2).double(), row, sigma**2)
+        normal_part = torch.distributions.Normal(matrix @ m, (matrix @ c @ matrix.T).sqrt()[0])
+        log_g = count * (gain * line).log() - gain * line
+        want = torch.logsumexp(log_g + normal_part.log_prob(line), 0) + (line[1] - line[0]).log()
+        # Laplace's formula with Fisher's information; of no count it keeps the order of magnitude.
+        assert abs(float(value - want)) < (0.15 if count > 0 else 1.0)
+
+
+def test_jumps_find_the_weights_of_the_modes_from_counts():
+    means = torch.tensor([[2.0, 2.0], [10.0, 2.0], [18.0, 2.0]], dtype=torch.float64)
+    mixture = isotropic_mixture(torch.tensor([0.4, 0.3, 0.3]), means)
+    operator = FunctionOperator(lambda x: torch.nn.functional.softplus(x[:, :1] / 4))
+    n, gain, generator = 1200, 2.0, torch.Generator().manual_seed(0)
+    prior = GaussianMixturePrior(mixture, SCHEDULE)
+    likelihood = PoissonLikelihood(operator, torch.full((n, 1), 6.0).double(), gain)
+    # Exact weights: means of g over draws of each component.
+    x = means[:, None] + torch.randn(3, 20000, 2, generator=generator, dtype=torch.float64)
+    rate = gain * operator.forward(x.flatten(0, 1)).reshape(3, -1)
+    exact = mixture.weights * (6 * rate.log() - rate).exp().mean(1)
+    exact = exact / exact.sum()
+    assert float((exact - mixture.weights).abs().max()) > 0.15
+    run = make_run(prior, likelihood, n)
+    x_s, level = MarginalJumps(count=30)(run, run.noise())
+    found = torch.cdist(x_s, float(SCHEDULE.alpha[level]) * means).argmin(1).bincount(minlength=3)
+    assert float((found / n - exact).abs().max()) < 0.06
+
+
+def test_s_falls_in_stages():
+    jumps = MarginalJumps(count=8, stages=4, first_index=0.5, index=0.2)
+    levels = [jumps.level_of(k, SCHEDULE) for k in range(8)]
+    assert levels == [500, 500, 400, 400, 300, 300, 200, 200]
+    assert jumps.level(SCHEDULE) == 200
+    one = MarginalJumps(count=3, stages=1, first_index=0.5, index=0.2)
+    assert [one.level_of(k, SCHEDULE) for k in range(3)] == [200] * 3
+
+
+def test_it_is_offered_for_few_values_that_look_gaussian_nearby():
     jumps = MarginalJumps(max_rows=2)
     few = GaussianLikelihood(Matrix(normal((2, 4), 1)), normal((1, 2), 2), 0.1)
     many = GaussianLikelihood(Matrix(normal((3, 4), 1)), normal((1, 3), 2), 0.1)
     counts = PoissonLikelihood(Matrix(normal((2, 4), 1).abs()), torch.ones(1, 2))
     assert jumps.applies_to(few)
     assert not jumps.applies_to(many)
-    assert not jumps.applies_to(counts)
+    assert jumps.applies_to(counts)
+    own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 2))
+    assert not jumps.applies_to(own)
     prior = GaussianMixturePrior(isotropic_mixture(torch.ones(1), normal((1, 4), 3)), SCHEDULE)
     run = make_run(prior, many, 1)
     with pytest.raises(CapabilityError, match="at most 2 values"):
@@ -92,7 +141,16 @@ def test_it_is_offered_for_few_gaussian_values_only():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"count": 0}, {"steps": 0}, {"index": 0.6}, {"last": 1.1}, {"index": 0.0}]
+    "setting",
+    [
+        {"count": 0},
+        {"steps": 0},
+        {"stages": 0},
+        {"index": 0.55},
+        {"first_index": 0.6},
+        {"last": 1.1},
+        {"index": 0.0},
+    ],
 )
 def test_settings_outside_their_domain(setting):
     with pytest.raises(SettingsError, match="; found"):

@@ -7,6 +7,7 @@ from mgdm_core.errors import SettingsError
 from mgdm_core.likelihoods import (
     CallableLikelihood,
     GaussianLikelihood,
+    ImageLikelihood,
     Likelihood,
     PoissonLikelihood,
 )
@@ -90,6 +91,29 @@ def test_poisson_is_the_counting_density_up_to_a_constant():
         return torch.distributions.Poisson(rate).log_prob(likelihood.observation).sum(1)
 
     torch.testing.assert_close(likelihood.log_prob(x) - likelihood.log_prob(z), law(x) - law(z))
+
+
+@pytest.mark.parametrize("likelihood", [gaussian(), poisson()], ids=["gaussian", "poisson"])
+def test_the_local_gaussian_has_the_slope_and_the_information(likelihood):
+    assert isinstance(likelihood, ImageLikelihood)
+    x = normal((3, 2, 4), 6)
+    image = likelihood.operator.forward(x).flatten(1)
+    torch.testing.assert_close(likelihood.image_log_prob(image), likelihood.log_prob(x))
+    image = image.detach().requires_grad_(True)
+    (slope,) = torch.autograd.grad(likelihood.image_log_prob(image).sum(), image)
+    centre, variance = likelihood.local_gaussian(image.detach())
+    torch.testing.assert_close((centre - image) / variance, slope)
+    if isinstance(likelihood, GaussianLikelihood):
+        assert bool((variance == 0.3**2).all())
+    else:  # Fisher's information of a count: gain^2 over its rate
+        counted = likelihood.observation > 0
+        expected = image.detach() / 2.5
+        torch.testing.assert_close(variance[counted], expected[counted])
+        assert bool((variance[~counted] >= 1 / 2.5**2 - 1e-12).all())
+
+
+def test_a_likelihood_of_your_own_has_no_local_gaussian():
+    assert not isinstance(own(), ImageLikelihood)
 
 
 def test_a_poisson_rate_never_reaches_zero():

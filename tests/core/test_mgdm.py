@@ -11,7 +11,7 @@ from mgdm_core.errors import CancelledError, DivergenceError, SettingsError, Sha
 from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.index_laws import INDEX_LAWS, Fraction, NextLevel, PublishedMix, ResidualLaw
 from mgdm_core.jumps import MarginalJumps
-from mgdm_core.likelihoods import GaussianLikelihood, PoissonLikelihood
+from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.operators import FunctionOperator, Matrix
 from mgdm_core.randomness import RandomStreams
 from mgdm_core.run import Start, settings_from
@@ -253,7 +253,9 @@ def test_the_default_looks_at_the_likelihood():
     counts = PoissonLikelihood(Matrix(normal((2, 4), 1).abs()), torch.ones(1, 2))
     assert default_settings(few) == PRESETS["best"]
     assert default_settings(many).jumps is None
-    assert default_settings(counts).jumps is None
+    own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 2))
+    assert default_settings(counts) == PRESETS["best"]
+    assert default_settings(own) == PRESETS["imagenet-pixel"]
 
 
 def test_a_likelihood_that_is_not_gaussian():
