@@ -14,11 +14,12 @@ import torch
 
 from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood, PoissonLikelihood
-from mgdm_core.operators import FunctionOperator, Matrix
+from mgdm_core.operators import FunctionOperator, Matrix, SumOverChannels
+from mgdm_core.priors import Prior
 from mgdm_core.schedule import NoiseSchedule
 from recipes.exact_posterior.quadrature import GridPosterior
 
-__all__ = ["TASKS", "Case", "Problem", "build"]
+__all__ = ["TASKS", "Case", "Problem", "build", "stems_of"]
 
 SPACING = 8.0
 RANGE_SCALE = 16.0
@@ -54,15 +55,28 @@ class Problem:
         Mode that each of (n, dim) points belongs to.
     weights : Tensor
         Exact posterior weight of each mode.
+    shape : tuple of int or None
+        Shape of one event where it is not (dim,).
     """
 
     case: Case
-    prior: GaussianMixturePrior
+    prior: Prior
     likelihood: Callable[[int], Likelihood]
     exact: torch.Tensor
     again: torch.Tensor
     label: Callable[[torch.Tensor], torch.Tensor]
     weights: torch.Tensor
+    shape: tuple[int, ...] | None = None
+
+
+class _Shaped:
+    """A prior over vectors as one over arrays with as many numbers."""
+
+    def __init__(self, prior: Prior) -> None:
+        self._prior, self.schedule = prior, prior.schedule
+
+    def denoise(self, x: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
+        return self._prior.denoise(x.flatten(1), t).reshape(x.shape)
 
 
 def _mixture(dim: int, generator: torch.Generator) -> GaussianMixture:
@@ -97,6 +111,42 @@ def _linear(case: Case, samples: int) -> Problem:
         again,
         lambda points: posterior.component_log_prob(points).argmax(1),
         posterior.weights,
+    )
+
+
+def stems_of(dim: int) -> int:
+    """Channels that the mixing problem splits ``dim`` numbers into."""
+    return 4 if dim % 4 == 0 else 2
+
+
+def _mix(case: Case, samples: int) -> Problem:
+    """y = sum over stems + sigma_y eps, the separation of music in small: 2 or 4 stems."""
+    assert case.noise is not None
+    noise, stems = case.noise, stems_of(case.dim)
+    length = case.dim // stems
+    if case.observations != length:
+        raise ValueError(
+            f"{stems} stems of {length} numbers have {length} sums; found {case.observations}"
+        )
+    generator = torch.Generator().manual_seed(1000 * case.problem + case.dim + 7)
+    mixture = _mixture(case.dim, generator)
+    matrix = torch.eye(length, dtype=torch.float64).repeat(1, stems)
+    x, _ = mixture.sample(1, generator)
+    eps = torch.randn(length, generator=generator, dtype=torch.float64)
+    y = matrix @ x[0] + noise * eps
+    posterior = mixture.posterior(matrix, y, noise)
+    exact, _ = posterior.sample(samples, generator)
+    again, _ = posterior.sample(samples, generator)
+    operator = SumOverChannels(stems)
+    return Problem(
+        case,
+        _Shaped(GaussianMixturePrior(mixture, NoiseSchedule.vp_linear())),
+        lambda count: GaussianLikelihood(operator, y.expand(count, -1).clone(), noise),
+        exact,
+        again,
+        lambda points: posterior.component_log_prob(points).argmax(1),
+        posterior.weights,
+        (stems, length),
     )
 
 
@@ -178,6 +228,7 @@ def _planar(
 
 TASKS: dict[str, Callable[[Case, int], Problem]] = {
     "linear": _linear,
+    "mixing": _mix,
     "nonlinear": _ranges,
     "poisson": _counts,
 }
@@ -185,6 +236,6 @@ TASKS: dict[str, Callable[[Case, int], Problem]] = {
 
 def build(case: Case, samples: int) -> Problem:
     """Return the problem that ``case`` names, with two exact sets of ``samples`` each."""
-    if case.task != "linear" and case.dim != 2:
+    if case.task in ("nonlinear", "poisson") and case.dim != 2:
         raise ValueError(f"{case.task} problems live in the plane, dim 2; found {case.dim}")
     return TASKS[case.task](case, samples)

@@ -14,6 +14,7 @@ import numpy as np
 
 from mgdm_core.errors import MGDMError
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
+from mgdm_core.operators import SumOverChannels
 from mgdm_core.samplers import get_sampler
 from mgdm_core.trace import Callback
 from recipes.exact_posterior.memory import PeakMeter
@@ -57,8 +58,10 @@ def applies(variant: Variant, likelihood: Likelihood) -> bool:
     gaussian = isinstance(likelihood, GaussianLikelihood)
     if "gaussian" in variant.needs and not gaussian:
         return False
-    wanted = variant.needs & {"adjoint", "svd", "proximal"}
-    return wanted <= getattr(likelihood, "operator").capabilities  # noqa: B009
+    operator = getattr(likelihood, "operator")  # noqa: B009
+    if "mixing" in variant.needs and not isinstance(operator, SumOverChannels):
+        return False
+    return variant.needs & {"adjoint", "svd", "proximal"} <= operator.capabilities
 
 
 def plan(names: Iterable[str], cases: Iterable[Case], samples: int) -> tuple[list[Job], list[str]]:
@@ -175,7 +178,7 @@ def run_job(
             result = entry.run(
                 problem.prior,
                 problem.likelihood(items),
-                (case.dim,),
+                problem.shape or (case.dim,),
                 streams,
                 settings,
                 callback=callback,
@@ -184,6 +187,7 @@ def run_job(
         return {**record, "error": f"{type(error).__name__}: {error}"}
     seconds = time.perf_counter() - began
     x = result.x if result.particles is None else result.particles[0]
+    x = x.flatten(1)
     per_sample = items / len(x)
     record.update(
         sliced_wasserstein=sliced_wasserstein(x, problem.exact, PROJECTIONS),

@@ -117,6 +117,7 @@ def test_the_prior_is_the_benchmarks_mixture():
     "case",
     [
         Case("linear", 4, 3, 0.05, 0),
+        Case("mixing", 20, 5, 0.05, 0),
         Case("nonlinear", 2, 1, 0.5, 0),
         Case("nonlinear", 2, 3, 0.5, 1),
         Case("poisson", 2, 3, None, 0),
@@ -126,10 +127,14 @@ def test_exact_samples_explain_the_observation_and_weigh_the_modes(case):
     problem = build(case, 400)
     likelihood = problem.likelihood(400)
     if case.task != "poisson":
-        off = likelihood.residual(problem.exact) / case.noise
+        shaped = problem.exact.reshape(400, *(problem.shape or (case.dim,)))
+        off = likelihood.residual(shaped) / case.noise
         assert float(off.square().mean()) < 4
-    prior, _ = problem.prior.mixture.sample(400, torch.Generator().manual_seed(0))
-    better = likelihood.log_prob(problem.exact).mean() - likelihood.log_prob(prior).mean()
+    mixture = build(Case("linear", case.dim, 1, 0.05, 0), 2).prior.mixture
+    prior, _ = mixture.sample(400, torch.Generator().manual_seed(0))
+    shape = (400, *(problem.shape or (case.dim,)))
+    seen, blind = (likelihood.log_prob(x.reshape(shape)) for x in (problem.exact, prior))
+    better = seen.mean() - blind.mean()
     assert float(better) > 1
     assert total_variation(problem.label(problem.exact), problem.weights) < 0.1
     assert float(problem.weights.sum()) == pytest.approx(1)
@@ -140,6 +145,8 @@ def test_only_linear_problems_leave_the_plane():
         build(Case("poisson", 4, 1, None, 0), 2)
     with pytest.raises(ValueError, match="even; found 3"):
         build(Case("linear", 3, 1, 0.1, 0), 2)
+    with pytest.raises(ValueError, match="4 stems of 5 numbers have 5 sums; found 1"):
+        build(Case("mixing", 20, 1, 0.1, 0), 2)
 
 
 def test_batch_streams_are_standard_and_viewed_by_count():
@@ -158,9 +165,8 @@ def test_batch_streams_are_standard_and_viewed_by_count():
 # -- rows ------------------------------------------------------------------------------------------
 
 
-def test_every_sampler_that_needs_no_mixture_has_a_row():
-    used = {variant.sampler for variant in variants.MAIN.values()}
-    assert used == {name for name, info in SAMPLERS.items() if "mixing" not in info.needs}
+def test_every_sampler_has_a_row():
+    assert {variant.sampler for variant in variants.MAIN.values()} == set(SAMPLERS)
     published = variants.MAIN["mgdm-published"].settings
     assert (published.levels, published.gibbs, published.denoising_steps) == (100, 1, 20)
     assert variants.MAIN["mgdm-published-r4"].settings == replace(published, gibbs=4)
@@ -182,7 +188,9 @@ def test_rows_run_where_they_can():
     bent = build(Case("nonlinear", 2, 1, 0.5, 0), 2).likelihood(1)
     counts = build(Case("poisson", 2, 1, None, 0), 2).likelihood(1)
     rows = variants.MAIN
-    assert all(applies(row, linear) for row in rows.values())
+    mix = build(Case("mixing", 4, 1, 0.5, 0), 2).likelihood(1)
+    assert all(applies(row, linear) != ("mixing" in row.needs) for row in rows.values())
+    assert all(applies(row, mix) for row in rows.values())
     for name in ("mgdm", "mgdm-published", "dps", "twisted_smc"):
         assert applies(rows[name], bent)
         assert applies(rows[name], counts)
@@ -381,7 +389,7 @@ def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--samplers", "mgmd"], "no sampler 'mgmd'"),
-        (["--tasks", "sine"], "tasks are linear, nonlinear, poisson; found sine"),
+        (["--tasks", "sine"], "tasks are linear, mixing, nonlinear, poisson; found sine"),
         (["--dims", "3"], "even and at least 2; found 3"),
         (["--dims", "a"], "comma-separated values"),
     ],
@@ -399,9 +407,12 @@ def test_the_command_lists_the_samplers():
 
 
 def test_the_grid_of_problems():
-    cases = cli.cases_of(["linear", "nonlinear", "poisson"], [2, 20], [1, 3], [0.05, 0.5], 2)
-    assert len([c for c in cases if c.task == "linear"]) == 2 * 2 * 2 * 2
-    assert {c.dim for c in cases if c.task != "linear"} == {2}
+    tasks = ["linear", "mixing", "nonlinear", "poisson"]
+    cases = cli.cases_of(tasks, [2, 20, 80], [1, 3], [0.05, 0.5], 2)
+    assert len([c for c in cases if c.task == "linear"]) == 3 * 2 * 2 * 2
+    mixing = {(c.dim, c.observations) for c in cases if c.task == "mixing"}
+    assert mixing == {(2, 1), (20, 5)}  # 2 stems of 1 number, 4 of 5
+    assert {c.dim for c in cases if c.task in ("nonlinear", "poisson")} == {2}
     assert len([c for c in cases if c.task == "nonlinear"]) == 2 * 2 * 2
     assert len([c for c in cases if c.task == "poisson"]) == 2 * 2
     assert len(set(cases)) == len(cases)
