@@ -85,6 +85,10 @@ class EstimatorSpec(Protocol):
         """Everything that the estimates depend on, such as the prior's checksum, for run.json."""
         ...
 
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """Every setting of a variant by dotted name, those that nobody changed included."""
+        ...
+
 
 @dataclass(frozen=True)
 class FunctionSpec:
@@ -113,6 +117,10 @@ class FunctionSpec:
     def describe(self) -> dict[str, Any]:
         """See :class:`EstimatorSpec`."""
         return {"function": getattr(self.function, "__qualname__", "function"), **self.facts}
+
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`; a function has none but those of the variant."""
+        return dict(variant.settings)
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,12 @@ class PretrainedSpec:
             "precision": self.precision,
         }
 
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`."""
+        from mgdm_audio.file_separation import settings_as_json
+
+        return _flat(settings_as_json(self._sampling(variant)))
+
     def _sampling(self, variant: Variant) -> Any:
         from mgdm_audio.presets import sampling_settings
 
@@ -230,6 +244,11 @@ class EstimateFiles:
         """See :class:`EstimatorSpec`."""
         return {"estimates": str(self.root.resolve())}
 
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`; files have none."""
+        del variant
+        return {}
+
     def _read(self, job: Job) -> Estimates:
         folder = find_estimates(self.root, job.track)
         if folder is None:
@@ -257,6 +276,18 @@ class EstimateFiles:
                 remarks.append(f"{name}: {len(signal) - n:+d} samples against the reference")
             stems[name] = fit_length(signal, n)
         return Estimates(stems, warnings=tuple(remarks))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; the kind of an object stands under its own name."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found[f"{prefix}{name}"] = value.get("type")
+            found |= _flat({k: v for k, v in value.items() if k != "type"}, f"{prefix}{name}.")
+        elif name != "type":
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def find_estimates(root: Path, track: Track) -> Path | None:

@@ -147,7 +147,14 @@ def evaluate(
         "kind": dataset.kind,
         "stems": list(dataset.stems),
         "tracks": [track.key for track in dataset.tracks],
-        "variants": [{"sampler": v.sampler, "settings": list(v.settings)} for v in variants],
+        "variants": [
+            {
+                "sampler": v.sampler,
+                "settings": list(v.settings),
+                "all_settings": spec.settings_of(v),
+            }
+            for v in variants
+        ],
         "estimator": spec.describe(),
         # What is kept for listening may change from one call to the next.
         **{name: value for name, value in asdict(settings).items() if name != "keep"},

@@ -156,18 +156,17 @@ class RunFolder:
             raise AudioError(f"{self.path}: is a file, a run needs a folder; give another --out")
         if (self.path / "run.json").exists():
             before = self.description.get("asked", {})
-            changed = sorted(k for k in {*before, *asked} if before.get(k) != asked.get(k))
             # Variants are rows of the table: another run may add some.
-            if [k for k in changed if k != "variants"]:
+            compared = sorted({*before, *asked} - {"variants"})
+            changed = [k for k in compared if before.get(k) != asked.get(k)]
+            if changed:
                 if not overwrite:
                     raise AudioError(_changed(self.path, changed, before, asked))
                 self._clear()
             elif overwrite:
                 self._clear()
             else:
-                held = before.get("variants", [])
-                merged = held + [v for v in asked["variants"] if v not in held]
-                asked = {**asked, "variants": merged}
+                asked = {**asked, "variants": self._merged(before, asked)}
         elif self.path.is_dir() and any(self.path.iterdir()):
             raise AudioError(
                 f"{self.path}: holds something other than an evaluation; give another --out"
@@ -181,6 +180,26 @@ class RunFolder:
             Variant(v["sampler"], tuple((name, _freeze(value)) for name, value in v["settings"]))
             for v in self.description["asked"]["variants"]
         ]
+
+    def _merged(self, before: dict[str, Any], asked: dict[str, Any]) -> list[dict[str, Any]]:
+        """Variants of both; one by the same name must mean the same settings."""
+
+        def name(variant: dict[str, Any]) -> str:
+            return json.dumps([variant["sampler"], variant["settings"]])
+
+        held = {name(v): v for v in before.get("variants", [])}
+        for variant in asked["variants"]:
+            earlier = held.setdefault(name(variant), variant)
+            if earlier != variant:  # a preset or a default is not what it was
+                raise AudioError(
+                    _changed(
+                        self.path,
+                        [variant["sampler"]],
+                        {variant["sampler"]: earlier["all_settings"]},
+                        {variant["sampler"]: variant["all_settings"]},
+                    )
+                )
+        return list(held.values())
 
     def _clear(self) -> None:
         for variant in self.variants():
@@ -288,8 +307,18 @@ def _freeze(value: Any) -> Any:
 
 
 def _changed(path: Path, changed: list[str], before: dict, asked: dict) -> str:
-    shown = "; ".join(f"{k} was {before.get(k)!r}, now {asked.get(k)!r}" for k in changed[:3])
+    shown = "; ".join(_difference(k, before.get(k), asked.get(k)) for k in changed[:3])
     return (
         f"{path}: holds a run that was asked differently ({shown}); "
         f"give another --out, or --overwrite to start it anew"
     )
+
+
+def _difference(name: str, before: Any, asked: Any) -> str:
+    """What changed, of a long list or mapping only the first thing."""
+    if isinstance(before, dict) and isinstance(asked, dict):
+        keys = sorted(k for k in {*before, *asked} if before.get(k) != asked.get(k))
+        return _difference(f"{name}.{keys[0]}", before.get(keys[0]), asked.get(keys[0]))
+    if isinstance(before, list) and isinstance(asked, list) and len(before) + len(asked) > 8:
+        return f"{name}: {len(before)} before, {len(asked)} now"
+    return f"{name} was {before!r}, now {asked!r}"

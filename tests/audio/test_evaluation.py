@@ -182,6 +182,14 @@ def test_another_question_needs_another_folder(dataset, tmp_path):
     evaluate(some, FakeSpec(), [more], run, replace(QUICK, seed=1))
     assert [v.label for v in summarise(run).variants] == ["bands", "bands steps=2"]
     assert [v.evaluations for v in summarise(run).variants] == [80, 20]
+
+    # A preset that no longer means the same settings is another question too.
+    class Changed(FakeSpec):
+        def settings_of(self, variant):
+            return {**super().settings_of(variant), "noise": 1}
+
+    with pytest.raises(AudioError, match=r"bands\.noise was None, now 1"):
+        evaluate(some, Changed(), [more], run, replace(QUICK, seed=1))
     # What is no run is left alone.
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1").write_text("x")
