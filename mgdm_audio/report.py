@@ -27,6 +27,9 @@ __all__ = [
 
 COLOURS = ("#2f6f9f", "#c2662d", "#4d8f4a", "#8e4b8a", "#a8963c", "#5d5d9e", "#b24a52", "#3f8f8f")
 
+SHOWN_TRACKS = 40
+"""Up to so many tracks every one is drawn beside its box."""
+
 
 def track_values(
     run: RunFolder, variant: Variant, keys: list[str], stems: Sequence[str], score: str
@@ -83,17 +86,17 @@ def _axes(figure: Any, ylabel: str) -> Any:
 
 
 def box_plot(
-    values: dict[str, dict[str, dict[str, float]]], stems: Sequence[str], ylabel: str
+    values: dict[str, dict[str, dict[str, float]]], stems: Sequence[str], xlabel: str
 ) -> str:
-    """Draw the spread over tracks, one group per stem and one box per variant.
+    """Draw the spread over tracks: one panel per stem, in it a box and its tracks per variant.
 
     Parameters
     ----------
     values : dict
         ``values[variant][track][stem]`` in dB; NaN is left out.
     stems : sequence of str
-        Groups, in order.
-    ylabel : str
+        Panels, in order.
+    xlabel : str
         What is drawn.
 
     Returns
@@ -101,39 +104,47 @@ def box_plot(
     str
         An ``<svg>`` element.
     """
-    figure = _figure(max(6.0, 1.4 * len(stems) * max(1, len(values) / 3)), 3.6)
-    axes = _axes(figure, ylabel)
-    width = 0.8 / max(1, len(values))
-    for index, tracks in enumerate(values.values()):
-        colour = COLOURS[index % len(COLOURS)]
-        for group, stem in enumerate(stems):
+    rows = max(1, len(values))
+    figure = _figure(10.0, 1.1 + 0.36 * rows)
+    panels = figure.subplots(1, len(stems), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, stem in zip(panels, stems):
+        for row, tracks in enumerate(values.values()):
+            colour = COLOURS[row % len(COLOURS)]
             drawn = [t[stem] for t in tracks.values() if not math.isnan(t.get(stem, math.nan))]
-            position = group + (index - (len(values) - 1) / 2) * width
             if drawn:
-                axes.boxplot(
-                    [drawn],
-                    positions=[position],
-                    widths=0.8 * width,
-                    patch_artist=True,
-                    manage_ticks=False,
-                    boxprops={"facecolor": colour, "alpha": 0.45, "edgecolor": colour},
-                    medianprops={"color": "#222222"},
-                    whiskerprops={"color": colour},
-                    capprops={"color": colour},
-                    flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
-                )
-                axes.plot(position, np.mean(drawn), "D", color="#222222", markersize=3)
-    axes.set_xticks(range(len(stems)), stems)
-    axes.axhline(0.0, color="#888888", linewidth=0.8)
-    if len(values) > 1:
-        from matplotlib.patches import Patch
-
-        handles = [
-            Patch(facecolor=COLOURS[i % len(COLOURS)], alpha=0.45, label=name)
-            for i, name in enumerate(values)
-        ]
-        axes.legend(handles=handles, fontsize="small", frameon=False)
+                _box(axes, row, drawn, colour)
+        axes.set_title(stem, fontsize="medium")
+        axes.axvline(0.0, color="#888888", linewidth=0.8)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_yticks(range(len(values)), list(values))
+    panels[0].set_ylim(rows - 0.4, -0.6)  # the first variant on top
+    figure.supxlabel(xlabel, fontsize="medium")
     return _svg(figure)
+
+
+def _box(axes: Any, row: int, drawn: list[float], colour: str) -> None:
+    """Lay one box across a row, with every track where there are few."""
+    axes.boxplot(
+        [drawn],
+        positions=[row],
+        orientation="horizontal",
+        widths=0.55,
+        patch_artist=True,
+        manage_ticks=False,
+        showfliers=len(drawn) > SHOWN_TRACKS,
+        boxprops={"facecolor": colour, "alpha": 0.4, "edgecolor": colour},
+        medianprops={"color": "#222222"},
+        whiskerprops={"color": colour},
+        capprops={"color": colour},
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
+    )
+    if len(drawn) <= SHOWN_TRACKS:
+        axes.plot(drawn, [row] * len(drawn), ".", color=colour, markersize=4)
+    axes.plot(np.mean(drawn), row, "D", color="#222222", markersize=3)
 
 
 def sweep_plot(summary: RunSummary, score: str = SILENCE_SAFE) -> str | None:

@@ -35,18 +35,23 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem 1.5rem;
   color: #1d1d1f; background: #fff; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-h3 { margin-bottom: .3rem; }
+h3 { margin-bottom: .3rem; } h4 { margin: 1rem 0 .2rem; }
 table { border-collapse: collapse; margin: .6rem 0; } .wide { overflow-x: auto; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #e5e5e5; text-align: right;
   font-variant-numeric: tabular-nums; vertical-align: top; }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
-.facts td { text-align: left; overflow-wrap: anywhere; } .note, caption { color: #555; }
-caption { text-align: left; font-size: .87rem; padding-bottom: .4rem; }
+.facts td { text-align: left; overflow-wrap: anywhere; }
+.note { color: #555; font-size: .87rem; margin: .2rem 0 .4rem; max-width: 52rem; }
 .sounds td, .sounds th { text-align: left; }
 .sounds img { display: block; width: 100%; max-width: 26rem; }
 audio { width: 100%; min-width: 14rem; max-width: 26rem; height: 2rem; }
-svg { max-width: 100%; height: auto; } .failed { color: #9c1c1c; }
-details { margin: .6rem 0; } summary { cursor: pointer; }
+figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; } .failed { color: #9c1c1c; }
+details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
+.scores td, .scores th { min-width: 6.5rem; white-space: nowrap; }
+.scores td:first-child, .scores th:first-child { min-width: 9rem; }
+nav { position: sticky; top: 0; background: #fff; border-bottom: 1px solid #ddd; padding: .4rem 0; }
+nav a { margin-right: 1.2rem; color: #2f6f9f; text-decoration: none; }
+h2 { scroll-margin-top: 3rem; }
 """
 
 # One player at a time: comparing sounds means switching between them.
@@ -57,6 +62,17 @@ document.addEventListener("play", function (event) {
   });
 }, true);
 """
+
+
+SECTIONS = {
+    "scores": "Scores",
+    "spread": "Spread over tracks",
+    "cost": "What it cost",
+    "sounds": "Best and worst tracks",
+    "tracks": "All tracks",
+    "made": "How it was made",
+}
+"""Headings that the page's top links to."""
 
 
 def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None = None) -> Path:
@@ -91,8 +107,10 @@ def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None 
     def body(folder: Path) -> Iterator[str]:
         yield f"<h1>Evaluation on {escape(summary.name)}</h1>"
         yield _lead(summary, asked)
-        yield "<h2>Scores</h2>"
-        yield from map(_table, score_tables(summary))
+        links = (f'<a href="#{name}">{text}</a>' for name, text in SECTIONS.items())
+        yield f"<nav>{''.join(links)}</nav>"
+        yield _section("scores")
+        yield from (_table(table, "scores") for table in score_tables(summary))
         failed = [(v.label, k, e) for v in summary.variants for k, e in v.errors.items()]
         if failed:
             yield '<h3 class="failed">Failed</h3><ul>'
@@ -101,22 +119,24 @@ def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None 
                 for label, key, error in failed
             )
             yield "</ul>"
-        yield "<h2>Spread over tracks</h2>"
+        yield _section("spread")
         yield _picture(
             box_plot(values, (*summary.stems, ALL), "SI-SDR improvement (dB)"),
             "Box plots of the SI-SDR improvement of the tracks, by stem",
             "One value per track: the mean over its windows, silence-safe. Box: quartiles; line: "
-            "median; diamond: mean; whiskers: 1.5 quartile distances.",
+            "median; diamond: mean; whiskers: 1.5 quartile distances; dots: tracks, all of them "
+            "where they are few.",
         )
         yield from _sweep(summary)
         yield from _against_first(run, variants)
-        yield "<h2>What it cost</h2>"
+        yield _section("cost")
         yield _table(cost_table(summary))
+        yield _section("sounds")
         yield from _listening(run, variants, values, folder, tell)
-        yield "<h2>All tracks</h2>"
+        yield _section("tracks")
         for label, tracks in values.items():
             yield _all_tracks(label, tracks, summary.stems)
-        yield "<h2>How it was made</h2>"
+        yield _section("made")
         yield from _facts(run.description)
 
     return _write_page(run.path / "report", f"Evaluation on {summary.name}", body)
@@ -200,14 +220,19 @@ def _lead(summary: RunSummary, asked: dict[str, Any]) -> str:
     )
 
 
-def _table(table: Table) -> str:
+def _section(name: str) -> str:
+    return f'<h2 id="{name}">{SECTIONS[name]}</h2>'
+
+
+def _table(table: Table, kind: str = "plain") -> str:
     head = "".join(f'<th scope="col">{escape(c)}</th>' for c in table.columns)
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
     return (
-        f"<h3>{escape(table.title)}</h3><div class='wide'><table><caption>{escape(table.caption)}."
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f"<h3>{escape(table.title)}</h3><p class='note'>{escape(table.caption)}.</p>"
+        f"<div class='wide'><table class='{kind}'><thead><tr>{head}</tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
@@ -246,24 +271,38 @@ def _listening(
     tell: Callable[[int, int], None],
 ) -> Iterator[str]:
     """Players and spectrograms of the best and the worst tracks."""
-    chosen = []
-    for number, variant in enumerate(variants):
-        ranks = {key: scores[ALL] for key, scores in values[variant.label].items()}
-        keys = best_and_worst(ranks, LISTEN_TRACKS)
-        half = (len(keys) + 1) // 2
-        for place, key in enumerate(keys):
-            if run.listen_folder(variant, key).is_dir():
-                chosen.append((number, variant, key, "best" if place < half else "worst"))
-    shown = None
-    for done, (number, variant, key, rank) in enumerate(chosen):
-        if shown != (number, rank):
-            name = f", {escape(variant.label)}" if len(variants) > 1 else ""
-            yield f"<h2>The {rank} tracks{name}</h2>"
-            shown = (number, rank)
-        scores = values[variant.label][key]
-        source = run.listen_folder(variant, key)
-        yield from _sounds(source, folder, f"{number}-{done}", key, scores, run, variant)
-        tell(done + 1, len(chosen))
+    chosen = [
+        [
+            (key, place)
+            for place, key in _places(values[variant.label])
+            if run.listen_folder(variant, key).is_dir()
+        ]
+        for variant in variants
+    ]
+    total, done = sum(map(len, chosen)), 0
+    for number, (variant, tracks) in enumerate(zip(variants, chosen)):
+        if len(variants) > 1:
+            opened = " open" if number == 0 else ""
+            yield f"<details{opened}><summary>{escape(variant.label)}</summary>"
+        shown = None
+        for key, place in tracks:
+            if shown != place:
+                yield f"<h3>The {place} tracks</h3>"
+                shown = place
+            source = run.listen_folder(variant, key)
+            scores = values[variant.label][key]
+            yield from _sounds(source, folder, f"{number}-{done}", key, scores, run, variant)
+            done += 1
+            tell(done, total)
+        if len(variants) > 1:
+            yield "</details>"
+
+
+def _places(scores: dict[str, dict[str, float]]) -> Iterator[tuple[str, str]]:
+    """The best tracks, best first, then the worst, each with the word for it."""
+    keys = best_and_worst({key: found[ALL] for key, found in scores.items()}, LISTEN_TRACKS)
+    for place, key in enumerate(keys):
+        yield ("best" if place < (len(keys) + 1) // 2 else "worst"), key
 
 
 def _sounds(
@@ -297,7 +336,7 @@ def _sounds(
         )
 
     mean = scores[ALL]
-    yield f"<h3>{escape(key)}: {mean:.2f} dB</h3>"
+    yield f"<h4>{escape(key)}: {mean:.2f} dB</h4>"
     notes = [*record.get("notes", []), *record.get("warnings", [])]
     yield (
         f'<p class="note">{start / rate:.1f} s to {stop / rate:.1f} s, around its worst window'
@@ -330,8 +369,14 @@ def _all_tracks(label: str, tracks: dict[str, dict[str, float]], stems: Sequence
 
 def _facts(description: dict[str, Any]) -> Iterator[str]:
     """What was asked, with which prior, and on what machine."""
-    asked = {k: v for k, v in description["asked"].items() if k not in ("tracks", "variants")}
-    parts = {"Prior": asked.pop("estimator", {}), "Settings": asked, **description["facts"]}
+    asked = dict(description["asked"])
+    variants = {
+        _label(v): ", ".join(f"{k} = {_text(x)}" for k, x in v.get("all_settings", {}).items())
+        for v in asked.pop("variants")
+    }
+    asked["tracks"] = len(asked["tracks"])
+    parts = {"Prior": asked.pop("estimator", {}), "Evaluation": asked, "Samplers": variants}
+    parts |= description["facts"]
     for title, facts in parts.items():
         if not isinstance(facts, dict):
             facts = {title: facts}
@@ -340,6 +385,10 @@ def _facts(description: dict[str, Any]) -> Iterator[str]:
             for name, value in facts.items()
         )
         yield f"<h3>{escape(title)}</h3><table class='facts'><tbody>{rows}</tbody></table>"
+
+
+def _label(variant: dict[str, Any]) -> str:
+    return Variant(variant["sampler"], tuple(map(tuple, variant["settings"]))).label
 
 
 def _text(value: Any) -> str:

@@ -120,7 +120,7 @@ def cost_table(summary: RunSummary) -> Table:
         "s per s of audio",
     ]
     return Table(
-        "Cost",
+        "Evaluations and time",
         "Separation alone, without reading and scoring. NFE: denoiser evaluations of all posterior "
         "samples",
         columns,
