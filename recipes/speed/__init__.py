@@ -1,1 +1,5 @@
-"""What the software costs, as ratios within one run: ``python -m recipes.speed``."""
+"""What the software costs: ``python -m recipes.speed``.
+
+Every figure stands beside the cost of one forward of the network in the same run, so that runs on
+different machines compare.
+"""
