@@ -54,7 +54,10 @@ class ConditionalDraw(NamedTuple):
 
 
 class Linearisation(NamedTuple):
-    """x_0 = D_s(x), ``image`` A(x_0) flattened, its ``jacobian`` in x (batch, rows, n), -log g."""
+    """x_0 = D_s(x), ``image`` A(x_0) flattened, its ``jacobian`` in x (batch, rows, n), -log g.
+
+    All but x_0 in float32 or wider, which factorisations need.
+    """
 
     x_0: Tensor
     image: Tensor
@@ -75,6 +78,11 @@ class Conditional(Protocol):
     ) -> ConditionalDraw:
         """Make one draw."""
         ...
+
+
+def _wide(x: Tensor) -> Tensor:
+    """The array in float32 or wider: torch factorises nothing narrower."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _locally_gaussian(run: Run, who: str) -> ImageLikelihood:
@@ -218,10 +226,16 @@ class Linearised:
     def linearise(
         self, run: Run, x: Float[Tensor, "batch *event"], s: Int[Tensor, " batch"]
     ) -> Linearisation:
-        """Linearise x -> A(D_s(x)): one evaluation and one vector-Jacobian product per row."""
+        """Linearise x -> A(D_s(x)): one evaluation and one vector-Jacobian product per row.
+
+        Raises
+        ------
+        DivergenceError
+            On NaN or infinity, which the algebra that follows would not survive.
+        """
         likelihood = _locally_gaussian(run, "the linearised conditional")
         with torch.enable_grad():
-            x = x.detach().requires_grad_(True)
+            x = x.detach().to(run.dtype).requires_grad_(True)
             x_0 = run.denoise_differentiably(x, s)
             image = flat(likelihood.operator.forward(x_0))
             rows = image.shape[1]
@@ -233,7 +247,8 @@ class Linearised:
             jacobian = torch.stack(
                 [flat(run.vjp(image[:, j].sum(), x, retain=j + 1 < rows)) for j in range(rows)], 1
             )
-        image = image.detach()
+        image, jacobian = (_wide(v.detach()) for v in (image, jacobian))
+        run.require_finite(s, image, jacobian)
         return Linearisation(x_0.detach(), image, jacobian, -likelihood.image_log_prob(image))
 
     def __call__(
@@ -247,10 +262,10 @@ class Linearised:
         likelihood = _locally_gaussian(run, "the linearised conditional")
         shape = x_0.shape
         mean, dev = bridge_moments(run.schedule, x_0, x_t, where.s, where.t)
-        mean, dev = flat(mean), dev.reshape(-1, 1)
+        mean, dev = _wide(flat(mean)), _wide(dev.reshape(-1, 1))
         x, losses = mean, []
         prior_draw = mean + dev * flat(run.streams.normal_like(x_0))
-        y_noise = flat(run.streams.normal_like(likelihood.observation))
+        y_noise = _wide(flat(run.streams.normal_like(likelihood.observation)))
         for k in range(self.passes):
             x_0, image, jac, loss = self.linearise(run, x.reshape(shape), where.s)
             losses.append(loss)
@@ -268,7 +283,7 @@ class Linearised:
                 misfit = misfit + torch.einsum("bij,bj->bi", factor, y_noise)
             solved = torch.linalg.solve(gram, misfit[:, :, None])
             x = base + dev**2 * (jac.mT @ solved)[:, :, 0]
-        return ConditionalDraw(x.reshape(shape), losses[0], losses[-1])
+        return ConditionalDraw(x.reshape(shape).to(run.dtype), losses[0], losses[-1])
 
     def seen_covariance(
         self,
@@ -285,12 +300,12 @@ class Linearised:
         operator = _locally_gaussian(run, "the covariance seen by the observation").operator
 
         def image(row: Tensor) -> Tensor:
-            tangent = row.reshape(x_0.shape)
+            tangent = row.reshape(x_0.shape).to(x_0.dtype)
             if "adjoint" in operator.capabilities:
                 return flat(operator.forward(tangent))
             return flat(torch.func.jvp(operator.forward, (x_0,), (tangent,))[1])  # type: ignore
 
-        seen = torch.stack([image(row) for row in jac.unbind(1)], 1)
+        seen = torch.stack([image(row) for row in jac.unbind(1)], 1).to(jac.dtype)
         alpha, sigma = run.schedule.at(s, seen)
         cov = sigma**2 / alpha * 0.5 * (seen + seen.mT)
         values, vectors = torch.linalg.eigh(cov)

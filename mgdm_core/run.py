@@ -235,6 +235,20 @@ class Run:
         with torch.no_grad():
             return flat(self.likelihood.residual(x_0)).square().mean(-1).sqrt()
 
+    def require_finite(self, level: int | Int[Tensor, " batch"], *arrays: Tensor) -> None:
+        """Stop the run on NaN or infinity in any of the arrays, which have the items first.
+
+        Raises
+        ------
+        DivergenceError
+            With the level (of the first such item) and the items.
+        """
+        bad = ~torch.stack([torch.isfinite(flat(x)).all(-1) for x in arrays]).all(0)
+        if bool(bad.any()):
+            items = bad.nonzero()[:, 0].tolist()
+            at = level if isinstance(level, int) else int(level.reshape(-1)[items[0]])
+            raise DivergenceError(self.trace.sampler, at, items)
+
     def step(
         self,
         level: int,
@@ -254,9 +268,7 @@ class Run:
         CancelledError
             If the callback returned False.
         """
-        bad = ~torch.isfinite(flat(x)).all(-1) | ~torch.isfinite(flat(x_0)).all(-1)
-        if bool(bad.any()):
-            raise DivergenceError(self.trace.sampler, level, bad.nonzero()[:, 0].tolist())
+        self.require_finite(level, x, x_0)
         residual = self.residual(x_0)
 
         def mean(value: Tensor | None) -> float | None:

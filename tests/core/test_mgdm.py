@@ -170,7 +170,7 @@ def test_seeds_differ_and_the_global_generator_plays_no_part():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["variational", "tweedie"])
+@pytest.mark.parametrize("name", ["variational", "tweedie", "linearised", "jumps"])
 def test_the_samples_have_the_observations_precision(name, dtype):
     result = sample(VARIANTS[name], [1, 2], [0, 1], dtype=dtype)
     assert result.x.dtype == dtype
@@ -333,10 +333,26 @@ def test_nan_stops_the_run_at_its_level(level):
         mgdm(prior, gaussian_likelihood(3), (2,), RandomStreams([0, 1, 2]), settings)
     assert caught.value.items == [1]
     grid = SCHEDULE.spaced(6)
-    # s is the next level below t: the first t whose s is at or below the broken level.
-    first = next(t for t, s in pairwise(grid[1:]) if min(s, t - 1) <= level)
+    # s is the next level below t; the first at or below the broken level is where it arises.
+    first = next(min(s, t - 1) for t, s in pairwise(grid[1:]) if min(s, t - 1) <= level)
     assert caught.value.level == first
     assert f"level {first}" in str(caught.value)
+
+
+@pytest.mark.parametrize("level", [1000, 480, 190])
+def test_nan_stops_the_jumps_at_its_level(level):
+    class Broken(GaussianMixturePrior):
+        def denoise(self, x, t):
+            out = super().denoise(x, t)
+            return out * float("nan") if int(torch.as_tensor(t).min()) <= level else out
+
+    settings = replace(SMALL, jumps=MarginalJumps(count=8, steps=4))
+    prior = Broken(PROBLEM_MIXTURE, SCHEDULE)
+    with pytest.raises(DivergenceError, match="NaN or infinity") as caught:
+        mgdm(prior, gaussian_likelihood(2), (2,), RandomStreams([0, 1]), settings)
+    # s of the stages: 500, 400, 300, 200; below them the levels of the loop.
+    assert caught.value.level == {1000: 500, 480: 400}.get(level, caught.value.level)
+    assert level > 200 or caught.value.level < 200
 
 
 PROBLEM_MIXTURE = gaussian_prior().mixture
