@@ -3,26 +3,30 @@
 The waveform goes to a spectrum whose scale is that of noise (`SpectralTransform`), and the
 network decides, per time-frequency bin, how much of what it sees belongs to which stem:
 
-1. every stem enters by its magnitude relative to the noise, compressed as log(1 + |X| / sigma),
-   by that times the cosine and sine of its phase against the phase of the sum of the stems
+1. every stem enters by its magnitude relative to the noise, compressed as log(1 + |X| / v), where
+   v is the deviation of the white noise that is really there (the median bin tells) and at most
+   sigma, by that times the cosine and sine of its phase against the phase of the sum of the stems
    (sound that leaked from one stem into another is coherent with it, noise is not), and by its
    magnitude on a fixed scale, log(1 + |X| / 0.003); the sum enters by both magnitudes;
 2. bins are gathered into bands, narrow where partials lie close and wide above, each with its own
    linear map (`BandEncoder`), and a small two-dimensional U-Net with attention over time and over
    bands at its bottom runs over bands and frames, modulated by log sigma;
-3. every bin gets, per stem, a mask m between 0 and 1 on the noisy spectrum; what the masks leave
-   of the sum of the stems, R = sum_j (1 - m_j) X_j, is shared out among the stems by a softmax q
-   as far as a gate g takes it for sound:
+3. every bin gets, per stem, a mask m between 0 and 1 on the noisy spectrum, which takes noise away;
+   a gate g says how much of the sum of what is left is shared out anew among the stems, by a
+   softmax q:
 
-       D_k = m_k X_k + g q_k R.
+       D_k = (1 - g) m_k X_k + g q_k sum_j m_j X_j.
 
-   So sound that sits in the wrong stem can move to the right one, and a network that keeps
-   nothing in its place is a separator of the sum. The logit of the mask is biased by
-   log(sigma_data^2 / sigma^2), and the gate starts closed, so that an untrained network is
-   exactly the skip connection of EDM (Karras et al. 2022, table 1):
+   So sound that sits in the wrong stem can move to the right one, and where the gate is open the
+   network is a separator of the sum. The logit of the mask is biased by the logarithm of Wiener's
+   odds at noise v, that of the gate by the level, that of the shares by average spectra. A network that has not been started from average spectra
+   is exactly the skip connection of EDM (Karras et al. 2022, table 1):
    D(x; sigma) = sigma_data^2 / (sigma_data^2 + sigma^2) x.
 
-The gain of a bin on itself, m + g q (1 - m), doubles as an estimate of the posterior variance of a
+States of samplers with less noise than their level says, sound in wrong places instead, thus begin
+as they are or as the Wiener filter of their sum, and training starts there.
+
+The gain of a bin on itself, (1 - g + g q) m, doubles as an estimate of the posterior variance of a
 clean bin over sigma^2 (Tweedie's second-order formula, the weights held fixed), as it is for the
 Wiener filter.
 """
@@ -56,12 +60,13 @@ __all__ = ["DenoisedSpectrum", "STFTUNet", "STFTUNetConfig"]
 _TINY = 1e-8
 # Magnitudes on a fixed scale count from here: some 30 dB below a stem of a song of RMS 0.1.
 _FLOOR = 0.003
+# Noise below this is none: some 46 dB below a stem of a song of RMS 0.1.
+_LEAST_NOISE = 3e-4
 # Power over the noise's at which a bin of a stem as loud as the noise counts as sound of its own.
 # Chosen on rendered songs: 5 to 80 were tried, from 40 on nothing changes.
 _CLEARLY_ABOVE = 40.0
-# Odds of the gate where nothing stands out of the noise: small, yet not so small that it could not
-# learn to open for states that hold less noise than their level says.
-_GATE_AJAR = 0.02
+# Odds of the gate where the noise is as loud as a stem.
+_MOVING = 0.3
 
 
 class DenoisedSpectrum(NamedTuple):
@@ -89,6 +94,7 @@ class STFTUNet(nn.Module):
     """
 
     average_power: Tensor
+    started: Tensor
 
     def __init__(self, config: STFTUNetConfig | None = None) -> None:
         super().__init__()
@@ -102,6 +108,9 @@ class STFTUNet(nn.Module):
         widths = config.widths
         power = torch.full((stems, bins + 1), config.sigma_data**2)
         self.register_buffer("average_power", power)
+        # 1 once the network knows average spectra: it then shares sound out and looks for the noise
+        # that is really there.
+        self.register_buffer("started", torch.zeros(()))
 
         self.embedding = NoiseEmbedding(config.embedding)
         self.encoder = BandEncoder(
@@ -133,7 +142,6 @@ class STFTUNet(nn.Module):
         # Prior odds of the mask per bin, and how much a bin's own loudness counts against them.
         self.log_prior = nn.Parameter(torch.zeros(stems, 1, bins))
         self.evidence = nn.Parameter(torch.zeros(stems, 1, 1))
-        self.opening = nn.Parameter(torch.zeros(1, 1, 1), requires_grad=config.cross_stem)
         # What a single bin shows decides much of its mask: it goes to the output directly, by
         # weights that depend on the noise level.
         self.bias = nn.Parameter(torch.zeros(outputs, 1, bins))
@@ -219,8 +227,7 @@ class STFTUNet(nn.Module):
         # Beyond this a sigmoid passes no gradient.
         self.log_prior[:, 0] = ratio.clamp(1e-4, 1e4).log()
         self.evidence.fill_(1.0)
-        if self.config.cross_stem:
-            self.opening.fill_(1.0)
+        self.started.fill_(1.0)
 
     # -- the network on real tensors, which torch.compile takes whole ------------------------------
 
@@ -242,14 +249,26 @@ class STFTUNet(nn.Module):
         skip = 1 / (1 + (level / self.config.sigma_data) ** 2)
         bins = self.config.n_fft // 2
         re, im = (F.pad(part[..., :bins], (0, 0, 0, padding)) for part in (real, imaginary))
-        features = self._features(re, im, level)
+        noise = self._noise_level(real, imaginary, level)
+        features = self._features(re, im, noise)
         outputs = self._outputs(features, self.embedding(sigma)).float()
-        clean_re, clean_im, mask = self._assemble(outputs, re, im, level)
+        clean_re, clean_im, mask = self._assemble(outputs, re, im, noise, level)
 
         top = skip.expand(*real.shape[:3], 1)
         clean_re = torch.cat([clean_re[:, :, :frames], top * real[..., bins:]], 3)
         clean_im = torch.cat([clean_im[:, :, :frames], top * imaginary[..., bins:]], 3)
         return clean_re, clean_im, torch.cat([mask[:, :, :frames], top], 3)
+
+    def _noise_level(self, real, imaginary, level):
+        """Deviation of the white noise that is there, at most the nominal level.
+
+        Most bins of a stem are quiet, so their median power is the noise's (ln 2 of its mean for
+        complex normal numbers). The nominal level may count cross-talk as well.
+        """
+        power = (real.detach().square() + imaginary.detach().square()).flatten(2)
+        found = (power.median(2).values.amin(1) / math.log(2)).sqrt().reshape(-1, 1, 1, 1)
+        found = torch.minimum(found.clamp_min(_LEAST_NOISE), level)
+        return torch.where(self.started > 0, found, level)
 
     def _features(self, re, im, level):
         sum_re, sum_im = re.sum(1, keepdim=True), im.sum(1, keepdim=True)
@@ -284,7 +303,7 @@ class STFTUNet(nn.Module):
         direct = torch.baddbmm(weights[..., -1:], weights[..., :-1], features.flatten(2))
         return outputs + direct.reshape(batch, -1, frames, bins)
 
-    def _assemble(self, outputs, re, im, level):
+    def _assemble(self, outputs, re, im, level, nominal):
         stems = self.config.stems
         # Wiener's odds, signal over noise. Music lies far from its average spectrum, so a bin that
         # stands well above the noise is taken at its own power instead.
@@ -296,12 +315,12 @@ class STFTUNet(nn.Module):
         clean_re, clean_im = mask * re, mask * im
         if not self.config.cross_stem:
             return clean_re, clean_im, mask
-        left_re = (re - clean_re).sum(1, keepdim=True)
-        left_im = (im - clean_im).sum(1, keepdim=True)
         share = torch.softmax(outputs[:, stems : 2 * stems] + self.log_prior, 1)
-        # What is left is noise where it is no louder than noise, as far as one bin can tell.
-        loudness = (left_re.square() + left_im.square()) / (stems * level.square())
-        odds = _GATE_AJAR + loudness.square() / (loudness + 10 * _CLEARLY_ABOVE)
-        share = share * (self.opening * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds)))
-        clean_re, clean_im = clean_re + share * left_re, clean_im + share * left_im
-        return clean_re, clean_im, mask + share * (1 - mask)
+        # The higher the level, the less it means where a sound is found.
+        odds = _MOVING * (nominal / self.config.sigma_data).square()
+        gate = self.started * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds))
+        moved = gate * share
+        stay = 1 - gate
+        sum_re, sum_im = clean_re.sum(1, keepdim=True), clean_im.sum(1, keepdim=True)
+        clean_re, clean_im = stay * clean_re + moved * sum_re, stay * clean_im + moved * sum_im
+        return clean_re, clean_im, (stay + moved) * mask

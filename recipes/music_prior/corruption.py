@@ -53,9 +53,9 @@ class CorruptionSettings:
     sigma_spread: float = 1.1
     sigma_min: float = 5e-4
     sigma_max: float = 3.0
-    cross_talk: float = 0.75
+    cross_talk: float = 0.8
     quiet_noise: float = 0.65
-    blind: float = 0.4
+    blind: float = 0.5
     knots: int = 10
     knot_frames: int = 16
 

@@ -184,14 +184,43 @@ class TestDenoiser:
         power = 0.01 * torch.rand(4, TINY.n_fft // 2 + 1, generator=stream(4)) + 1e-4
         net.start_from_average(power)
         with torch.no_grad():
-            net.opening.zero_()
-        quiet = 1e-4 * noise(1, 4, 320)
-        _, mask = net.denoise_with_mask(quiet, torch.tensor([0.07]))
+            net.bias[8] = -20.0  # nothing is moved
+        white = 0.07 * noise(1, 4, 320)
+        # The masks of quiet bins are Wiener's at the nominal level, since the noise is that loud.
+        with torch.no_grad():
+            net.evidence.zero_()
+        _, mask = net.denoise_with_mask(1.5 * white, torch.tensor([0.07]))
         wiener = (power / (power + 0.07**2))[None, :, :, None].expand_as(mask)
         torch.testing.assert_close(mask[:, :, :-1], wiener[:, :, :-1], atol=1e-5, rtol=0)
         assert torch.equal(net.average_power, power)
+        with torch.no_grad():
+            net.evidence.fill_(1.0)
         loud = net.denoise_with_mask(100 * noise(1, 4, 320), torch.tensor([0.07]))[1]
         assert loud[:, :, 1:-1].median() > 0.99
+
+    def test_quiet_states_keep_their_sound(self):
+        """Less noise than the level says: the rest of the level may be cross-talk, no reason to
+        take sound away."""
+        net = network(trained=False)
+        net.start_from_average(torch.full((4, TINY.n_fft // 2 + 1), TINY.sigma_data**2))
+        x = torch.zeros(2, 4, 2000)
+        x[:, :, 800:900] = 0.2 * noise(2, 4, 100)
+        for level in (0.005, 0.5):
+            loss = (net(x, torch.full((2,), level)).sum(1) - x.sum(1)).square().mean()
+            assert (loss / x.sum(1).square().mean()).item() < 0.02
+        hidden = net(x + 0.5 * noise(2, 4, 2000), torch.full((2,), 0.5))
+        assert ((hidden - x).square().mean() / x.square().mean()).item() > 0.5
+
+    def test_where_sound_is_counts_at_low_levels_only(self):
+        net = network(trained=False)
+        net.start_from_average(torch.full((4, TINY.n_fft // 2 + 1), TINY.sigma_data**2))
+        x = torch.zeros(1, 4, 2000)
+        x[:, 1, 800:900] = 0.2 * noise(1, 1, 100)[:, 0]
+        kept = net(x, torch.tensor([1e-3]))
+        assert ((kept - x).square().mean() / x.square().mean()).item() < 0.01
+        spread = net(x, torch.tensor([2.0]))
+        equal = x.sum(1, keepdim=True) / 4
+        assert ((spread - equal).square().mean() / equal.square().mean()).item() < 0.05
 
     def test_the_gain_is_the_jacobian_of_a_bin_on_itself(self):
         """With all learnt weights at their start and quiet bins, D is linear in X."""
