@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch.nn import functional
@@ -13,6 +14,8 @@ from mgdm_core.array_types import Float, Tensor
 from recipes.images.errors import ImageError
 
 __all__ = ["LPIPS", "measure_words", "psnr", "ssim"]
+
+_BACKBONES = {"alex": "AlexNet", "vgg": "VGG-16", "squeeze": "SqueezeNet 1.1"}
 
 
 def _functional():
@@ -37,15 +40,19 @@ def ssim(
     x: Float[Tensor, "batch channels height width"],
     truth: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, " batch"]:
-    """Structural similarity per image (Gaussian window of 11, smaller on smaller images)."""
+    """Structural similarity per image (Gaussian window of 11, smaller on smaller images).
+
+    Wang et al. 2004 define it for intensities of at least 0: in [-1, 1] the luminance term of two
+    opposite images is negative, and its product with the negative structure term is not.
+    """
     side = min(x.shape[-2:])
     window = min(11, side - 1 + side % 2)
     value = _functional().structural_similarity_index_measure(
-        x,
-        truth,
+        (0.5 * (x + 1)).clamp(0, 1),
+        (0.5 * (truth + 1)).clamp(0, 1),
         gaussian_kernel=side >= 11,
         kernel_size=window,
-        data_range=(-1.0, 1.0),
+        data_range=1.0,
         reduction="none",
     )
     return value.reshape(-1)  # type: ignore[union-attr]
@@ -74,12 +81,16 @@ class LPIPS:
                 warnings.simplefilter("ignore")
                 net = LearnedPerceptualImagePatchSimilarity(net_type=backbone)  # type: ignore[arg-type]
             self._net = net.to(device).eval()
-        except (ImportError, ModuleNotFoundError) as error:
-            self.reason = f"LPIPS is empty: it needs torchvision and torchmetrics ({error})"
-        except OSError as error:
+        except ImportError as error:
+            reason = str(error).splitlines()[0]
+            self.reason = f"LPIPS is empty: it needs torchvision and torchmetrics ({reason})"
+        except (OSError, RuntimeError) as error:  # no network; a download that broke off
+            reason = (str(getattr(error, "reason", error)).splitlines() or ["no reason given"])[0]
             self.reason = (
-                f"LPIPS is empty: the weights of {backbone} are not on this machine and could not "
-                f"be fetched ({getattr(error, 'reason', error)})"
+                f"LPIPS is empty: it needs torchvision's weights of "
+                f"{_BACKBONES.get(backbone, backbone)}, which are not in "
+                f"{Path(torch.hub.get_dir()) / 'checkpoints'} and could not be fetched ({reason}); "
+                f"they are fetched the first time that there is a network"
             )
 
     @classmethod
