@@ -27,6 +27,51 @@ def _figure(width: float, height: float):
     return figure
 
 
+class _Sheet:
+    """Panels of one size in rows and columns, placed in inches from the upper left corner.
+
+    Subplots would shrink a panel that has a colour bar or a label; here all keep one scale.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        *,
+        panel: tuple[float, float],
+        gaps: Sequence[float],
+        column_gap: float,
+        margins: tuple[float, float, float, float],
+    ) -> None:
+        """``gaps`` stand above each row but the first; margins: left, right, top, bottom."""
+        left, right, top, bottom = margins
+        self.panel = width, height = panel
+        self.size = (
+            left + columns * width + (columns - 1) * column_gap + right,
+            top + rows * height + sum(gaps) + bottom,
+        )
+        self.figure = _figure(*self.size)
+        self.rows = [top + k * height + sum(gaps[:k]) for k in range(rows)]
+        self.columns = [left + k * (width + column_gap) for k in range(columns)]
+
+    def axis(self, row: int, column: int):
+        """Bare axes of a panel."""
+        axis = self.place(self.columns[column], self.rows[row], *self.panel)
+        _bare(axis)
+        return axis
+
+    def place(self, x: float, y: float, width: float, height: float):
+        """Axes at x to the right and y down from the corner."""
+        wide, high = self.size
+        return self.figure.add_axes(
+            (x / wide, 1 - (y + height) / high, width / wide, height / high)
+        )
+
+    def text(self, x: float, y: float, words: str, **style) -> None:
+        """Text at x to the right and y down from the corner."""
+        self.figure.text(x / self.size[0], 1 - y / self.size[1], words, color=_INK, **style)
+
+
 def _show(axis, image: Float[Tensor, "channels height width"]) -> None:
     """Image in [-1, 1] on the common scale; missing pixels (NaN) in a light blue."""
     array = image.detach().cpu().float().permute(1, 2, 0).numpy()
@@ -84,36 +129,54 @@ def comparison(
     observed = degradation.picture(y)
     mean, deviation = restoration.mean, restoration.deviation
     top = max(float(deviation.max()), 1e-3)
-    figure = _figure(1.45 * len(names) + 0.4, 1.6 * rows + 0.5)
-    axes = figure.subplots(rows, len(names), squeeze=False)
-    heat = None
+    gap = 0.24 if captions else 0.08
+    sheet = _Sheet(
+        rows,
+        len(names),
+        panel=_panel(1.4, degradation.event_shape),
+        gaps=[gap] * (rows - 1),
+        column_gap=0.08,
+        margins=(0.05, 0.45 if several else 0.05, 0.5 if title else 0.24, 0.2),
+    )
+    width, height = sheet.panel
     for row in range(rows):
-        column = 0
         panels = [] if truth is None else [truth[row]]
         panels += [observed[row], *restoration.samples[row, :shown]]
         panels += [mean[row]] if several else []
-        for image in panels:
-            _show(axes[row, column], image)
-            column += 1
+        for column, image in enumerate(panels):
+            _show(sheet.axis(row, column), image)
+        # The figures are those of the mean, or of the only restoration: the last panel so far.
+        if captions:
+            middle = sheet.columns[len(panels) - 1] + 0.5 * width
+            low = sheet.rows[row] + height + 0.05
+            sheet.text(middle, low, captions[row], fontsize=6.5, ha="center", va="top")
         if several:
-            heat = axes[row, column].imshow(
+            heat = sheet.axis(row, len(panels)).imshow(
                 deviation[row].numpy(), cmap="magma", vmin=0, vmax=top, interpolation="nearest"
             )
-            if captions:
-                axes[row, column - 1].set_xlabel(captions[row], fontsize=7, color=_INK)
-        elif captions:
-            axes[row, -1].set_xlabel(captions[row], fontsize=7, color=_INK)
-        for axis in axes[row]:
-            _bare(axis)
-    for axis, name in zip(axes[0], names):
-        axis.set_title(name, fontsize=8, color=_INK, pad=4)
-    if heat is not None:
-        bar = figure.colorbar(heat, ax=axes[:, -1].tolist(), fraction=0.046, pad=0.04)
-        bar.ax.tick_params(labelsize=6, length=2, width=0.4)
-        bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+            if row == 0:
+                strip = sheet.place(
+                    sheet.columns[-1] + width + 0.06,
+                    sheet.rows[0],
+                    0.09,
+                    sheet.rows[-1] + height - sheet.rows[0],
+                )
+                bar = sheet.figure.colorbar(heat, cax=strip)
+                bar.ax.tick_params(labelsize=6, length=2, width=0.4)
+                bar.outline.set_linewidth(0.4)  # type: ignore[operator]
+    for x, name in zip(sheet.columns, names):
+        high = sheet.rows[0] - 0.05
+        sheet.text(x + 0.5 * width, high, name, fontsize=8, ha="center", va="bottom")
     if title:
-        figure.suptitle(title, fontsize=9, color=_INK, y=1.0 + 0.02 / rows, va="bottom")
-    _save(figure, path)
+        sheet.text(sheet.columns[0], 0.05, title, fontsize=9, ha="left", va="top")
+    _save(sheet.figure, path)
+
+
+def _panel(side: float, shape: Sequence[int]) -> tuple[float, float]:
+    """Width and height in inches of a panel for images of a shape, the longer side given."""
+    rows, columns = shape[-2:]
+    longer = max(rows, columns)
+    return side * columns / longer, side * rows / longer
 
 
 def task_grid(
@@ -130,33 +193,29 @@ def task_grid(
     parts : mapping of task name to (observation pictures, restoration, note)
         The note stands beside the restorations, such as their PSNR.
     """
-    several = any(r.samples.shape[1] > 1 for _, r, _ in parts.values())
     lines: list[tuple[str, Sequence[Tensor]]] = [("truth", list(truth))]
+    gaps = []
     for name, (observed, restoration, note) in parts.items():
+        what = "posterior mean" if restoration.samples.shape[1] > 1 else "restoration"
         lines.append((TASKS[name].title, list(observed)))
-        what = "posterior mean" if several else "restoration"
         lines.append((f"{what}\n{note}", list(restoration.mean)))
-    columns = len(truth)
-    heights = [1.0 if k % 2 == 0 else 1.12 for k in range(len(lines))]
-    heights[0] = 1.12
-    figure = _figure(0.85 * columns + 1.4, 0.85 * sum(heights) + 0.2)
-    axes = figure.subplots(
+        gaps += [0.14, 0.04]
+    sheet = _Sheet(
         len(lines),
-        columns,
-        squeeze=False,
-        gridspec_kw={"hspace": 0.06, "wspace": 0.06, "height_ratios": heights},
+        len(truth),
+        panel=_panel(0.8, truth.shape),
+        gaps=gaps,
+        column_gap=0.04,
+        margins=(1.35, 0.05, 0.32 if title else 0.05, 0.05),
     )
     for row, (label, images) in enumerate(lines):
-        for axis, image in zip(axes[row], images):
-            _show(axis, image)
-            _bare(axis)
-            axis.set_anchor("N" if row == 0 or row % 2 == 0 else "S")
-        axes[row, 0].set_ylabel(
-            label, fontsize=7, color=_INK, rotation=0, ha="right", va="center", labelpad=6
-        )
+        for column, image in enumerate(images):
+            _show(sheet.axis(row, column), image)
+        middle = sheet.rows[row] + 0.5 * sheet.panel[1]
+        sheet.text(sheet.columns[0] - 0.08, middle, label, fontsize=7.5, ha="right", va="center")
     if title:
-        figure.suptitle(title, fontsize=9, color=_INK, y=0.92, va="bottom")
-    _save(figure, path)
+        sheet.text(sheet.columns[0], 0.05, title, fontsize=9, ha="left", va="top")
+    _save(sheet.figure, path)
 
 
 def gibbs_curves(path: Path, curves: Mapping[str, Mapping[int, float]], *, ylabel: str) -> None:

@@ -106,7 +106,9 @@ class Degradation:
             filled = self.operator.adjoint(y)
             return filled.masked_fill(missing.to(y.device), float("nan"))
         if isinstance(self.operator, PhaseRetrieval):
-            scaled = y.clamp_min(0).log1p()
+            # Two decades show the rings; a spectrum's centre alone would outshine all the rest.
+            peak = y.amax((-3, -2, -1), keepdim=True).clamp_min(1e-9)
+            scaled = (100 * y.clamp_min(0) / peak).log1p()
             return 2 * scaled / scaled.amax((-3, -2, -1), keepdim=True).clamp_min(1e-9) - 1
         return y
 
@@ -134,6 +136,8 @@ class Degradation:
 
 
 def _size(shape: tuple[int, ...]) -> str:
+    if len(shape) != 3:
+        return f"an array of shape {shape}"
     return f"{shape[1]} x {shape[2]} pixels and {shape[0]} channel(s)"
 
 
