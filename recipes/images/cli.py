@@ -94,6 +94,17 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
+def _folder(path: Path) -> Path:
+    """Folder for the results, made before anything is computed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(
+            f"results cannot be written to {path}: {error.strerror or error}"
+        ) from error
+    return path
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Restore images with a diffusion prior by the samplers of mgdm_core."""
@@ -146,6 +157,7 @@ def restore_command(
     prior = load_prior(prior_name, device=where, size=size, head_channels=head_channels)
     degradation = build_task(task, prior.image_shape, seed=seed, kernel_weights=kernel_weights)
     settings = apply_changes(settings_for(sampler, task, prior.preset), changes)
+    _folder(out)
     clean = None
     if observation:
         seen = read_observation(Path(image), prior.image_shape[0], convert=convert)
@@ -208,7 +220,6 @@ def _write_restoration(
             console.print(lpips.reason)
     record["seconds"] = result.seconds
     record["trace"] = result.trace.to_dict()
-    out.mkdir(parents=True, exist_ok=True)
     for k, sample in enumerate(result.samples[0]):
         write_image(out / f"restoration_{k + 1}.png", sample)
     if result.samples.shape[1] > 1:
@@ -265,7 +276,12 @@ def _numbers(text: str) -> list[int]:
 @click.option(
     "--samplers", default="mgdm", show_default=True, help=f"Names; {PSEUDO_INVERSE} is one too."
 )
-@click.option("--images", default="digits:20", show_default=True, help="A folder, or digits:N.")
+@click.option(
+    "--images",
+    default="digits:20",
+    show_default=True,
+    help="A folder; digits:N, the first N held-out digits; digits:A-B, those from A to B.",
+)
 @click.option("--gibbs", default="", help="MGDM's R, such as 1,2,4,6: draws quality against R.")
 @click.option("-n", "--samples", default=1, show_default=True, help="Posterior samples per image.")
 @click.option("--batch", type=int, help="Images per run [20 for digits, else 1].")
@@ -294,7 +310,7 @@ def sweep_command(
 
     --set takes SAMPLER:NAME=VALUE here, for one of the samplers.
     """
-    chosen = [name.strip() for name in samplers.split(",")]
+    chosen = [name.strip() for name in samplers.split(",") if name.strip()]
     for name in chosen:
         if name != PSEUDO_INVERSE:
             get_sampler(name)
@@ -318,6 +334,7 @@ def sweep_command(
     names = image_files(images)
     for name in names:
         load(name)  # a wrong image is better refused now than after hours
+    _folder(out)
     with _progress() as bar:
         job = bar.add_task("sweep", total=1)
 
@@ -337,6 +354,7 @@ def sweep_command(
 @_one_line
 def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
     """Restore a row of held-out digits under four tasks with the embedded prior; no download."""
+    _folder(out)
     with _progress() as bar:
         job = bar.add_task("demo", total=1.0)
         lines = run_demo(
@@ -361,6 +379,7 @@ def train_command(out: Path, steps: int, batch: int, seed: int) -> None:
     """Train the digits prior anew (minutes on a CPU); use it as --prior FILE."""
     from recipes.images.train_digits import train_digits
 
+    _folder(out.parent)
     with _progress() as bar:
         job = bar.add_task("training", total=steps)
         final = train_digits(

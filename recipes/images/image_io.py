@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +173,13 @@ def write_image(path: Path, image: Float[Tensor, "channels height width"]) -> No
 
 
 def image_files(source: str) -> list[str]:
-    """Images of a sweep: the files of a folder in order, or ``digits:N`` held-out digits.
+    """Images of a sweep: the files of a folder in order, or held-out digits.
+
+    Parameters
+    ----------
+    source : str
+        A folder; ``digits:N`` for the first N held-out digits; ``digits:A-B`` for those from A to
+        B, B included.
 
     Raises
     ------
@@ -180,11 +187,17 @@ def image_files(source: str) -> list[str]:
         If there are none.
     """
     if source.startswith("digits:"):
-        number = source.removeprefix("digits:")
         count = len(digits(held_out=True)[0])
-        if not number.isdigit() or not 1 <= int(number) <= count:
-            raise ImageError(f"digits:N takes N from 1 to {count}; found {source!r}")
-        return [f"digit:{k}" for k in range(int(number))]
+        found = re.fullmatch(r"digits:(?:(\d+)-)?(\d+)", source)
+        if found is not None:
+            low, high = (found[1], int(found[2]))
+            first, last = (0, high - 1) if low is None else (int(low), high)
+            if 0 <= first <= last < count:
+                return [f"digit:{k}" for k in range(first, last + 1)]
+        raise ImageError(
+            f"digits:N takes N from 1 to {count}, digits:A-B takes A <= B from 0 to {count - 1}; "
+            f"found {source!r}"
+        )
     folder = Path(source)
     if not folder.is_dir():
         raise ImageError(f"no folder {folder}; give a folder of images or digits:N")

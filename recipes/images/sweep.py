@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,24 +16,15 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import CapabilityError, DivergenceError, SettingsError
 from recipes.images.errors import TaskError, WeightsError
 from recipes.images.metrics import LPIPS, psnr, ssim
-from recipes.images.pictures import gibbs_curves
 from recipes.images.presets import apply_changes, describe, settings_for, with_gibbs
 from recipes.images.priors import ImagePrior
 from recipes.images.restore import SIGMA_Y, measure, observe, restore
-from recipes.images.tasks import TASKS, build_task
+from recipes.images.tables import write_tables
+from recipes.images.tasks import build_task
 
-__all__ = ["PSEUDO_INVERSE", "Sweep", "run_sweep", "write_tables"]
+__all__ = ["PSEUDO_INVERSE", "Sweep", "run_sweep"]
 
 PSEUDO_INVERSE = "pseudo_inverse"
-COLUMNS = (
-    ("psnr_mean", "PSNR of mean (dB)", 2),
-    ("psnr_sample", "PSNR of a sample (dB)", 2),
-    ("ssim_mean", "SSIM of mean", 3),
-    ("lpips_sample", "LPIPS", 3),
-    ("seconds", "seconds per image", 1),
-    ("evaluations", "evaluations", 0),
-    ("vjps", "gradients", 0),
-)
 
 
 @dataclass(frozen=True)
@@ -93,6 +82,27 @@ def _changes_for(sampler: str, changes: Sequence[str]) -> list[str]:
     return chosen
 
 
+def _check(sweep: Sweep) -> None:
+    """Refuse what no cell could do, and settings that no cell would take."""
+    if sweep.batch < 1 or sweep.samples < 1:
+        raise SettingsError(
+            f"batch and samples are at least 1; found {sweep.batch} and {sweep.samples}"
+        )
+    if not sweep.samplers:
+        raise SettingsError("a sweep has at least one sampler; found none")
+    if sweep.gibbs and "mgdm" not in sweep.samplers:
+        raise SettingsError(
+            f"--gibbs varies MGDM's R; found the samplers {', '.join(sweep.samplers)}"
+        )
+    for change in sweep.changes:
+        head, colon, _ = change.partition(":")
+        if colon and "=" not in head and head not in sweep.samplers:
+            raise SettingsError(
+                f"--set {change} is for the sampler {head!r}, which is not in this sweep; its "
+                f"samplers are {', '.join(sweep.samplers)}"
+            )
+
+
 def _cells(sweep: Sweep, prior: ImagePrior, images: Sequence[str]) -> list[_Cell]:
     cells = []
     for task in sweep.tasks:
@@ -112,12 +122,13 @@ def _cells(sweep: Sweep, prior: ImagePrior, images: Sequence[str]) -> list[_Cell
 
 
 def _identity(cell: _Cell, sweep: Sweep, prior: ImagePrior) -> dict[str, Any]:
-    """All that decides a cell's result; its hash names the file."""
+    """All that decides a cell's result; its hash names the file.
+
+    R stands in the settings: a run with ``gibbs`` finds what one without has done, and back.
+    """
     return {
         "task": cell.task,
         "sampler": cell.sampler,
-        "label": cell.label,
-        "gibbs": cell.gibbs,
         "settings": None if cell.settings is None else describe(cell.settings),
         "prior": prior.name,
         "image_shape": list(prior.image_shape),
@@ -226,24 +237,22 @@ def run_sweep(
     list of dict
         One per cell: what was run and its rows.
     """
-    if sweep.batch < 1 or sweep.samples < 1:
-        raise SettingsError(
-            f"batch and samples are at least 1; found {sweep.batch} and {sweep.samples}"
-        )
+    _check(sweep)
     lpips = LPIPS(device=device) if lpips is None else lpips
     cells = _cells(sweep, prior, images)
     done: list[dict[str, Any]] = []
     for number, cell in enumerate(cells):
         identity = _identity(cell, sweep, prior)
         path = _file(folder, identity)
+        shown = {"label": cell.label, "gibbs": cell.gibbs}
         if report is not None:
             report(f"{cell.task} · {cell.label}", number, len(cells))
         if path.is_file():
-            done.append(json.loads(path.read_text()))
+            done.append({**json.loads(path.read_text()), **shown})
             continue
         truth = torch.stack([load(name) for name in cell.names]).to(device)
         outcome = _run_cell(cell, sweep, prior, truth, lpips, None)
-        record = {**identity, **outcome}
+        record = {**identity, **shown, **outcome}
         # A cell that could not run may run next time, once weights are there.
         if "rows" in outcome:
             _write(path, record)
@@ -252,67 +261,3 @@ def run_sweep(
         report("tables", len(cells), len(cells))
     write_tables(folder, done, lpips.reason)
     return done
-
-
-def _mean(values: Sequence[float]) -> float:
-    kept = [v for v in values if math.isfinite(v)]
-    return sum(kept) / len(kept) if kept else math.nan
-
-
-def _summary(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per task and sampler, means over images."""
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in records:
-        key = (record["task"], record["label"])
-        line = lines.setdefault(
-            key,
-            {
-                "task": record["task"],
-                "sampler": record["label"],
-                "gibbs": record["gibbs"],
-                "rows": [],
-                "note": "",
-            },
-        )
-        line["rows"] += record.get("rows", [])
-        line["note"] = record.get("skipped", line["note"])
-    for line in lines.values():
-        rows = line.pop("rows")
-        line["images"] = len(rows)
-        for name, _, _ in COLUMNS:
-            line[name] = _mean([row.get(name, math.nan) for row in rows])
-    return list(lines.values())
-
-
-def write_tables(
-    folder: Path, records: Sequence[dict[str, Any]], lpips_reason: str | None
-) -> list[dict[str, Any]]:
-    """table.csv, table.md and, where R was varied, gibbs.png."""
-    lines = _summary(records)
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ["task", "sampler", "images", *(name for name, _, _ in COLUMNS), "note"]
-    with (folder / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(lines)
-    head = ["task", "sampler", "images", *(title for _, title, _ in COLUMNS)]
-    text = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    notes = []
-    for line in lines:
-        cells = [TASKS[line["task"]].title, line["sampler"], str(line["images"])]
-        for name, _, digits in COLUMNS:
-            value = line[name]
-            cells.append(f"{value:.{digits}f}" if math.isfinite(value) else "")
-        text.append("| " + " | ".join(cells) + " |")
-        if line["note"]:
-            notes.append(f"- {line['task']}, {line['sampler']}: {line['note']}")
-    if lpips_reason:
-        notes.insert(0, f"- {lpips_reason}")
-    (folder / "table.md").write_text("\n".join(text + (["", *notes] if notes else [])) + "\n")
-    curves: dict[str, dict[int, float]] = {}
-    for line in lines:
-        if line["gibbs"] is not None and math.isfinite(line["psnr_mean"]):
-            curves.setdefault(line["task"], {})[line["gibbs"]] = line["psnr_mean"]
-    if any(len(points) > 1 for points in curves.values()):
-        gibbs_curves(folder / "gibbs.png", curves, ylabel="PSNR of the posterior mean (dB)")
-    return lines

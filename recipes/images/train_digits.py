@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from mgdm_core.errors import SettingsError
 from mgdm_core.schedule import NoiseSchedule
 from recipes.images.priors.digits import (
     DIGITS_FILE,
@@ -50,7 +51,14 @@ def train_digits(
     -------
     float
         Loss of the averaged network on the held-out digits.
+
+    Raises
+    ------
+    SettingsError
+        If ``steps`` or ``batch`` is not positive.
     """
+    if steps < 1 or batch < 1:
+        raise SettingsError(f"steps and batch are at least 1; found {steps} and {batch}")
     train, _ = digits(held_out=False)
     test, _ = digits(held_out=True)
     sigma_data = float(train.square().mean().sqrt())

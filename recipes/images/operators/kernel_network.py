@@ -7,7 +7,6 @@ format of the published checkpoint ``GOPRO_wVAE.pth``; widths and depths are rea
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch.nn import functional
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.operators import Operator
 from recipes.images.errors import WeightsError
+from recipes.images.tensor_files import UnreadableTensors, read_tensors
 
 __all__ = ["HOW_TO_GET", "KernelNetworkBlur", "load_kernel_network"]
 
@@ -40,18 +40,9 @@ def load_kernel_network(path: str | Path | None) -> dict[str, Float[Tensor, "...
     if not file.is_file():
         raise WeightsError(f"no kernel network at {file}: {HOW_TO_GET}")
     try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(f"{file} cannot be read safely ({reason}): {HOW_TO_GET}") from error
-    if not isinstance(state, Mapping):
-        raise WeightsError(f"{file} holds no state dict: {HOW_TO_GET}")
-    state = {str(k).removeprefix("module."): v for k, v in state.items()}
+        state = read_tensors(file)
+    except UnreadableTensors as error:
+        raise WeightsError(f"{file} cannot be read safely ({error}): {HOW_TO_GET}") from error
     wanted = ("feature_extractor.", "adapter.", "recon_trunk.")
     kept = {k: v.float() for k, v in state.items() if k.startswith(wanted)}
     for name in ("feature_extractor.4.weight", "adapter.model.down.0.weight"):

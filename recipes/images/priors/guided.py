@@ -7,7 +7,6 @@ values as defaults.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from mgdm_core.priors import NoisePredictionPrior
 from mgdm_core.schedule import NoiseSchedule
 from recipes.images.errors import PriorError
 from recipes.images.priors.unet import UNet, UNetConfig
+from recipes.images.tensor_files import UnreadableTensors, read_tensors
 
 __all__ = ["guided_config", "load_guided_prior", "read_state_dict"]
 
@@ -34,33 +34,12 @@ def read_state_dict(path: Path) -> dict[str, Float[Tensor, "..."]]:
         If it cannot be read safely, or is no state dict.
     """
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if (
-            not isinstance(
-                error,
-                (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError),
-            )
-            and type(error).__module__.split(".")[0] != "safetensors"
-        ):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        return read_tensors(path)
+    except UnreadableTensors as error:
         raise PriorError(
-            f"{path} cannot be read as a checkpoint of plain tensors ({reason}); "
+            f"{path} cannot be read as a checkpoint of plain tensors ({error}); "
             f"files that need code to be run are refused: re-save it as safetensors"
         ) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(v, torch.Tensor) for v in state.values()
-    ):
-        raise PriorError(f"{path} is no state dict: it holds something other than named tensors")
-    return {str(k).removeprefix("module."): v for k, v in state.items()}
 
 
 def guided_config(
