@@ -3,10 +3,17 @@
 import pytest
 import torch
 
+from mgdm_core.conditionals import Variational
+from mgdm_core.samplers.mgdm import MGDMSettings
 from recipes.images.errors import PriorError
+from recipes.images.priors import load_prior
 from recipes.images.priors.guided import guided_config, load_guided_prior, read_state_dict
 from recipes.images.priors.guided_diffusers import diffusers_config, from_diffusers, to_diffusers
 from recipes.images.priors.unet import UNet, UNetConfig
+from recipes.images.restore import observe, restore
+from recipes.images.tasks import build_task
+
+TINY = MGDMSettings(levels=4, denoising_steps=2, conditional=Variational(steps=1, late_steps=1))
 
 CONFIGS = {
     # The shapes of the published models (FFHQ of DPS; ImageNet), narrower and shallower.
@@ -147,3 +154,18 @@ def test_reading_tensors_never_runs_a_pickle(tmp_path):
     with pytest.raises(PriorError):
         read_state_dict(file)
     assert not witness.exists()
+
+
+def test_a_guided_checkpoint_of_random_weights_runs(tmp_path):
+    config = UNetConfig(3, 6, 32, (1, 2), 1, (False, True), head_channels=32)
+    file = tmp_path / "guided.pt"
+    network = UNet(config)
+    network.draw_weights(torch.Generator().manual_seed(0))
+    torch.save(network.state_dict(), file)
+    prior = load_prior(str(file), size=16, head_channels=32)
+    assert prior.image_shape == (3, 16, 16)
+    degradation = build_task("phase_retrieval", prior.image_shape)
+    y = observe(degradation, torch.zeros(1, 3, 16, 16), 0.05, 0)
+    result = restore(prior, degradation, y, "mgdm", TINY)
+    assert torch.isfinite(result.samples).all()
+    assert diffusers_config(config, 16)["sample_size"] == 16

@@ -442,3 +442,10 @@ def test_observation_is_taken_as_it_is():
         y = task.operator.forward(x)
         picture = task.picture(y)[0].nan_to_num(0.7)
         torch.testing.assert_close(task.observe(picture), y[0])
+
+
+def test_kernel_network_of_other_channels_is_refused(tmp_path):
+    file = tmp_path / "k.pth"
+    torch.save(kernel_network_state(), file)
+    with pytest.raises(TaskError, match="images of 3 channels; found 1"):
+        build_task("nonlinear_blur", (1, 32, 32), kernel_weights=file)
