@@ -67,7 +67,7 @@ class PositionStreams(RandomStreams):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "batch ..."]:
-        """Normal numbers of deviation ``temperature``; the last axis is time, the chunk's length."""
+        """Normal numbers of deviation ``temperature``, last axis time of the chunk's length."""
         shape = tuple(shape)
         if shape[-1:] != (self._length,):
             raise SettingsError(

@@ -69,6 +69,9 @@ __all__ = ["main"]
 @click.option("--samples", type=click.IntRange(1), help="Average so many posterior samples.")
 @click.option("--save-samples", is_flag=True, help="Write every posterior sample as well.")
 @click.option("--uncertainty", is_flag=True, help="Write the samples' deviation (npz, png).")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="Where tracks are separated: here, or as tasks of a Ray cluster.")  # fmt: skip
+@click.option("--address", help="Of the Ray cluster, such as auto  [default: a Ray of its own]")
 @click.option("--resume", is_flag=True, help="Leave out tracks that are finished.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
@@ -95,6 +98,14 @@ def main(**given: Any) -> int:
         options = _file_options(given)
         if given["resume"] and given["overwrite"]:
             raise click.UsageError("--resume keeps files and --overwrite replaces them; choose one")
+        if given["engine"] == "ray":
+            from mgdm_audio.engines_ray import import_ray
+
+            import_ray()
+            if "-" in given["inputs"]:
+                raise click.UsageError("--engine ray reads files; standard input is local")
+        elif given["address"] is not None:
+            raise click.UsageError("--address is for --engine ray")
         # The name it was asked for by, where that is a name; a path gives the file's own.
         asked = given["prior"]
         name = asked if asked in {e.name for e in registry.list_priors()} else path.stem
@@ -126,18 +137,22 @@ def main(**given: Any) -> int:
     if given["dry_run"]:
         return _print_plan(given, todo, failures, sampling, header, choice, needed)
 
-    from mgdm_audio.cli.separate_run import run_all
+    from mgdm_audio.cli.separate_run import run_all, run_on_ray
 
-    records = run_all(
-        todo,
-        given,
-        path=path,
-        sampling=sampling,
-        choice=choice,
-        options=options,
-        batch_size=batch_size,
-        failures=failures,
-    )
+    common: dict[str, Any] = {
+        "path": path,
+        "sampling": sampling,
+        "choice": choice,
+        "options": options,
+        "batch_size": batch_size,
+    }
+    if given["engine"] == "ray":
+        from mgdm_audio.separation_work import SeparationWork
+
+        work = SeparationWork(**common, precision=given["precision"], resume=given["resume"])
+        records = run_on_ray(todo, given, work, failures)
+    else:
+        records = run_all(todo, given, **common, failures=failures)
     if given["as_json"]:
         echo_json({"tracks": records, "failed": failures})
     for source, reason in failures.items():

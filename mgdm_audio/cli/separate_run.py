@@ -15,16 +15,18 @@ import torch
 
 from mgdm_audio.cli.common import one_line
 from mgdm_audio.cost import count_evaluations
+from mgdm_audio.engines_ray import RayPool
 from mgdm_audio.errors import display_name
 from mgdm_audio.file_separation import FileOptions, is_done, run_job, run_key
 from mgdm_audio.jobs import FileJob, OutputChoice
 from mgdm_audio.priors.checkpoints import load_prior
 from mgdm_audio.priors.registry import resolve
+from mgdm_audio.separation_work import SeparationWork
 from mgdm_audio.separator import Separator
 from mgdm_audio.stem_sampler import SamplingSettings, StemSampler
 from mgdm_core.errors import CancelledError
 
-__all__ = ["estimate_cost", "run_all"]
+__all__ = ["estimate_cost", "run_all", "run_on_ray"]
 
 
 def run_all(
@@ -67,6 +69,40 @@ def run_all(
                     _say(record, job, given["verbose"], show.echo)
             show.file_done()
     return records
+
+
+def run_on_ray(
+    todo: list[FileJob],
+    given: Mapping[str, Any],
+    work: SeparationWork,
+    failures: dict[str, str],
+) -> list[dict[str, Any]]:
+    """As :func:`run_all`, every track a task of a Ray cluster; records in the order of ``todo``."""
+    quiet = given["quiet"] or given["as_json"]
+    by_key = {str(i): job for i, job in enumerate(todo)}
+    records: dict[str, dict[str, Any]] = {}
+    pool = RayPool(work, given["address"], str(given["device"]))
+    try:
+        with _progress(len(todo), quiet) as show:
+            for outcome in pool.run(by_key.items()):
+                job = by_key[outcome.key]
+                label = display_name(job.source)
+                result = outcome.value
+                if outcome.error is not None:
+                    failures[job.source] = " ".join(outcome.error.split())
+                elif result.record is None:
+                    if not given["quiet"]:
+                        click.echo(f"note: {label}: finished before, left as it is", err=True)
+                else:
+                    records[outcome.key] = result.record
+                    if not quiet:
+                        _say(result.record, job, given["verbose"], show.echo)
+                for text in result.notes if result is not None and not given["quiet"] else ():
+                    click.echo(f"note: {text}", err=True)
+                show.file_done()
+    finally:
+        pool.close()
+    return [records[key] for key in by_key if key in records]
 
 
 def _say(

@@ -1,0 +1,66 @@
+"""``mgdm-separate --engine ray``: the same stems, wherever they are made."""
+
+import json
+
+import pytest
+import soundfile as sf
+from click.testing import CliRunner
+
+from mgdm_audio.cli.separate import main
+from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
+
+
+@pytest.fixture(scope="module")
+def ray():
+    ray = pytest.importorskip("ray", reason="ray is not installed (extra `cluster`)")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def call(tmp_path):
+    prior = save_tiny_stems(tmp_path / "tiny.safetensors")
+
+    def run(*args, out="out", code=0):
+        given = ["--preset", "fast", "--set", "levels=3", "-d", "cpu", *map(str, args)]
+        result = CliRunner().invoke(main, [*given, "-n", str(prior), "-o", str(tmp_path / out)])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def mixes(tmp_path):
+    folder = tmp_path / "mixes"
+    folder.mkdir()
+    for i in range(2):
+        sf.write(folder / f"{i}.wav", song(0.5 + i, 22_050, 1).T, 22_050, subtype="FLOAT")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_ray_writes_the_same_bytes_and_goes_on_past_a_bad_file(ray, call, mixes, tmp_path):
+    call(mixes, out="here")
+    (mixes / "2.wav").write_bytes(b"no sound")
+    result = call(mixes, "--engine", "ray", "--json", out="there", code=1)
+    told = json.loads(result.stdout)
+    assert [record["source"] for record in told["tracks"]] == [
+        str(mixes / f"{i}.wav") for i in (0, 1)
+    ]
+    assert list(told["failed"]) == [str(mixes / "2.wav")]
+    for track in ("0", "1"):
+        for stem in (*STEMS, "residual"):
+            name = f"tiny/{track}/{stem}.wav"
+            assert (tmp_path / "here" / name).read_bytes() == (
+                tmp_path / "there" / name
+            ).read_bytes()
+    again = call(mixes / "0.wav", "--engine", "ray", "--resume", out="there")
+    assert "finished before" in again.stderr
+
+
+def test_what_the_ray_engine_cannot_do_is_said(call, mixes):
+    pytest.importorskip("ray", reason="ray is not installed (extra `cluster`)")
+    assert "standard input" in call("-", "--engine", "ray", code=2).stderr
+    assert "--engine ray" in call(mixes, "--address", "auto", code=2).stderr
