@@ -87,7 +87,8 @@ def cost(record: dict[str, Any]) -> float:
 
 def _digest(job: Job) -> str:
     """Short name of what runs; where the sampler chooses, of all that it may choose from."""
-    told = repr(job.variant)
+    # Not the needs: the order of a set's repr changes from one process to the next.
+    told = repr((job.variant.sampler, job.variant.settings))
     if job.variant.settings is None:
         told += repr(get_sampler(job.variant.sampler).presets)
     return hashlib.sha256(told.encode()).hexdigest()[:12]

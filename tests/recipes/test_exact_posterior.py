@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -250,6 +252,25 @@ def test_the_peak_of_a_block_is_measured():
     with PeakMeter() as idle:
         pass
     assert idle.peak < 20 * 2**20
+
+
+def test_a_measurement_is_known_again_in_another_process():
+    code = (
+        "from recipes.exact_posterior.runner import Job, job_key\n"
+        "from recipes.exact_posterior.problems import Case\n"
+        "print([job_key(Job(n, Case('linear', 4, 1, 0.5, 0), 60)) for n in ('pgdm', 'mgdm')])"
+    )
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert told == {f"{[runner.job_key(Job(name, CASE, 60)) for name in ('pgdm', 'mgdm')]}\n"}
 
 
 def test_a_new_default_makes_another_measurement(monkeypatch):
