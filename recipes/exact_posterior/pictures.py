@@ -139,6 +139,7 @@ def gibbs_picture(rows: Sequence[Row], path: Path) -> Path | None:
             )
         axis.set(xscale="log", xlabel="R, Gibbs repetitions", ylabel="sliced Wasserstein-1")
         axis.set_xticks([1, 2, 4, 8], labels=["1", "2", "4", "8"])
+        axis.minorticks_off()
         axis.set_ylim(bottom=0)
         axis.set_title(_title(setting), fontsize=10)
         axis.legend(fontsize=8)
