@@ -3,14 +3,19 @@
 ``python -m recipes.slakh.separation_table REFERENCES`` mixes the stems in REFERENCES (bass, drums,
 guitar, piano; any format), separates the mix with every sampler at about the cost of the default
 preset (a vector-Jacobian product counts as two evaluations) and prints a Markdown table of SI-SDR
-improvements, with the average-spectrum Wiener filter as the row that needs no diffusion.
+improvements, with the average-spectrum Wiener filter as the row that needs no diffusion. With
+``--out TABLE.md`` the table is a file with the command, the prior and the machine above it, written
+again as each row ends; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +24,17 @@ import torch
 
 from mgdm_audio.audio_io import read
 from mgdm_audio.chunking import ChunkStream
+from mgdm_audio.cli.common import Command, as_usage, device_option, precision_option, prior_option
 from mgdm_audio.cost import count_evaluations
 from mgdm_audio.gain import LevelMeter
+from mgdm_audio.machine import describe_machine
 from mgdm_audio.metrics import slakh_si_sdr_improvement
 from mgdm_audio.presets import PRESETS, sampling_settings
 from mgdm_audio.priors.checkpoints import load_prior
 from mgdm_audio.priors.registry import resolve
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.resampling import resample
+from mgdm_audio.run_folder import write_text
 from mgdm_audio.stem_sampler import SamplingSettings, StemSampler
 from mgdm_audio.wiener import average_spectrum_wiener
 from mgdm_core.errors import MGDMError, SettingsError
@@ -36,37 +44,69 @@ from mgdm_core.settings_text import change_settings
 __all__ = ["at_cost", "main"]
 
 _LENGTHS = ("steps", "levels", "iterations")
+_LONGEST = 1000
+_WIENER = "average-spectrum Wiener"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sampler's figures: dB per stem, cost of all posterior samples, or why there is none."""
+
+    sampler: str
+    improvement: dict[str, float]
+    evaluations: float = 0.0
+    vjps: float = 0.0
+    seconds: float = 0.0
+    error: str = ""
+
+    def cells(self, stems: Sequence[str]) -> list[str]:
+        """Cells of the Markdown table."""
+        if self.error:
+            return [self.sampler, *["–"] * (len(stems) + 4), self.error]
+        gains = [self.improvement[s] for s in stems]
+        figures = [f"{g:.2f}" for g in (*gains, sum(gains) / len(gains))]
+        cost = [f"{x:.0f}" for x in (self.evaluations, self.vjps, self.seconds)]
+        return [self.sampler, *figures, *cost, ""]
 
 
 def at_cost(sampling: SamplingSettings, budget: float, prior: WaveformPrior) -> SamplingSettings:
     """Lengthen or shorten a sampler so that a sample costs at most ``budget`` evaluations.
 
-    The length is the first of ``steps``, ``levels``, ``iterations`` that its settings have; the
-    shortest allowed run is returned where even that costs more.
+    The length is the first of ``steps``, ``levels``, ``iterations`` that its settings have. Where
+    no length costs between half the budget and all of it, the shortest one above is taken.
     """
     names = {f.name for f in fields(sampling.settings)}
     name = next(n for n in _LENGTHS if n in names)
 
-    def cost(length: int) -> tuple[float, SamplingSettings]:
-        settings = replace(sampling.settings, **{name: length})
-        changed = replace(sampling, settings=settings)
+    def cost(changed: SamplingSettings) -> float:
         evaluations, vjps = count_evaluations(changed, prior.schedule, len(prior.stems))
-        return evaluations + 2 * vjps, changed
+        return evaluations + 2 * vjps
 
-    best: SamplingSettings | None = None
-    low, high = 2, 1000
-    while low <= high:
-        middle = (low + high) // 2
+    # Doubled until it costs too much, then halved: only long runs take time to count.
+    affordable: SamplingSettings | None = None
+    shortest: SamplingSettings | None = None
+    refused = SettingsError(f"{name} of {sampling.sampler} has no length that is allowed")
+    low, high, bounded = 1, 2, False
+    while (high - low > 1 or not bounded) and low < _LONGEST:
+        length = (low + high) // 2 if bounded else high
         try:
-            spent, changed = cost(middle)
-        except SettingsError:
-            low = middle + 1
-            continue
-        if spent <= budget:
-            best, low = changed, middle + 1
+            changed = replace(sampling, settings=replace(sampling.settings, **{name: length}))
+        except SettingsError as error:  # most often too short
+            low, refused = length, error
         else:
-            high = middle - 1
-    return best if best is not None else cost(2)[1]
+            spent = cost(changed)
+            if spent <= budget:
+                low = length
+                # A run that ends before it has begun is no comparison.
+                affordable = changed if spent >= budget / 2 else None
+            else:
+                high, bounded, shortest = length, True, changed
+        if not bounded:
+            high = 2 * low
+    found = affordable or shortest
+    if found is None:
+        raise refused
+    return found
 
 
 def _references(folder: Path, prior: WaveformPrior, seconds: float | None) -> torch.Tensor:
@@ -96,95 +136,157 @@ def _separate(
     return level.from_prior(draws.mean(0)), evaluations, vjps
 
 
+_EXTRA = ("fast", "mgdm-published")
+"""Rows of the whole table besides the samplers."""
+
+
 def _ways(prior: WaveformPrior, names: list[str], budget: float) -> dict[str, SamplingSettings]:
-    default = sampling_settings()
     ways: dict[str, SamplingSettings] = {}
     for name in names:
-        if name in PRESETS:
-            ways[f"mgdm ({name})"] = PRESETS[name]
-            continue
-        if name == "mgdm-published":
-            published = replace(PRESETS["paper"], start="wiener")
-            ways[name] = at_cost(published, budget, prior)
-            continue
-        chosen = sampling_settings(sampler=name, samples=1)
         if name == "mgdm":
-            chosen = default
+            ways[name] = sampling_settings()
+        elif name in PRESETS:
+            ways[f"mgdm ({name})"] = PRESETS[name]
+        elif name == "mgdm-published":
+            ways[name] = at_cost(replace(PRESETS["paper"], start="wiener"), budget, prior)
         else:
-            settings: Any = SAMPLERS[name].settings()
+            chosen = sampling_settings(sampler=name, samples=1)
+            settings: Any = chosen.settings
             if SAMPLERS[name].particles:
                 settings = change_settings(settings, {"particles": "4"})
-            chosen = at_cost(replace(chosen, settings=settings), budget, prior)
-        ways[name] = chosen
+            ways[name] = at_cost(replace(chosen, settings=settings), budget, prior)
     return ways
 
 
-@click.command()
+def _measured(
+    name: str, sampling: SamplingSettings, prior: WaveformPrior, truth: torch.Tensor, seed: int
+) -> Row:
+    began = time.perf_counter()
+    try:
+        estimate, nfe, vjps = _separate(StemSampler(prior, sampling), truth.sum(0), seed)
+    except MGDMError as error:
+        return Row(name, {}, error=str(error).splitlines()[0])
+    seconds, count = time.perf_counter() - began, sampling.samples
+    return Row(name, _improvement(estimate, truth, prior), count * nfe, count * vjps, seconds)
+
+
+def _improvement(
+    estimate: torch.Tensor, truth: torch.Tensor, prior: WaveformPrior
+) -> dict[str, float]:
+    scores = slakh_si_sdr_improvement(estimate, truth, truth.sum(0), prior.rate)
+    return dict(zip(prior.stems, scores.silence_safe_mean.tolist(), strict=True))
+
+
+def _wiener(prior: WaveformPrior, truth: torch.Tensor) -> Row | None:
+    power, spectral = prior.average_power, getattr(prior, "spectral", None)
+    if power is None or spectral is None:
+        return None
+    began = time.perf_counter()
+    mixture = truth.sum(0)[None].to(prior.device)
+    filtered = average_spectrum_wiener(mixture, power, spectral)[0]
+    gains = _improvement(filtered.cpu(), truth, prior)
+    return Row(_WIENER, gains, seconds=time.perf_counter() - began)
+
+
+def _markdown(rows: Sequence[Row], stems: Sequence[str], head: Sequence[str]) -> str:
+    columns = ["sampler", *stems, "mean", "evaluations", "VJPs", "seconds", ""]
+    table = [columns, ["---", *["---:"] * (len(columns) - 2), "---"]]
+    table += [row.cells(stems) for row in sorted(rows, key=_order)]
+    lines = [f"| {' | '.join(cells)} |" for cells in table]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def _order(row: Row) -> float:
+    return -sum(row.improvement.values()) if row.improvement else float("inf")
+
+
+def _head(prior: WaveformPrior, budget: float, seconds: float) -> list[str]:
+    machine = describe_machine([str(prior.device)])
+    amx = "with" if machine["amx"] else "without"
+    return [
+        "SI-SDR improvement in dB, silence-safe, by `mgdm_audio.metrics.slakh_si_sdr_improvement`;",
+        f"{seconds:.1f} s of audio. Evaluations and vector-Jacobian products per window, of all",
+        f"posterior samples together: at most {budget:.0f} in all (a VJP counts as two), or the",
+        "least above that at which a sampler does anything. Seconds are for the whole recording.",
+        "",
+        f"Prior {prior.name}, {prior.precision}, checksum `{prior.checksum[:16]}`.",
+        f"{machine['cpu']}, {machine['cores']} cores {amx} AMX, {machine['threads']} threads,",
+        f"device {prior.device}; {date.today().isoformat()}.",
+        "",
+        "```",
+        f"python -m recipes.slakh.separation_table {' '.join(sys.argv[1:])}",
+        "```",
+        "",
+    ]
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("references", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--prior", "prior_name", default="music-stems", show_default=True)
+@prior_option
+@device_option
+@precision_option
 @click.option("--samplers", default="", help="Names with commas; presets are names too.")
 @click.option("--seconds", type=float, help="Only the first so many seconds.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="One object a line.")
+@click.option("--out", type=click.Path(path_type=Path), help="Markdown file; beside it a .json.")
 def main(
     references: Path,
-    prior_name: str,
+    prior: str,
+    device: torch.device,
+    precision: str,
     samplers: str,
     seconds: float | None,
     seed: int,
-    json_path: Path | None,
+    out: Path | None,
 ) -> None:
-    """Print a table of SI-SDR improvements of every sampler on REFERENCES."""
-    prior = load_prior(resolve(prior_name))
-    truth = _references(references, prior, seconds)
-    mixture = truth.sum(0)
+    """Print a table of SI-SDR improvements of every sampler on REFERENCES.
+
+    Names: any sampler, any preset (fast, balanced, paper), and mgdm-published.
+    """
+    loaded = load_prior(resolve(prior), device=device, precision=precision)
     default = sampling_settings()
-    evaluations, vjps = count_evaluations(default, prior.schedule, len(prior.stems))
+    evaluations, vjps = count_evaluations(default, loaded.schedule, len(loaded.stems))
     budget = default.samples * (evaluations + 2 * vjps)
-    names = [n.strip() for n in samplers.split(",") if n.strip()] or [
-        "mgdm",
-        "fast",
-        "mgdm-published",
-        *(n for n in SAMPLERS if n not in ("mgdm", "mcg_diff", "smc_diff")),
-    ]
-    click.echo(
-        f"| sampler | {' | '.join(prior.stems)} | mean | evaluations | VJPs | seconds |\n"
-        f"|---|{'---|' * (len(prior.stems) + 4)}"
-    )
+    names = [n.strip() for n in samplers.split(",") if n.strip()] or [*_EXTRA, *SAMPLERS]
+    with as_usage():
+        ways = _ways(loaded, names, budget)
+    truth = _references(references, loaded, seconds)
+    length = truth.shape[-1] / loaded.rate
+    head = _head(loaded, budget, length)
+    store = None if out is None else out.with_suffix(".json")
+    question = {
+        "prior": loaded.checksum, "references": references.name, "seconds": length, "seed": seed,
+    }  # fmt: skip
+    rows = _held(store, question)
 
-    def row(name: str, estimate: torch.Tensor, nfe: float, products: float, took: float) -> None:
-        scores = slakh_si_sdr_improvement(estimate, truth, mixture, prior.rate)
-        gains = scores.silence_safe_mean.tolist()
-        mean = sum(gains) / len(gains)
-        cells = " | ".join(f"{g:.2f}" for g in gains)
-        click.echo(f"| {name} | {cells} | {mean:.2f} | {nfe:.0f} | {products:.0f} | {took:.0f} |")
-        if json_path is not None:
-            facts = {
-                "sampler": name,
-                "improvement": dict(zip(prior.stems, gains)),
-                "mean": mean,
-                "evaluations": nfe,
-                "vjps": products,
-                "seconds": took,
-            }
-            with json_path.open("a") as file:
-                file.write(json.dumps(facts) + "\n")
+    def done(row: Row | None) -> None:
+        if row is None:
+            return
+        rows[row.sampler] = row
+        click.echo(f"| {' | '.join(row.cells(loaded.stems))} |", err=True)
+        if out is not None and store is not None:
+            content = {"question": question, "rows": [asdict(r) for r in rows.values()]}
+            write_text(store, json.dumps(content, indent=1) + "\n")
+            write_text(out, _markdown(list(rows.values()), loaded.stems, head))
 
-    power = prior.average_power
-    spectral = getattr(prior, "spectral", None)
-    if power is not None and spectral is not None:
-        began = time.perf_counter()
-        filtered = average_spectrum_wiener(mixture[None], power, spectral)[0]
-        row("average-spectrum Wiener", filtered, 0, 0, time.perf_counter() - began)
-    for name, sampling in _ways(prior, names, budget).items():
-        began = time.perf_counter()
-        try:
-            estimate, nfe, products = _separate(StemSampler(prior, sampling), mixture, seed)
-        except MGDMError as error:
-            click.echo(f"| {name} | {str(error).splitlines()[0]} |")
-            continue
-        count = sampling.samples
-        row(name, estimate, count * nfe, count * products, time.perf_counter() - began)
+    if _WIENER not in rows:
+        done(_wiener(loaded, truth))
+    for name, sampling in ways.items():
+        if name not in rows:
+            done(_measured(name, sampling, loaded, truth, seed))
+    click.echo(_markdown(list(rows.values()), loaded.stems, head), nl=False)
+
+
+def _held(store: Path | None, question: dict[str, Any]) -> dict[str, Row]:
+    """Rows of an earlier call that asked for the same."""
+    if store is None or not store.exists():
+        return {}
+    content = json.loads(store.read_text(encoding="utf-8"))
+    if content["question"] != question:
+        raise SettingsError(
+            f"{store}: holds rows of another question ({content['question']}); give another --out"
+        )
+    return {row["sampler"]: Row(**row) for row in content["rows"] if not row["error"]}
 
 
 if __name__ == "__main__":
