@@ -13,6 +13,7 @@ from mgdm_audio.datasets.four_stem import stem_files
 from mgdm_audio.datasets.tracks import Track, TrackAudio, fit_length, read_mono, resample
 from mgdm_audio.errors import AudioError, DatasetError
 from mgdm_audio.run_folder import Variant
+from mgdm_core.errors import SettingsError
 
 __all__ = [
     "EstimateFiles",
@@ -152,8 +153,16 @@ class PretrainedSpec:
         SettingsError
             Listing the valid names.
         """
+        several = len({variant.sampler for variant in variants}) > 1
         for variant in variants:
-            self._sampling(variant)
+            try:
+                self._sampling(variant)
+            except SettingsError as error:
+                if not several or not variant.settings:
+                    raise
+                raise SettingsError(
+                    f"{error}; SAMPLER:NAME=VALUE changes it for one sampler only"
+                ) from error
 
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`; jobs given together share the network's batches."""

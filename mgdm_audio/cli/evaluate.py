@@ -65,7 +65,7 @@ _selection = _together(
     click.option("--limit", type=click.IntRange(1), help="Only the first so many tracks."),
 )
 _scoring = _together(
-    click.option("-o", "--out", type=_FOLDER, help="Folder of the run."),
+    click.option("-o", "--out", type=_FOLDER, help="Folder of the run  [default: in evaluations]"),
     click.option("--rate", default=SLAKH_RATE, show_default=True, help="Hz at which to score."),
     click.option(
         "--museval/--no-museval",
