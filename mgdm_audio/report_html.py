@@ -254,13 +254,18 @@ def _sweep(summary: RunSummary) -> Iterator[str]:
 
 def _against_first(run: RunFolder, variants: Sequence[Variant]) -> Iterator[str]:
     """Every variant against the first, track by track."""
+    if len(variants) < 2:
+        return
+    yield f"<h2>Against {escape(variants[0].label)}</h2>"
     for variant in variants[1:]:
         try:
             comparison = compare_runs(run, run, variants[0].label, variant.label)
         except AudioError:  # one of the two has no track yet
             continue
-        yield f"<h2>{escape(variant.label)} against {escape(variants[0].label)}</h2>"
+        opened = " open" if len(variants) == 2 else ""
+        yield f"<details{opened}><summary>{escape(variant.label)}</summary>"
         yield _table(comparison_table(comparison))
+        yield "</details>"
 
 
 def _listening(

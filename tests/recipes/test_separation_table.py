@@ -27,6 +27,7 @@ def references(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_no_sampler_costs_more_than_the_default_where_it_can_be_shortened(tiny):
     prior = load_prior(tiny)
 
