@@ -50,7 +50,7 @@ def rows(measured: Sequence[Measurement], on_cpu: bool = True) -> Iterator[tuple
 @device_option
 @precision_option
 @click.option("--only", metavar="PART,...", help=f"Some of {', '.join(PARTS)}.")
-@click.option("--seconds", default=6.0, show_default=True, help="Length that is separated.")
+@click.option("--seconds", default=10.0, show_default=True, help="Length that is separated.")
 @click.option("--score", default=600.0, show_default=True, help="Seconds scored with SI-SDR.")
 @click.option("--museval", default=36.0, show_default=True, help="Seconds scored with museval.")
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True)
