@@ -10,7 +10,7 @@ network decides, per time-frequency bin, how much of what it sees belongs to whi
    magnitude on a fixed scale, log(1 + |X| / 0.003); the sum enters by both magnitudes;
 2. bins are gathered into bands, narrow where partials lie close and wide above, each with its own
    linear map (`BandEncoder`), and a small two-dimensional U-Net with attention over time and over
-   bands at its bottom runs over bands and frames, modulated by log sigma;
+   bands at its bottom runs over bands and frames, modulated by log sigma and log v;
 3. every bin gets, per stem, a mask m between 0 and 1 on the noisy spectrum, which takes noise away;
    a gate g says how much of the sum of what is left is shared out anew among the stems, by a
    softmax q:
@@ -19,8 +19,9 @@ network decides, per time-frequency bin, how much of what it sees belongs to whi
 
    So sound that sits in the wrong stem can move to the right one, and where the gate is open the
    network is a separator of the sum. The logit of the mask is biased by the logarithm of Wiener's
-   odds at noise v, that of the gate by the level, that of the shares by average spectra. A network that has not been started from average spectra
-   is exactly the skip connection of EDM (Karras et al. 2022, table 1):
+   odds at noise v, that of the gate by the level, that of the shares by average spectra. A network
+   that has not been started from average spectra is exactly the skip connection of EDM (Karras et
+   al. 2022, table 1):
    D(x; sigma) = sigma_data^2 / (sigma_data^2 + sigma^2) x.
 
 States of samplers with less noise than their level says, sound in wrong places instead, thus begin
@@ -251,7 +252,7 @@ class STFTUNet(nn.Module):
         re, im = (F.pad(part[..., :bins], (0, 0, 0, padding)) for part in (real, imaginary))
         noise = self._noise_level(real, imaginary, level)
         features = self._features(re, im, noise)
-        outputs = self._outputs(features, self.embedding(sigma)).float()
+        outputs = self._outputs(features, self.embedding(sigma, noise.flatten())).float()
         clean_re, clean_im, mask = self._assemble(outputs, re, im, noise, level)
 
         top = skip.expand(*real.shape[:3], 1)

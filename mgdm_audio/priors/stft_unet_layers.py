@@ -165,7 +165,7 @@ class BandDecoder(_Bands):
 
 
 class NoiseEmbedding(nn.Module):
-    """Fourier features of log sigma and two linear layers."""
+    """Fourier features of the logarithms of the level and of the noise found, two linear layers."""
 
     rates: Tensor
 
@@ -174,13 +174,15 @@ class NoiseEmbedding(nn.Module):
         # Periods from 16 down to 1/2 in natural logarithm: smooth in sigma, yet it tells levels.
         periods = torch.logspace(math.log10(16.0), math.log10(0.5), frequencies)
         self.register_buffer("rates", 2 * math.pi / periods, persistent=False)
-        self.first = nn.Linear(2 * frequencies, size)
+        self.first = nn.Linear(4 * frequencies, size)
         self.second = nn.Linear(size, size)
 
-    def forward(self, sigma: Float[Tensor, " batch"]) -> Float[Tensor, "batch size"]:
-        """Embed noise deviations."""
-        angles = torch.log(sigma)[:, None] * self.rates
-        waves = torch.cat([angles.cos(), angles.sin()], 1)
+    def forward(
+        self, sigma: Float[Tensor, " batch"], noise: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch size"]:
+        """Embed noise deviations: the nominal one, and the one that is really there."""
+        angles = torch.stack([sigma, noise], 1).log()[:, :, None] * self.rates
+        waves = torch.cat([angles.cos(), angles.sin()], 2).flatten(1)
         return F.silu(self.second(F.silu(self.first(waves))))
 
 

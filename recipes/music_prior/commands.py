@@ -176,7 +176,7 @@ def train(
             f"(low {row['loss_low']:.3f} middle {row['loss_middle']:.3f} "
             f"high {row['loss_high']:.3f})  |g| {row['gradient_norm']:.2f}  "
             f"{row['step_seconds']:.2f} s/step  waiting {100 * row['waiting_share']:.1f} %  "
-            f"ETA {eta / 3600:.0f} h {eta / 60 % 60:.0f} min"
+            f"ETA {hours(eta)}"
         )
 
     state = train(
@@ -286,6 +286,12 @@ def validate(
             else:
                 click.echo(f"  SI-SDRi {name}: " + _decibels(value))
     validation.plot(out, out / "validation.png")
+
+
+def hours(seconds: float) -> str:
+    """Write a duration in hours and minutes."""
+    whole, minutes = divmod(round(seconds / 60), 60)
+    return f"{whole} h {minutes} min"
 
 
 def _decibels(per_stem: list[float]) -> str:

@@ -10,6 +10,7 @@ between stems and leaves their sum as it is; c shrinks it to at most sigma, so t
 with the noise level; v is 1 (a leak on top of the white noise) or below it (the level is then
 made up by the leak: states close to a deterministic sampler's). In some items the shares do not
 depend on where the sound belongs: all stems are then shares of one mixture, as where a sampler
+begins; in half of them the shares are those of the stems' average spectra, which is just where it
 begins.
 """
 
@@ -53,9 +54,9 @@ class CorruptionSettings:
     sigma_spread: float = 1.1
     sigma_min: float = 5e-4
     sigma_max: float = 3.0
-    cross_talk: float = 0.8
-    quiet_noise: float = 0.65
-    blind: float = 0.5
+    cross_talk: float = 0.9
+    quiet_noise: float = 0.85
+    blind: float = 0.6
     knots: int = 10
     knot_frames: int = 16
 
@@ -113,6 +114,7 @@ def random_leak(
     clean: Complex[Tensor, "items stems bins frames"],
     settings: CorruptionSettings,
     generator: torch.Generator,
+    power: Float[Tensor, "stems bins"] | None = None,
 ) -> Complex[Tensor, "items stems bins frames"]:
     """Sound that moves between the stems; zero when summed over the stems."""
     items, stems, bins, frames = clean.shape
@@ -131,7 +133,13 @@ def random_leak(
         share = spread @ shares[:, :, source]
         moved.addcmul_(share, real[:, source : source + 1])
         moved_imaginary.addcmul_(share, imaginary[:, source : source + 1])
-    return torch.complex(moved, moved_imaginary)
+    leak = torch.complex(moved, moved_imaginary)
+    if power is None:
+        return leak
+    wiener = power / power.sum(0)
+    begun = wiener[:, :, None] * clean.sum(1, keepdim=True) - clean
+    begins = torch.rand(items, 1, 1, 1, generator=generator, device=clean.device)
+    return torch.where(begins < 0.5 * settings.blind, begun, leak)
 
 
 def corrupt(
@@ -140,6 +148,7 @@ def corrupt(
     sigma: Float[Tensor, " batch"],
     settings: CorruptionSettings,
     generator: torch.Generator,
+    power: Float[Tensor, "stems bins"] | None = None,
 ) -> Complex[Tensor, "batch stems bins frames"]:
     """Spectra of clean stems made noisy at level sigma.
 
@@ -153,6 +162,8 @@ def corrupt(
         Which items get cross-talk, and how.
     generator : torch.Generator
         Random stream, on the device of the spectra.
+    power : Tensor, shape (stems, bins), optional
+        Average power spectra of the stems, for states where a sampler begins.
     """
     batch = len(sigma)
     device = generator.device
@@ -161,10 +172,10 @@ def corrupt(
     white = torch.rand(batch, generator=generator, device=device)
     reach = torch.rand(batch, generator=generator, device=device)
     chosen = pick.nonzero().flatten()
-    white = torch.where(pick & quiet, white.square(), torch.ones_like(white))
+    white = torch.where(pick & quiet, white.pow(3), torch.ones_like(white))
     corrupted = clean + (sigma * white)[:, None, None, None] * noise
     if len(chosen):
-        leak = random_leak(clean[chosen], settings, generator)
+        leak = random_leak(clean[chosen], settings, generator, power)
         size = torch.view_as_real(leak).square().sum(-1).mean((1, 2, 3)).sqrt()
         limit = sigma[chosen] * (0.2 + 0.8 * reach[chosen])
         scale = (limit / size.clamp_min(1e-12)).clamp(max=1.0)

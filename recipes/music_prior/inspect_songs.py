@@ -198,7 +198,11 @@ def _table(name: str, songs: list[np.ndarray]) -> list[str]:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/music_prior_songs.md"))
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("docs/music_prior_songs.md"),
+)
 @click.option("--songs", default=10, show_default=True, help="How many songs to draw.")
 @click.option("--measured", default=24, show_default=True, help="Songs per row of the table.")
 @click.option("--midi-dir", "midi_dirs", multiple=True, help="Folder of MIDI files (repeatable).")

@@ -20,7 +20,13 @@ from mgdm_audio.priors.stft_unet import STFTUNet
 from mgdm_core.array_types import Complex, Float, Tensor
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.corruption import corrupt, draw_sigmas
-from recipes.music_prior.data import SegmentPool, SegmentSource, average_power, draw_batch, random_equaliser
+from recipes.music_prior.data import (
+    SegmentPool,
+    SegmentSource,
+    average_power,
+    draw_batch,
+    random_equaliser,
+)
 from recipes.music_prior.loss import PowerAverage, denoising_loss
 from recipes.music_prior.presets import TrainSettings
 from recipes.music_prior.train_log import InterruptFlag, Log, Tally
@@ -258,6 +264,7 @@ def train(
                         sigma,
                         settings.corruption,
                         generator,
+                        network.average_power,
                     )
                 rate = learning_rate(settings, step)
                 for group in optimizer.param_groups:

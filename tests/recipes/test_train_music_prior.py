@@ -491,3 +491,12 @@ class TestValidation:
         result = validate(net, stems, stems[:1], FastSampler(steps=2))
         assert set(result) >= {"denoising_sdr", "held_out", "held_out_wiener", "real"}
         json.dumps(result)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3060, "0 h 51 min"), (3599, "1 h 0 min"), (7290, "2 h 2 min")]
+)
+def test_durations_are_not_rounded_up_to_hours(seconds, text):
+    from recipes.music_prior.commands import hours
+
+    assert hours(seconds) == text
