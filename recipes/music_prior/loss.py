@@ -20,15 +20,15 @@ def denoising_loss(
     """Weighted squared error of every stem of every item; about 1 for an untrained network.
 
     The weight is EDM's, (sigma^2 + d^2) / (sigma d)^2 (Karras et al. 2022, table 1), where d^2 is
-    the geometric mean of sigma_data^2 and the power of that very stem: with one d for all, loud
-    stems would own the loss, while separation is judged stem by stem in decibels.
+    the power of that very stem, at least a tenth of sigma_data^2: with one d for all, loud stems
+    would own the loss, while separation is judged stem by stem in decibels.
     """
     target = torch.view_as_real(clean)
     error = (clean_estimate[0] - target[..., 0]).square() + (
         clean_estimate[1] - target[..., 1]
     ).square()
     power = target.square().sum(-1).mean((2, 3))
-    d2 = sigma_data * power.clamp_min((0.3 * sigma_data) ** 2).sqrt()
+    d2 = power.clamp_min(0.1 * sigma_data**2)
     s2 = sigma.square()[:, None]
     return error.mean((2, 3)) * (s2 + d2) / (s2 * d2)
 
