@@ -35,7 +35,7 @@ _SEGMENT_SECONDS = 6.0
 _FADE_SECONDS = 1.0
 _FFT_SECONDS = 4096 / 44_100
 # Both resamplings leave the lower rate's band untouched up to this share of its Nyquist frequency.
-_CLEAN = 0.907
+_CLEAN = 0.9
 _REFERENCE = 0.9
 _TINY = 1e-12  # of the mean power, which is 1
 

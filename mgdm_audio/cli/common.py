@@ -1,6 +1,6 @@
 """What the commands share: one line per error, exit codes, and options that mean the same.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -20,6 +22,7 @@ from mgdm_core.errors import CancelledError, MGDMError, SettingsError
 __all__ = [
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
+    "EXIT_TERMINATED",
     "EXIT_USAGE",
     "Command",
     "DeviceType",
@@ -37,6 +40,7 @@ __all__ = [
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 DEBUG_VARIABLE = "MGDM_DEBUG"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,6 +76,9 @@ def _exit_code(error: BaseException) -> int:
     """Report an exception and return the exit code that goes with it."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
+    if isinstance(error, _Terminated):
+        click.echo("terminated", err=True)
+        return EXIT_TERMINATED
     if isinstance(error, KeyboardInterrupt | click.Abort | CancelledError):
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
@@ -103,6 +110,27 @@ def _exit_code(error: BaseException) -> int:
     return EXIT_FAILED
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: as Ctrl-C, so that nothing is left behind that is half written."""
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    # Only the main thread may set handlers; elsewhere the signal ends the process as ever.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _OneLineErrors(click.Command):
     """A command whose failures are one line on stderr and an exit code."""
 
@@ -119,7 +147,8 @@ class _OneLineErrors(click.Command):
         if not standalone_mode:
             return super().main(arguments, prog_name, complete_var, False, **extra)
         try:
-            result = super().main(arguments, prog_name, complete_var, False, **extra)
+            with _sigterm_raises():
+                result = super().main(arguments, prog_name, complete_var, False, **extra)
             sys.stdout.flush()
             code = result if isinstance(result, int) and not isinstance(result, bool) else 0
         except SystemExit:
