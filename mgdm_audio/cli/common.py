@@ -110,7 +110,7 @@ def _exit_code(error: BaseException) -> int:
     return EXIT_FAILED
 
 
-class _Terminated(KeyboardInterrupt):
+class _Terminated(BaseException):  # click would take a KeyboardInterrupt for Ctrl-C
     """SIGTERM: as Ctrl-C, so that nothing is left behind that is half written."""
 
 
