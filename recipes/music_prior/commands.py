@@ -234,6 +234,7 @@ def pack(out: Path, segments: int, data_dir: Path | None, **songs) -> None:
 @click.option("--label", default="", help="Kept with the result.")
 @click.option("--threads", type=int, help="CPU threads.")
 @click.option("--sampler", "overrides", default="{}", help="Sampler settings, as JSON.")
+@click.option("--preset", "preset_name", help="Separate exported files as mgdm-separate does.")
 @_song_options
 def validate(
     checkpoints: tuple[Path, ...],
@@ -245,6 +246,7 @@ def validate(
     label: str,
     threads: int | None,
     overrides: str,
+    preset_name: str | None,
     data_dir: Path | None,
     **songs,
 ) -> None:
@@ -266,16 +268,21 @@ def validate(
     pieces = torch.from_numpy(validation.real_pieces(real)) if real else None
     sampler = validation.FastSampler(**json.loads(overrides))
     for path in checkpoints:
+        separate = None
         if path.suffix == ".safetensors":
             prior = load_prior(path, precision="float32")
             network = prior.network
             if not isinstance(network, STFTUNet):
                 raise click.ClickException(f"{path} is no spectral denoiser; this measures those")
             step, seconds = prior.training["steps"], prior.training["seconds"]
+            if preset_name is not None:
+                separate = validation.preset_separator(prior, preset_name)
+        elif preset_name is not None:
+            raise click.ClickException("--preset is for exported files; use export first")
         else:
             network, state = network_from_checkpoint(path, average=not raw)
             step, seconds = state["step"], state["seconds"]
-        result = validation.validate(network, stems, pieces, sampler, not no_denoise)
+        result = validation.validate(network, stems, pieces, sampler, not no_denoise, separate)
         out.mkdir(parents=True, exist_ok=True)
         validation.append_result(out / "validation.jsonl", step, seconds, label, result)
         click.echo(f"{path} step {step} after {seconds / 60:.0f} min {label}")

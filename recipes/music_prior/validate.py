@@ -14,8 +14,13 @@ import numpy as np
 import soundfile
 import torch
 
+from mgdm_audio.chunking import ChunkStream
+from mgdm_audio.gain import LevelMeter
 from mgdm_audio.metrics import si_sdr
+from mgdm_audio.presets import sampling_settings
 from mgdm_audio.priors.stft_unet import STFTUNet
+from mgdm_audio.priors.waveform_prior import WaveformPrior
+from mgdm_audio.stem_sampler import StemSampler
 from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.data import INT16_SCALE, SegmentSource
@@ -26,6 +31,7 @@ __all__ = [
     "STEMS",
     "denoising_sdr",
     "held_out",
+    "preset_separator",
     "real_pieces",
     "separation",
     "validate",
@@ -187,21 +193,40 @@ def separation(
     return torch.nanmean(torch.cat(gains), 0).tolist()
 
 
+def preset_separator(
+    prior: WaveformPrior, preset: str, seed: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """What ``mgdm-separate --preset`` does with mono mixtures at the prior's rate."""
+    sampler = StemSampler(prior, sampling_settings(preset))
+
+    def one(mixture: Tensor) -> Tensor:
+        meter = LevelMeter(prior.rate, 1)
+        meter.add(mixture[None])
+        level = meter.result()
+        stream = ChunkStream(sampler, seed, len(mixture))
+        draws = torch.cat(stream.push(level.to_prior(mixture[None])), -1)
+        return level.from_prior(draws.mean(0))
+
+    return lambda mixtures: torch.stack([one(mixture) for mixture in mixtures])
+
+
 def validate(
     network: STFTUNet,
     stems: Float[Tensor, "items stems samples"],
     real: Float[Tensor, "pieces stems samples"] | None = None,
     sampler: FastSampler | None = None,
     denoise: bool = True,
+    separate: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Any]:
-    """All figures of one network."""
-    sampler = FastSampler() if sampler is None else sampler
+    """All figures of one network; ``separate`` in place of the fast sampler where it is given."""
     network.eval()
+    fast = FastSampler() if sampler is None else sampler
+    chosen = separate if separate is not None else lambda y: fast.separate(network, y)
     result: dict[str, Any] = {"denoising_sdr": denoising_sdr(network, stems) if denoise else {}}
     for name, pieces in (("held_out", stems), ("real", real)):
         if pieces is None:
             continue
-        result[name] = separation(lambda y: sampler.separate(network, y), pieces)
+        result[name] = separation(chosen, pieces)
         result[f"{name}_wiener"] = separation(
             lambda y: wiener_separate(y, network.average_power, network.spectral), pieces
         )

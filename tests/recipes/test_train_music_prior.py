@@ -28,8 +28,16 @@ from recipes.music_prior.loss import PowerAverage, denoising_loss
 from recipes.music_prior.presets import PRESETS, TrainSettings, preset
 from recipes.music_prior.sources import pack
 from recipes.music_prior.train import BEFORE_DECAY, CHECKPOINT, learning_rate, train
-from recipes.music_prior.validate import FastSampler, denoising_sdr, held_out, separation, validate
+from recipes.music_prior.validate import (
+    FastSampler,
+    denoising_sdr,
+    held_out,
+    preset_separator,
+    separation,
+    validate,
+)
 from recipes.music_prior.wiener_baseline import wiener_separate
+from tests.audio.tiny_stems_prior import save_tiny_stems, song
 
 TINY = STFTUNetConfig(
     n_fft=64, hop=32, bands=8, min_band=2, widths=(8, 8), blocks=(1, 1), heads=2, embedding=8
@@ -492,6 +500,16 @@ class TestValidation:
         result = validate(net, stems, stems[:1], FastSampler(steps=2))
         assert set(result) >= {"denoising_sdr", "held_out", "held_out_wiener", "real"}
         json.dumps(result)
+        best = validate(net, stems, denoise=False, separate=lambda mixtures: stems)
+        assert min(best["held_out"]) > 60
+
+    def test_presets_separate_as_the_product_does(self, tmp_path):
+        prior = load_prior(save_tiny_stems(tmp_path / "tiny.safetensors"))
+        mixtures = torch.from_numpy(song(1.0, 22_050, 2))
+        both = preset_separator(prior, "fast")(mixtures)
+        assert both.shape == (2, 4, mixtures.shape[1])
+        torch.testing.assert_close(both.sum(1), mixtures, atol=2e-3, rtol=0)
+        assert torch.equal(preset_separator(prior, "fast")(mixtures[1:])[0], both[1])
 
 
 @pytest.mark.parametrize(
