@@ -26,16 +26,18 @@ def _mgdm(levels: int, samples: int) -> SamplingSettings:
             levels=levels,
             gibbs=1,
             denoising_steps=0,
-            index_law=Fraction(0.8),
+            index_law=Fraction(0.5),
             conditional=Tweedie(variance="auto", draw=False),
         ),
         samples=samples,
+        temperature=0.15,
+        variance_floor=1.0,
     )
 
 
 PRESETS: dict[str, SamplingSettings] = {
-    "fast": _mgdm(levels=8, samples=1),
-    "balanced": _mgdm(levels=8, samples=3),
+    "fast": _mgdm(levels=4, samples=1),
+    "balanced": _mgdm(levels=4, samples=2),
     "paper": SamplingSettings(
         sampler="mgdm", settings=MGDM_PRESETS["audio-published"], samples=1, start="noise"
     ),
