@@ -100,14 +100,9 @@ def _random_shares(
     field = (1 - steady) * field + steady * field.mean(-1, keepdim=True) * columns**0.5
     field = field * (0.3 + 2.2 * uniform())
     stay = -0.5 + 4.0 * uniform()
-    field = field + stay * torch.eye(stems, device=device)[:, :, None, None]
     blind = torch.rand(items, 1, 1, 1, 1, generator=generator, device=device) < settings.blind
-    field = torch.where(blind, field[:, :, :1] - stay * _first(stems, device), field)
-    return torch.softmax(field, 1)
-
-
-def _first(stems: int, device: torch.device) -> Tensor:
-    return torch.eye(stems, device=device)[:, :1, None, None]
+    own = field + stay * torch.eye(stems, device=device)[:, :, None, None]
+    return torch.softmax(torch.where(blind, field[:, :, :1], own), 1)
 
 
 def random_leak(

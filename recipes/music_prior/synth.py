@@ -6,7 +6,9 @@ the whole band, so the multi-output float calls of libfluidsynth are declared he
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,7 +54,9 @@ class Timbre:
 
 def _library() -> Any:
     try:
-        import fluidsynth
+        # Where the environment has CI, it prints what it found when it is imported.
+        with contextlib.redirect_stdout(io.StringIO()):
+            import fluidsynth
     except ImportError as error:
         raise SoundfontError(
             "rendering needs pyfluidsynth and the FluidSynth library; run "

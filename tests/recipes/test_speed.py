@@ -4,6 +4,7 @@ import json
 
 from click.testing import CliRunner
 
+from mgdm_audio.presets import PRESETS
 from recipes.speed.cli import main, rows
 from recipes.speed.timing import Measurement, measure
 from tests.audio.tiny_stems_prior import save_tiny_stems
@@ -49,7 +50,7 @@ def test_every_part_runs(tmp_path):
         "scoring"
     ]
     fast, balanced = (m["forwards"] for m in found["measured"][2:4])
-    assert balanced == 3 * fast
+    assert balanced == PRESETS["balanced"].samples * fast > 0
     assert found["facts"]["sha256"]
     result = CliRunner().invoke(main, ["--only", "coffee"])
     assert result.exit_code == 2
