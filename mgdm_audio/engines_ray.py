@@ -6,15 +6,17 @@ Ray is the extra ``cluster`` and is imported only when this engine is asked for.
 from __future__ import annotations
 
 import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
 from mgdm_audio.engines import EngineError, Outcome, Work, attempt, fingerprint
 
-__all__ = ["RayPool", "import_ray"]
+__all__ = ["RayPool", "check_address", "import_ray"]
 
 
 def import_ray() -> Any:
@@ -32,6 +34,37 @@ def import_ray() -> Any:
             "the Ray engine needs Ray, which is not installed; pip install 'mgdm[cluster]'"
         ) from error
     return ray
+
+
+def check_address(address: str | None, timeout: float = 5.0) -> None:
+    """See that something answers at a cluster's address; Ray itself tries for minutes.
+
+    Parameters
+    ----------
+    address : str or None
+        ``host:port`` or ``ray://host:port``. Other words (None, ``"auto"``, ``"local"``) are
+        Ray's to look up.
+    timeout : float
+        Seconds to wait for an answer.
+
+    Raises
+    ------
+    EngineError
+        If nothing listens there.
+    """
+    if address is None or ":" not in address:
+        return
+    try:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        host, port = place.hostname, place.port
+        if not host or port is None:
+            raise ValueError("it has no host or no port")
+        socket.create_connection((host, port), timeout).close()
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"no Ray cluster at address {address!r} ({error}); start one with "
+            f"'ray start --head' or leave out --address"
+        ) from error
 
 
 class RayPool:
@@ -67,6 +100,7 @@ class RayPool:
         self._ray = ray = import_ray()
         self._owner = not ray.is_initialized()
         if self._owner:
+            check_address(address)
             try:
                 ray.init(
                     address=address,

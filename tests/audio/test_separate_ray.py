@@ -1,12 +1,16 @@
 """``mgdm-separate --engine ray``: the same stems, wherever they are made."""
 
 import json
+import re
+import socket
 
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
 
 from mgdm_audio.cli.separate import main
+from mgdm_audio.engines import EngineError
+from mgdm_audio.engines_ray import check_address
 from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
 
 
@@ -64,3 +68,28 @@ def test_what_the_ray_engine_cannot_do_is_said(call, mixes):
     pytest.importorskip("ray", reason="ray is not installed (extra `cluster`)")
     assert "standard input" in call("-", "--engine", "ray", code=2).stderr
     assert "--engine ray" in call(mixes, "--address", "auto", code=2).stderr
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "here:x"])
+def test_a_cluster_that_is_not_there_is_told_at_once(address):
+    """Ray itself tries for minutes; nothing of that for an address where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = address.format(port=port)
+    with pytest.raises(EngineError, match=f"no Ray cluster at address '{re.escape(address)}'"):
+        check_address(address)
+
+
+def test_an_address_that_answers_is_left_to_ray():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        check_address(f"127.0.0.1:{server.getsockname()[1]}")
+    for word in (None, "auto", "local"):
+        check_address(word)
+
+
+def test_the_command_says_so_in_one_line(call, mixes):
+    pytest.importorskip("ray", reason="ray is not installed (extra `cluster`)")
+    result = call(mixes, "--engine", "ray", "--address", "127.0.0.1:1", code=1)
+    assert "no Ray cluster at address '127.0.0.1:1'" in result.stderr
+    assert "Traceback" not in result.output
