@@ -208,7 +208,7 @@ TASKS: dict[str, TaskInfo] = {
         "Motion blur", _of(lambda g: ReflectBlur(motion_kernel(g.kernel_side, g.generator)))
     ),
     "nonlinear_blur": TaskInfo("Nonlinear blur", _of(_kernel_network)),
-    "jpeg2": TaskInfo("JPEG, quality 2", _of(lambda g: JPEG(2))),
+    "jpeg2": TaskInfo("JPEG, quality 2", _of(lambda g: JPEG(2, "smoothed"))),
     "phase_retrieval": TaskInfo("Phase retrieval", _of(lambda g: PhaseRetrieval(2.0))),
     "high_dynamic_range": TaskInfo("High dynamic range", _of(lambda g: HighDynamicRange(2.0))),
     "gamma_blur": TaskInfo(
@@ -216,7 +216,7 @@ TASKS: dict[str, TaskInfo] = {
         _of(lambda g: GammaBlur(*g.shape[1:], sigma=g.sigma)),
         published=False,
     ),
-    "jpeg10": TaskInfo("JPEG, quality 10", _of(lambda g: JPEG(10)), published=False),
+    "jpeg10": TaskInfo("JPEG, quality 10", _of(lambda g: JPEG(10, "smoothed")), published=False),
 }
 
 LINEAR_TASKS = (

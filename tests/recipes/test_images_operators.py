@@ -214,13 +214,42 @@ def test_jpeg_at_any_size_and_high_quality_is_nearly_the_identity():
     assert JPEG(2).forward(image(1, 3, 19, 21)).shape == (1, 3, 19, 21)
 
 
-@pytest.mark.parametrize("rounding", ["straight_through", "cubic"])
+@pytest.mark.parametrize("rounding", ["straight_through", "smoothed", "cubic"])
 def test_jpeg_passes_gradients_to_every_pixel(rounding):
     x = (0.5 * image(1, 3, 16, 16)).requires_grad_(True)
     JPEG(10, rounding).forward(x).square().sum().backward()
     assert x.grad is not None
     assert torch.isfinite(x.grad).all()
     assert float((x.grad != 0).double().mean()) > 0.9
+
+
+def test_smoothed_rounding_has_the_slope_of_roundings_mean_over_an_error():
+    c = torch.linspace(-3, 3, 241, dtype=torch.float64, requires_grad=True)
+    rounded = JPEG(2, "smoothed")._round(c)
+    assert torch.equal(rounded, c.detach().round())
+    (slope,) = torch.autograd.grad(rounded.sum(), c)
+    error = 0.2 * torch.linspace(-6, 6, 4001, dtype=torch.float64)
+    weight = (-0.5 * (error / 0.2) ** 2).exp()
+    weight = weight / weight.sum()
+    # Means over cells of the error: rounding is a staircase, so differences are of some width.
+    ahead, behind = ((c.detach() + d)[:, None] + error for d in (0.05, -0.05))
+    expected = ((ahead.round() - behind.round()) * weight).sum(-1) / 0.1
+    assert float((slope - expected).abs().max()) < 0.05
+
+
+def test_noise_alone_hardly_pulls_at_the_image_of_a_jpeg_task():
+    """Straight through, noise of the observation pushed every coefficient out of its right step."""
+    degradation = build_task("jpeg2", (1, 32, 32))
+    # What the coder returns lies amid its steps, as long as nothing is clipped.
+    x = degradation.operator.forward(0.2 * image(1, 1, 32, 32)).requires_grad_(True)
+    noise = 0.05 * torch.randn(x.shape, generator=gen(1), dtype=torch.float64)
+
+    def pull(operator):
+        y = operator.forward(x).detach() + noise
+        misfit = (y - operator.forward(x)).square().sum() / (2 * 0.05**2)
+        return float(torch.autograd.grad(misfit, x)[0].norm())
+
+    assert pull(degradation.operator) < 0.3 * pull(JPEG(2))
 
 
 # -- what operators declare they can do -------------------------------------------------------
