@@ -30,13 +30,13 @@ def _mgdm(levels: int, samples: int) -> SamplingSettings:
             conditional=Tweedie(variance="auto", draw=False),
         ),
         samples=samples,
-        temperature=0.15,
+        temperature=0.03,
         variance_floor=1.0,
     )
 
 
 PRESETS: dict[str, SamplingSettings] = {
-    "fast": _mgdm(levels=4, samples=1),
+    "fast": _mgdm(levels=3, samples=1),
     "balanced": _mgdm(levels=4, samples=2),
     "paper": SamplingSettings(
         sampler="mgdm", settings=MGDM_PRESETS["audio-published"], samples=1, start="noise"

@@ -5,12 +5,15 @@ network decides, per time-frequency bin, how much of what it sees belongs to whi
 
 1. every stem enters by its magnitude relative to the noise, compressed as log(1 + |X| / v), where
    v is the deviation of the white noise that is really there (the median bin tells) and at most
-   sigma, by that times the cosine and sine of its phase against the phase of the sum of the stems
-   (sound that leaked from one stem into another is coherent with it, noise is not), and by its
-   magnitude on a fixed scale, log(1 + |X| / 0.003); the sum enters by both magnitudes;
+   sigma, by that times the cosine of its phase against the phase of the sum of the stems (sound
+   that leaked from one stem into another is coherent with it, noise is not), and by the share of
+   the sum that it has so far; the sum enters by its compressed magnitude and by what that is
+   compared with its surroundings in time and frequency (`bin_features`);
 2. bins are gathered into bands, narrow where partials lie close and wide above, each with its own
    linear map (`BandEncoder`), and a small two-dimensional U-Net with attention over time and over
-   bands at its bottom runs over bands and frames, modulated by log sigma and log v;
+   bands at its bottom runs over bands and frames, modulated by log sigma and log v; what it says is
+   spread over the bins again, where a perceptron shared by all bins (`BinNetwork`) joins it with
+   the bin's own features;
 3. every bin gets, per stem, a mask m between 0 and 1 on the noisy spectrum, which takes noise away;
    a gate g says how much of the sum of what is left is shared out anew among the stems, by a
    softmax q:
@@ -41,12 +44,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mgdm_audio.priors.bin_features import (
+    DETAIL_FEATURES,
+    TREND_FEATURES,
+    detail_features,
+    trend_features,
+)
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet_config import STFTUNetConfig
 from mgdm_audio.priors.stft_unet_layers import (
     Attention,
-    BandDecoder,
     BandEncoder,
+    BandSpread,
+    BinNetwork,
     Blocks,
     Downsample,
     NoiseEmbedding,
@@ -77,6 +87,17 @@ class DenoisedSpectrum(NamedTuple):
     mask: Float[Tensor, "batch stems bins frames"]
 
 
+class _State(NamedTuple):
+    real: Tensor
+    imaginary: Tensor
+    features: Tensor
+    trends: Tensor
+    context: Tensor
+    embedding: Tensor
+    noise: Tensor
+    level: Tensor
+
+
 class STFTUNet(nn.Module):
     """Waveform denoiser of several stems on their short-time spectra.
 
@@ -102,7 +123,7 @@ class STFTUNet(nn.Module):
         self.config = config = STFTUNetConfig() if config is None else config
         self.spectral = SpectralTransform(config.n_fft, config.hop)
         stems, bins = config.stems, config.n_fft // 2
-        self.features = 4 * stems + 2
+        self.features = 3 * stems + TREND_FEATURES
         # Per stem a mask and, where stems exchange sound, a share; then one gate for all.
         outputs = 2 * stems + 1 if config.cross_stem else stems
         self.outputs = outputs
@@ -137,18 +158,19 @@ class STFTUNet(nn.Module):
             self.bottom.append(Attention(widths[-1], config.heads, "time"))
             self.bottom.append(Attention(widths[-1], config.heads, "bands"))
         self.bottom.append(ResidualBlock(widths[-1], config.embedding))
-        self.decoder = BandDecoder(
-            bins, config.bands, config.min_band, outputs, config.frame_patch, widths[0]
+        self.spread = BandSpread(bins, config.bands, config.min_band)
+        self.bin_network = BinNetwork(
+            self.features + DETAIL_FEATURES,
+            bins,
+            config.hidden,
+            outputs,
+            widths[0],
+            config.embedding,
         )
         # Prior odds of the mask per bin, and how much a bin's own loudness counts against them.
         self.log_prior = nn.Parameter(torch.zeros(stems, 1, bins))
         self.evidence = nn.Parameter(torch.zeros(stems, 1, 1))
-        # What a single bin shows decides much of its mask: it goes to the output directly, by
-        # weights that depend on the noise level.
         self.bias = nn.Parameter(torch.zeros(outputs, 1, bins))
-        self.bin_skip = nn.Linear(config.embedding, outputs * (self.features + 1))
-        nn.init.zeros_(self.bin_skip.weight)
-        nn.init.zeros_(self.bin_skip.bias)
 
     def _blocks(self, width: int, count: int) -> Blocks:
         return Blocks(ResidualBlock(width, self.config.embedding) for _ in range(count))
@@ -243,22 +265,68 @@ class STFTUNet(nn.Module):
         Float[Tensor, "batch stems frames bins"],
     ]:
         """Real and imaginary part of the clean spectrum, and the gain; frames before bins."""
+        # Above Nyquist's bin nothing is left to learn: it takes the skip of EDM.
+        top = 1 / (1 + (sigma.reshape(-1, 1, 1, 1) / self.config.sigma_data) ** 2)
+        top = top.expand(*real.shape[:3], 1)
+        bins = self.config.n_fft // 2
+        state = self._observe(real, imaginary, sigma)
+        # In parts, so that the bin network takes less memory at a time.
+        parts = [self._decide(state, c) for c in torch.arange(bins, device=sigma.device).split(512)]
+        clean_re, clean_im, mask = (torch.cat(part, 3) for part in zip(*parts))
+        clean_re = torch.cat([clean_re, top * real[..., bins:]], 3)
+        clean_im = torch.cat([clean_im, top * imaginary[..., bins:]], 3)
+        return clean_re, clean_im, torch.cat([mask, top], 3)
+
+    def denoise_bins(
+        self,
+        real: Float[Tensor, "batch stems frames bins"],
+        imaginary: Float[Tensor, "batch stems frames bins"],
+        sigma: Float[Tensor, " batch"],
+        chosen: Tensor,
+    ) -> tuple[
+        Float[Tensor, "batch stems frames chosen"],
+        Float[Tensor, "batch stems frames chosen"],
+        Float[Tensor, "batch stems frames chosen"],
+    ]:
+        """As :meth:`denoise_parts`, at some bins below Nyquist's only: enough for training."""
+        return self._decide(self._observe(real, imaginary, sigma), chosen)
+
+    def _observe(self, real, imaginary, sigma):
+        """What every bin is decided from: all that does not belong to one bin."""
+        level = sigma.reshape(-1, 1, 1, 1)
+        noise = self._noise_level(real, imaginary, level)
+        bins = self.config.n_fft // 2
+        re, im = real[..., :bins], imaginary[..., :bins]
+        sum_re, sum_im = re.sum(1, keepdim=True), im.sum(1, keepdim=True)
+        sum_power = sum_re.square() + sum_im.square()
+        floor = (_FLOOR**2 + self.config.stems * noise.square()).sqrt()
+        trends = trend_features(torch.log1p((sum_power + _TINY**2).sqrt() / floor))
+        magnitude = (re.square() + im.square() + _TINY**2).sqrt()
+        compressed = torch.log1p(magnitude / noise)
+        along = re * sum_re + im * sum_im
+        cosine = along / (magnitude * (sum_power + _TINY**2).sqrt())
+        share = (along / (sum_power + floor.square())).clamp(-1, 2)
+        features = torch.cat([compressed, compressed * cosine, share, trends], 1)
         frames = real.shape[2]
         padding = -frames % self.config.frame_multiple
-        level = sigma.reshape(-1, 1, 1, 1)
-        # Above Nyquist's bin nothing is left to learn: it takes the skip of EDM.
-        skip = 1 / (1 + (level / self.config.sigma_data) ** 2)
-        bins = self.config.n_fft // 2
-        re, im = (F.pad(part[..., :bins], (0, 0, 0, padding)) for part in (real, imaginary))
-        noise = self._noise_level(real, imaginary, level)
-        features = self._features(re, im, noise)
-        outputs = self._outputs(features, self.embedding(sigma, noise.flatten())).float()
-        clean_re, clean_im, mask = self._assemble(outputs, re, im, noise, level)
+        embedding = self.embedding(sigma, noise.flatten())
+        context = self._context(F.pad(features, (0, 0, 0, padding)), embedding)
+        return _State(re, im, features, trends, context, embedding, noise, level)
 
-        top = skip.expand(*real.shape[:3], 1)
-        clean_re = torch.cat([clean_re[:, :, :frames], top * real[..., bins:]], 3)
-        clean_im = torch.cat([clean_im[:, :, :frames], top * imaginary[..., bins:]], 3)
-        return clean_re, clean_im, torch.cat([mask[:, :, :frames], top], 3)
+    def _decide(self, state: _State, chosen: Tensor):
+        """Clean spectrum and gain of the chosen bins."""
+        features = state.features.index_select(3, chosen)
+        features = torch.cat([features, detail_features(state.trends, chosen)], 1)
+        frames = features.shape[2]
+        padding = -frames % self.config.frame_patch
+        told = self.spread(state.context, chosen)
+        told = told[:, :, : (frames + padding) // self.config.frame_patch]
+        features = F.pad(features, (0, 0, 0, padding))
+        outputs = self.bin_network(features, told, state.embedding, chosen)[:, :, :frames]
+        outputs = outputs.float() + self.bias.index_select(2, chosen)
+        re, im = state.real.index_select(3, chosen), state.imaginary.index_select(3, chosen)
+        prior = self.log_prior.index_select(2, chosen)
+        return self._assemble(outputs, prior, re, im, state.noise, state.level)
 
     def _noise_level(self, real, imaginary, level):
         """Deviation of the white noise that is there, at most the nominal level.
@@ -271,20 +339,7 @@ class STFTUNet(nn.Module):
         found = torch.minimum(found.clamp_min(_LEAST_NOISE), level)
         return torch.where(self.started > 0, found, level)
 
-    def _features(self, re, im, level):
-        sum_re, sum_im = re.sum(1, keepdim=True), im.sum(1, keepdim=True)
-        sum_abs = (sum_re.square() + sum_im.square() + _TINY**2).sqrt()
-        magnitude = (re.square() + im.square() + _TINY**2).sqrt()
-        compressed = torch.log1p(magnitude / level)
-        ratio = compressed / (magnitude * sum_abs)
-        along = (re * sum_re + im * sum_im) * ratio
-        across = (im * sum_re - re * sum_im) * ratio
-        total = torch.log1p(sum_abs / (level * math.sqrt(self.config.stems)))
-        fixed = 0.5 * torch.log1p(magnitude / _FLOOR)
-        fixed_total = 0.5 * torch.log1p(sum_abs / _FLOOR)
-        return torch.cat([compressed, along, across, fixed, total, fixed_total], 1)
-
-    def _outputs(self, features, embedding):
+    def _context(self, features, embedding):
         h = self.encoder(features)
         skips = []
         for level, (blocks, down) in enumerate(zip(self.down_blocks, self.downs)):
@@ -298,25 +353,21 @@ class STFTUNet(nn.Module):
         for blocks, up in zip(reversed(self.up_blocks), reversed(self.ups)):
             h = up(h) + skips.pop()
             h = blocks(h, embedding)
-        outputs = self.decoder(h) + self.bias
-        batch, _, frames, bins = features.shape
-        weights = 0.1 * self.bin_skip(embedding).reshape(batch, -1, self.features + 1)
-        direct = torch.baddbmm(weights[..., -1:], weights[..., :-1], features.flatten(2))
-        return outputs + direct.reshape(batch, -1, frames, bins)
+        return self.bin_network.told(h)
 
-    def _assemble(self, outputs, re, im, level, nominal):
+    def _assemble(self, outputs, log_prior, re, im, level, nominal):
         stems = self.config.stems
         # Wiener's odds, signal over noise. Music lies far from its average spectrum, so a bin that
         # stands well above the noise is taken at its own power instead.
         loudness = (re.square() + im.square()) / level.square()
-        odds = self.log_prior.exp() * (self.config.sigma_data**2 / level.square())
+        odds = log_prior.exp() * (self.config.sigma_data**2 / level.square())
         threshold = _CLEARLY_ABOVE * (1 + 1 / odds)
         odds = odds + self.evidence.clamp_min(0) * loudness.square() / (loudness + threshold)
         mask = torch.sigmoid(outputs[:, :stems] + torch.log(odds))
         clean_re, clean_im = mask * re, mask * im
         if not self.config.cross_stem:
             return clean_re, clean_im, mask
-        share = torch.softmax(outputs[:, stems : 2 * stems] + self.log_prior, 1)
+        share = torch.softmax(outputs[:, stems : 2 * stems] + log_prior, 1)
         # The higher the level, the less it means where a sound is found.
         odds = _MOVING * (nominal / self.config.sigma_data).square()
         gate = self.started * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds))

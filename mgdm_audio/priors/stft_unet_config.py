@@ -36,6 +36,8 @@ class STFTUNetConfig:
         Attention heads.
     embedding : int
         Size of the embedding of log sigma.
+    hidden : int
+        Width of the perceptron that decides every bin.
     sigma_data : float
         Deviation of a stem, which sets the skip connection.
     cross_stem : bool
@@ -57,6 +59,7 @@ class STFTUNetConfig:
     blocks: tuple[int, ...] = (1, 2, 2)
     heads: int = 4
     embedding: int = 192
+    hidden: int = 48
     sigma_data: float = 0.05
     cross_stem: bool = True
 
@@ -70,8 +73,11 @@ class STFTUNetConfig:
                 f"widths and blocks need one entry per level; "
                 f"found {len(self.widths)} and {len(self.blocks)}"
             )
-        if min(*self.widths, *self.blocks, self.frame_patch, self.min_band, self.embedding) < 1:
-            raise SettingsError("widths, blocks, frame_patch, min_band, embedding must be positive")
+        sizes = (self.frame_patch, self.min_band, self.embedding, self.hidden)
+        if min(*self.widths, *self.blocks, *sizes) < 1:
+            raise SettingsError(
+                "widths, blocks, frame_patch, min_band, embedding, hidden must be positive"
+            )
         halvings = 1 << (len(self.widths) - 1)
         if self.bands < halvings or self.bands % halvings:
             raise SettingsError(

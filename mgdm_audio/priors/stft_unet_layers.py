@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,8 +14,9 @@ from mgdm_core.array_types import Float, Tensor
 
 __all__ = [
     "Attention",
-    "BandDecoder",
     "BandEncoder",
+    "BandSpread",
+    "BinNetwork",
     "Blocks",
     "Downsample",
     "NoiseEmbedding",
@@ -129,39 +131,87 @@ class BandEncoder(_Bands):
         return h.permute(1, 0, 2, 3).contiguous().permute(0, 3, 1, 2)
 
 
-class BandDecoder(_Bands):
-    """Channels of bands and columns to outputs of bins and frames; it starts at zero."""
+class BandSpread(nn.Module):
+    """Channels of bands to channels of bins, linear between the centres of the bands."""
 
-    def __init__(
-        self, bins: int, bands: int, min_band: int, outputs: int, patch: int, channels: int
-    ) -> None:
-        super().__init__(bins, bands, min_band)
-        self.patch = patch
-        self.outputs = outputs
-        self.expand = nn.Conv2d(channels, 2 * channels, 1)
-        self.weights = nn.ParameterList()
-        for _, count, width in self.groups:
-            shape = (count, channels, outputs * patch * width)
-            self.weights.append(nn.Parameter(torch.zeros(shape)))
+    weights: Tensor
+
+    def __init__(self, bins: int, bands: int, min_band: int) -> None:
+        super().__init__()
+        widths = [
+            width for count, width in band_groups(bins, bands, min_band) for _ in range(count)
+        ]
+        centres = np.cumsum(widths) - 0.5 * np.array(widths) - 0.5
+        # A band that is 1 where the others are 0 gives the column of its weights.
+        rows = [np.interp(np.arange(bins), centres, row) for row in np.eye(bands)]
+        weights = torch.tensor(np.stack(rows).tolist())
+        self.register_buffer("weights", weights, persistent=False)
 
     def forward(
-        self, x: Float[Tensor, "batch channels bands columns"]
-    ) -> Float[Tensor, "batch outputs frames bins"]:
-        """Spread bands over their bins and columns over their frames."""
-        value, gate = self.expand(rms_norm(x)).chunk(2, 1)
-        x = value * F.silu(gate)
-        batch, channels, bands, columns = x.shape
-        rows = x.permute(2, 0, 3, 1).reshape(bands, batch * columns, channels)
-        spread = []
-        band = 0
-        for weight, (first, count, width) in zip(self.weights, self.groups):
-            part = torch.bmm(rows[band : band + count], weight)
-            part = part.reshape(count, batch, columns, self.outputs, self.patch, width)
-            part = part.permute(1, 3, 2, 4, 0, 5)
-            part = part.reshape(batch, self.outputs, columns * self.patch, count * width)
-            spread.append(part[..., : self.bins - first])
-            band += count
-        return torch.cat(spread, 3)
+        self, x: Float[Tensor, "batch channels columns bands"], chosen: Tensor
+    ) -> Float[Tensor, "batch channels columns chosen"]:
+        """Values at the chosen bins."""
+        return x @ self.weights.index_select(1, chosen).to(x.dtype)
+
+
+class BinNetwork(nn.Module):
+    """A small perceptron, the same in every bin but for its first bias, told what the bands say.
+
+    Parameters
+    ----------
+    features : int
+        Features per bin.
+    bins : int
+        Number of bins.
+    hidden : int
+        Width.
+    outputs : int
+        Outputs per bin; they start at zero.
+    context : int
+        Channels per band of the network that sees the whole.
+    embedding : int
+        Size of the embedding of the noise, which scales and shifts the first layer.
+    """
+
+    def __init__(
+        self, features: int, bins: int, hidden: int, outputs: int, context: int, embedding: int
+    ) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, hidden, bias=False)
+        self.place = nn.Parameter(torch.zeros(hidden, 1, 1, bins))
+        self.context = nn.Conv2d(context, hidden, 1)
+        self.modulation = nn.Linear(embedding, 2 * hidden)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, outputs, bias=False)
+        nn.init.zeros_(self.last.weight)
+
+    def told(
+        self, context: Float[Tensor, "batch channels bands columns"]
+    ) -> Float[Tensor, "batch hidden columns bands"]:
+        """What the bands say, before it is spread over the bins."""
+        return self.context(F.silu(rms_norm(context))).transpose(2, 3).contiguous()
+
+    def forward(
+        self,
+        features: Float[Tensor, "batch features frames chosen"],
+        told: Float[Tensor, "batch hidden columns chosen"],
+        embedding: Float[Tensor, "batch size"],
+        chosen: Tensor,
+    ) -> Float[Tensor, "batch outputs frames chosen"]:
+        """Outputs of the chosen bins."""
+        batch, _, frames, count = features.shape
+        columns = told.shape[2]
+        scale, shift = self.modulation(embedding)[:, :, None].chunk(2, 1)
+        h = torch.baddbmm(shift, (1 + scale) * self.first.weight, features.flatten(2))
+        h = h.reshape(batch, -1, columns, frames // columns, count)
+        h = h + (told[:, :, :, None] + self.place.index_select(3, chosen))
+        h = F.silu(h).flatten(2)
+        more = torch.baddbmm(self.second.bias[:, None], self.second.weight.expand(batch, -1, -1), h)
+        h = h + F.silu(more)
+        out = torch.bmm(self.last.weight.expand(batch, -1, -1), h)
+        return out.reshape(batch, -1, frames, count)
 
 
 class NoiseEmbedding(nn.Module):

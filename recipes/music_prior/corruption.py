@@ -42,6 +42,8 @@ class CorruptionSettings:
         Share of the items that get cross-talk; 0 is the plain white-noise prior.
     quiet_noise : float
         Share of those whose white noise is below their nominal level.
+    quiet_power : float
+        That white noise is U^quiet_power times the nominal deviation, U uniform.
     blind : float
         Share of those whose stems are shares of the mixture.
     knots : int
@@ -56,6 +58,7 @@ class CorruptionSettings:
     sigma_max: float = 3.0
     cross_talk: float = 0.9
     quiet_noise: float = 0.85
+    quiet_power: float = 3.0
     blind: float = 0.6
     knots: int = 10
     knot_frames: int = 16
@@ -167,7 +170,7 @@ def corrupt(
     white = torch.rand(batch, generator=generator, device=device)
     reach = torch.rand(batch, generator=generator, device=device)
     chosen = pick.nonzero().flatten()
-    white = torch.where(pick & quiet, white.pow(3), torch.ones_like(white))
+    white = torch.where(pick & quiet, white.pow(settings.quiet_power), torch.ones_like(white))
     corrupted = clean + (sigma * white)[:, None, None, None] * noise
     if len(chosen):
         leak = random_leak(clean[chosen], settings, generator, power)

@@ -2,35 +2,74 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
-from mgdm_core.array_types import Complex, Float, Tensor
+from mgdm_core.array_types import Complex, Float, Int, Tensor
 
-__all__ = ["PowerAverage", "denoising_loss"]
+__all__ = ["ChosenBins", "PowerAverage", "choose_bins", "denoising_loss"]
+
+
+class ChosenBins(NamedTuple):
+    """Bins of one step, rising, and the reciprocal of each one's chance to be among them."""
+
+    bins: Int[Tensor, " chosen"]
+    weights: Float[Tensor, " chosen"]
+
+
+def choose_bins(bins: int, share: float, generator: torch.Generator) -> ChosenBins:
+    """Some of the bins: half of them out of the lowest quarter, where most of the energy lies.
+
+    Each half is drawn systematically, at even steps from a random start, so that every stretch of
+    the spectrum is there in every step.
+    """
+    device = generator.device
+    if share >= 1:
+        return ChosenBins(torch.arange(bins, device=device), torch.ones(bins, device=device))
+    low = bins // 4
+    count = min(low, max(1, round(bins * share / 2)))
+    starts = torch.rand(2, generator=generator, device=device)
+    found, weights = [], []
+    for start, first, size in zip(starts, (0, low), (low, bins - low)):
+        place = (torch.arange(count, device=device) + start) * (size / count)
+        found.append(first + place.long().clamp(max=size - 1))
+        weights.append(torch.full((count,), size / count, device=device))
+    return ChosenBins(torch.cat(found), torch.cat(weights))
 
 
 def denoising_loss(
     clean_estimate: tuple[
-        Float[Tensor, "batch stems bins frames"], Float[Tensor, "batch stems bins frames"]
+        Float[Tensor, "batch stems frames chosen"], Float[Tensor, "batch stems frames chosen"]
     ],
-    clean: Complex[Tensor, "batch stems bins frames"],
+    clean: Complex[Tensor, "batch stems frames bins"],
     sigma: Float[Tensor, " batch"],
     sigma_data: float,
+    chosen: ChosenBins | None = None,
 ) -> Float[Tensor, "batch stems"]:
     """Weighted squared error of every stem of every item; about 1 for an untrained network.
 
     The weight is EDM's, (sigma^2 + d^2) / (sigma d)^2 (Karras et al. 2022, table 1), where d^2 is
-    the power of that very stem, at least a tenth of sigma_data^2: with one d for all, loud stems
-    would own the loss, while separation is judged stem by stem in decibels.
+    the power of that very stem, at least 0.4 sigma_data^2: with one d for all, loud stems would own
+    the loss, while separation is judged stem by stem in decibels; with a tenth, stems that are
+    silent own it, and the network learns to give up the stems it is not sure of.
+
+    Where the estimate holds some of the bins only, the error is an unbiased estimate of that of
+    all.
     """
     target = torch.view_as_real(clean)
-    error = (clean_estimate[0] - target[..., 0]).square() + (
-        clean_estimate[1] - target[..., 1]
-    ).square()
     power = target.square().sum(-1).mean((2, 3))
-    d2 = power.clamp_min(0.1 * sigma_data**2)
+    part = target if chosen is None else target.index_select(3, chosen.bins)
+    error = (clean_estimate[0] - part[..., 0]).square() + (
+        clean_estimate[1] - part[..., 1]
+    ).square()
+    if chosen is not None:
+        error = error.mean(2) @ chosen.weights / clean.shape[3]
+    else:
+        error = error.mean((2, 3))
+    d2 = power.clamp_min(0.4 * sigma_data**2)
     s2 = sigma.square()[:, None]
-    return error.mean((2, 3)) * (s2 + d2) / (s2 * d2)
+    return error * (s2 + d2) / (s2 * d2)
 
 
 class PowerAverage:

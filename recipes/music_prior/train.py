@@ -27,7 +27,7 @@ from recipes.music_prior.data import (
     draw_batch,
     random_equaliser,
 )
-from recipes.music_prior.loss import PowerAverage, denoising_loss
+from recipes.music_prior.loss import ChosenBins, PowerAverage, choose_bins, denoising_loss
 from recipes.music_prior.presets import TrainSettings
 from recipes.music_prior.train_log import InterruptFlag, Log, Tally
 
@@ -44,7 +44,7 @@ class _Objective(nn.Module):
     def __init__(self, network: STFTUNet, compiled: bool) -> None:
         super().__init__()
         self.network = network
-        parts = torch.compile(network.denoise_parts) if compiled else network.denoise_parts
+        parts = torch.compile(network.denoise_bins) if compiled else network.denoise_bins
         # Not as a submodule: only the network's weights are to be found here.
         object.__setattr__(self, "parts", parts)
 
@@ -53,13 +53,13 @@ class _Objective(nn.Module):
         noisy: Complex[Tensor, "batch stems bins frames"],
         clean: Complex[Tensor, "batch stems bins frames"],
         sigma: Float[Tensor, " batch"],
+        chosen: ChosenBins,
     ) -> Float[Tensor, "batch stems"]:
         pair = torch.view_as_real(noisy.transpose(2, 3))
         real, imaginary = pair[..., 0].contiguous(), pair[..., 1].contiguous()
-        estimate = self.parts(real, imaginary, sigma)  # type: ignore[operator]
-        return denoising_loss(
-            estimate[:2], clean.transpose(2, 3), sigma, self.network.config.sigma_data
-        )
+        estimate = self.parts(real, imaginary, sigma, chosen.bins)  # type: ignore[operator]
+        sigma_data = self.network.config.sigma_data
+        return denoising_loss(estimate[:2], clean.transpose(2, 3), sigma, sigma_data, chosen)
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -266,11 +266,14 @@ def train(
                         generator,
                         network.average_power,
                     )
+                    bins = network.config.n_fft // 2
+                    chosen = choose_bins(bins, settings.bin_share, generator)
                 rate = learning_rate(settings, step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                losses = objective(noisy, clean, sigma)
-                fabric.backward(losses.mean())
+                losses = objective(noisy, clean, sigma, chosen)
+                goal = torch.log(losses + settings.log_floor) if settings.log_floor else losses
+                fabric.backward(goal.mean())
                 norm = fabric.clip_gradients(
                     objective, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
                 )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mgdm_audio.priors.precision import has_fast_bfloat16, resolve_precision
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
-from mgdm_audio.priors.stft_unet_layers import BandDecoder, BandEncoder, band_edges, band_groups
+from mgdm_audio.priors.stft_unet_layers import BandEncoder, BandSpread, band_edges, band_groups
 from mgdm_core.errors import SettingsError, ShapeError
 
 TINY = STFTUNetConfig(
@@ -151,21 +151,32 @@ class TestDenoiser:
         assert torch.isfinite(out).all()
         assert ((mask >= 0) & (mask <= 1)).all()
 
-    def test_every_bin_is_reached_once(self):
-        """The bands' outputs land in order: bin n comes out at n, frame for frame."""
-        bins, channels, patch = 50, 3, 2
-        decoder = BandDecoder(bins, 8, 2, 1, patch, channels)
-        with torch.no_grad():
-            decoder.expand.weight.zero_()
-            decoder.expand.bias.fill_(1.0)
-            scale = channels * torch.nn.functional.silu(torch.tensor(1.0))
-            for weight, (first, count, width) in zip(decoder.weights, decoder.groups):
-                number = first + torch.arange(count * width).reshape(count, 1, 1, 1, width)
-                frame = 0.25 * torch.arange(patch).reshape(1, 1, 1, patch, 1)
-                weight.copy_(((number + frame) / scale).expand(-1, channels, 1, -1, -1).flatten(2))
-        out = decoder(torch.ones(2, channels, 8, 3))
-        expected = torch.arange(bins) + 0.25 * torch.tensor([0, 1, 0, 1, 0, 1])[:, None]
-        torch.testing.assert_close(out, expected.expand(2, 1, 6, bins))
+    def test_bands_are_spread_over_every_bin_in_order(self):
+        """What is constant over the bands stays so; what rises over them rises over the bins."""
+        bins, bands = 50, 8
+        spread = BandSpread(bins, bands, 2)
+        every = torch.arange(bins)
+        torch.testing.assert_close(
+            spread(torch.ones(1, 1, 1, bands), every), torch.ones(1, 1, 1, bins)
+        )
+        rising = spread(torch.arange(bands).float().reshape(1, 1, 1, bands), every)[0, 0, 0]
+        assert (rising.diff() >= 0).all()
+        assert rising[0] == 0
+        assert rising[-1] == bands - 1
+        chosen, x = torch.tensor([3, 17, 44]), noise(2, 3, 5, bands)
+        torch.testing.assert_close(spread(x, chosen), spread(x, every)[..., chosen])
+
+    def test_some_bins_are_what_they_are_among_all(self):
+        """Training looks at some bins only; they come out as they would with all the others."""
+        net = network()
+        parts = torch.view_as_real(net.spectral.forward(noise(2, 4, 640)).transpose(2, 3))
+        re, im = parts[..., 0].contiguous(), parts[..., 1].contiguous()
+        sigma = torch.tensor([0.1, 0.5])
+        chosen = torch.tensor([0, 5, 6, 40, 63])
+        for some, whole in zip(
+            net.denoise_bins(re, im, sigma, chosen), net.denoise_parts(re, im, sigma)
+        ):
+            torch.testing.assert_close(some, whole[..., chosen], atol=1e-6, rtol=1e-5)
 
     def test_every_bin_enters_one_band(self):
         bins, bands = 50, 8

@@ -24,7 +24,7 @@ from recipes.music_prior.data import (
     draw_batch,
 )
 from recipes.music_prior.export import export, network_from_checkpoint, read_weights
-from recipes.music_prior.loss import PowerAverage, denoising_loss
+from recipes.music_prior.loss import PowerAverage, choose_bins, denoising_loss
 from recipes.music_prior.presets import PRESETS, TrainSettings, preset
 from recipes.music_prior.sources import pack
 from recipes.music_prior.train import BEFORE_DECAY, CHECKPOINT, learning_rate, train
@@ -172,8 +172,28 @@ class TestLoss:
         sigma = torch.tensor([100.0])
         loud, quiet, least = denoising_loss((nothing.real, nothing.imag), clean, sigma, 0.05)[0]
         assert float(quiet) == pytest.approx(float(loud), rel=0.01)
-        # Its power is a hundredth of sigma_data^2, and a tenth is what it is measured by.
-        assert float(least) == pytest.approx(0.1, rel=0.2)
+        # Its power is a hundredth of sigma_data^2, and 0.4 of that is what it is measured by.
+        assert float(least) == pytest.approx(0.01 / 0.4, rel=0.2)
+
+    def test_some_bins_estimate_the_error_of_all(self):
+        """Over many draws the weighted error of some bins is that of all of them."""
+        clean = SpectralTransform(256, 64).forward(torch.randn(1, 2, 2000, generator=stream_of()))
+        clean = clean.transpose(2, 3)[..., :128]
+        clean = clean * torch.linspace(1, 0.1, 128)
+        nothing = torch.zeros(clean.shape)
+        sigma, generator = torch.tensor([0.2]), stream_of(3)
+        exact = denoising_loss((nothing, nothing), clean, sigma, 0.05)
+        drawn = []
+        for _ in range(400):
+            chosen = choose_bins(128, 0.3, generator)
+            assert len(chosen.bins) == len(chosen.bins.unique()) == 38
+            part = nothing[..., chosen.bins]
+            drawn.append(denoising_loss((part, part), clean, sigma, 0.05, chosen))
+        torch.testing.assert_close(torch.stack(drawn).mean(0), exact, rtol=5e-3, atol=0)
+        everything = denoising_loss(
+            (nothing, nothing), clean, sigma, 0.05, choose_bins(128, 1.0, generator)
+        )
+        torch.testing.assert_close(everything, exact)
 
     def test_power_average_of_a_ramp(self):
         """The profile is t^gamma: of the values 1..n its mean is about n (gamma+1)/(gamma+2)."""
