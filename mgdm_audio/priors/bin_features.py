@@ -12,7 +12,14 @@ import torch
 
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["DETAIL_FEATURES", "TREND_FEATURES", "detail_features", "trend_features", "window_mean"]
+__all__ = [
+    "DETAIL_FEATURES",
+    "TREND_FEATURES",
+    "detail_features",
+    "trend_features",
+    "wide_features",
+    "window_mean",
+]
 
 # Harmonic relations: what lies at these multiples of a bin's frequency.
 _RATIOS = (1 / 4, 1 / 3, 1 / 2, 2.0, 3.0)
@@ -63,8 +70,27 @@ def trend_features(
     return torch.cat([level, held, narrow, before, after], 1)
 
 
+def wide_features(
+    trends: Float[Tensor, "batch 5 frames bins"],
+) -> Float[Tensor, "batch 3 frames bins"]:
+    """Means over neighbouring bins against L: 33 of them, 33 and 9 frames, 3 of them.
+
+    Every bin is in the means of others, so these are computed for all bins at once.
+
+    Parameters
+    ----------
+    trends : Tensor, shape (batch, 5, frames, bins)
+        Of :func:`trend_features`.
+    """
+    level, held = trends[:, :1], trends[:, 1:2]
+    wide = window_mean(torch.cat([level, level + held], 1), -16, 16, 3)
+    return torch.cat([wide, window_mean(level, -1, 1, 3)], 1) - level
+
+
 def detail_features(
-    trends: Float[Tensor, "batch 5 frames bins"], chosen: Tensor
+    trends: Float[Tensor, "batch 5 frames bins"],
+    wide: Float[Tensor, "batch 3 frames bins"],
+    chosen: Tensor,
 ) -> Float[Tensor, "batch 21 frames chosen"]:
     """Further surroundings of the chosen bins.
 
@@ -76,33 +102,33 @@ def detail_features(
     ----------
     trends : Tensor, shape (batch, 5, frames, bins)
         Of :func:`trend_features`.
+    wide : Tensor, shape (batch, 3, frames, bins)
+        Of :func:`wide_features`.
     chosen : Tensor of int
         Bins to compute.
     """
     level, held, narrow = trends[:, :1], trends[:, 1:2], trends[:, 2:3]
     bins = level.shape[3]
     here = level.index_select(3, chosen)
-
-    def against(mean: Tensor) -> Tensor:
-        return mean.index_select(3, chosen) - here
+    broad, smooth, near = wide.index_select(3, chosen).split(1, 1)
+    lowest, upper = max(1, bins * 12 // 1024), bins * 3 // 10
+    whole = here.mean(2, keepdim=True).expand_as(here)
 
     def frame(part: Tensor) -> Tensor:
         return part.mean(3, keepdim=True).expand_as(here)
 
-    lowest, upper = max(1, bins * 12 // 1024), bins * 3 // 10
-    whole = level.mean(2, keepdim=True)
     found = [
         window_mean(here, -16, 16, 2) - here,
-        against(window_mean(level, -16, 16, 3)),
-        against(window_mean(level + held, -16, 16, 3)),
+        broad,
+        smooth,
         window_mean(here, -1, 1, 2) - here,
-        against(window_mean(level, -1, 1, 3)),
+        near,
         window_mean(narrow.index_select(3, chosen), -4, 4, 2),
         frame(level),
         frame(level[..., :lowest]),
         frame(level[..., upper:]),
-        whole.index_select(3, chosen).expand_as(here),
-        against(whole),
+        whole,
+        whole - here,
     ]
     tonal = held - narrow
     for ratio in _RATIOS:

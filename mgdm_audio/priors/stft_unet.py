@@ -49,6 +49,7 @@ from mgdm_audio.priors.bin_features import (
     TREND_FEATURES,
     detail_features,
     trend_features,
+    wide_features,
 )
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet_config import STFTUNetConfig
@@ -92,6 +93,7 @@ class _State(NamedTuple):
     imaginary: Tensor
     features: Tensor
     trends: Tensor
+    wide: Tensor
     context: Tensor
     embedding: Tensor
     noise: Tensor
@@ -271,7 +273,7 @@ class STFTUNet(nn.Module):
         bins = self.config.n_fft // 2
         state = self._observe(real, imaginary, sigma)
         # In parts, so that the bin network takes less memory at a time.
-        parts = [self._decide(state, c) for c in torch.arange(bins, device=sigma.device).split(512)]
+        parts = [self._decide(state, c) for c in torch.arange(bins, device=sigma.device).split(128)]
         clean_re, clean_im, mask = (torch.cat(part, 3) for part in zip(*parts))
         clean_re = torch.cat([clean_re, top * real[..., bins:]], 3)
         clean_im = torch.cat([clean_im, top * imaginary[..., bins:]], 3)
@@ -311,12 +313,13 @@ class STFTUNet(nn.Module):
         padding = -frames % self.config.frame_multiple
         embedding = self.embedding(sigma, noise.flatten())
         context = self._context(F.pad(features, (0, 0, 0, padding)), embedding)
-        return _State(re, im, features, trends, context, embedding, noise, level)
+        wide = wide_features(trends)
+        return _State(re, im, features, trends, wide, context, embedding, noise, level)
 
     def _decide(self, state: _State, chosen: Tensor):
         """Clean spectrum and gain of the chosen bins."""
         features = state.features.index_select(3, chosen)
-        features = torch.cat([features, detail_features(state.trends, chosen)], 1)
+        features = torch.cat([features, detail_features(state.trends, state.wide, chosen)], 1)
         frames = features.shape[2]
         padding = -frames % self.config.frame_patch
         told = self.spread(state.context, chosen)

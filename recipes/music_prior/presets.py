@@ -103,24 +103,27 @@ class TrainSettings:
 
 _LARGE = STFTUNetConfig(widths=(80, 160, 320), blocks=(2, 2, 2), embedding=256, heads=5)
 
+# A run goes into what separates: states where samplers of few evaluations begin, with little noise.
+_NEAR_THE_MIXTURE = CorruptionSettings(
+    sigma_median=0.25,
+    sigma_spread=0.6,
+    cross_talk=0.95,
+    quiet_noise=0.95,
+    quiet_power=8.0,
+    blind=0.9,
+)
+
 PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": TrainSettings(
         network=STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128),
-        # Most of a short run goes into what separates: states where a sampler begins.
-        corruption=CorruptionSettings(
-            sigma_median=0.25,
-            sigma_spread=0.6,
-            cross_talk=0.95,
-            quiet_noise=0.95,
-            quiet_power=8.0,
-            blind=0.9,
-        ),
+        corruption=_NEAR_THE_MIXTURE,
         warmup_steps=40,
         decay_steps=500,
         ema_length=0.08,
     ),
     "gpu-25min": TrainSettings(
         network=_LARGE,
+        corruption=_NEAR_THE_MIXTURE,
         data=DataSettings(batch=64, window=4096, initial=512, items_per_step=8.0),
         steps=8_000,
         warmup_steps=300,

@@ -10,10 +10,15 @@ from mgdm_audio.priors.bin_features import (
     TREND_FEATURES,
     detail_features,
     trend_features,
+    wide_features,
     window_mean,
 )
 
 LEVEL, HELD, NARROW, BEFORE, AFTER = range(TREND_FEATURES)
+
+
+def details(trends: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return detail_features(trends, wide_features(trends), chosen)
 
 
 def stream(seed: int) -> torch.Generator:
@@ -61,7 +66,7 @@ def test_partials_are_seen_from_the_fundamental():
     """A comb on 20: the bin at 20 has neighbours at 2 and 3 times its frequency, 60 at a third."""
     level = torch.zeros(1, 1, 30, 128)
     level[..., 20::20] = 1.0
-    features = detail_features(trend_features(level), torch.tensor([20, 60, 33]))[0, :, 15]
+    features = details(trend_features(level), torch.tensor([20, 60, 33]))[0, :, 15]
     quarter, third, half, double, triple = features[DETAIL_FEATURES - 10 :: 2]
     standing_out = double[0].item()
     assert standing_out == pytest.approx(-8 / 9)
@@ -73,13 +78,13 @@ def test_partials_are_seen_from_the_fundamental():
 
 def test_bins_beyond_the_spectrum_count_as_nothing():
     trends = torch.randn(1, TREND_FEATURES, 9, 32, generator=stream(0))
-    features = detail_features(trends, torch.tensor([20]))[0]
+    features = details(trends, torch.tensor([20]))[0]
     assert not features[-4:].any()  # twice and three times bin 20 of 32
 
 
 def test_chosen_bins_are_independent_of_the_choice():
     trends = torch.randn(2, TREND_FEATURES, 9, 32, generator=stream(0))
-    whole = detail_features(trends, torch.arange(32))
+    whole = details(trends, torch.arange(32))
     assert whole.shape == (2, DETAIL_FEATURES, 9, 32)
     chosen = torch.tensor([1, 7, 30])
-    torch.testing.assert_close(detail_features(trends, chosen), whole[..., chosen])
+    torch.testing.assert_close(details(trends, chosen), whole[..., chosen])
