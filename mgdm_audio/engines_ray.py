@@ -61,10 +61,14 @@ def check_address(address: str | None, timeout: float = 5.0) -> None:
             raise ValueError("it has no host or no port")
         socket.create_connection((host, port), timeout).close()
     except (OSError, ValueError) as error:
-        raise EngineError(
-            f"no Ray cluster at address {address!r} ({error}); start one with "
-            f"'ray start --head' or leave out --address"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> EngineError:
+    return EngineError(
+        f"no Ray cluster at address {address!r} ({error}); start one with "
+        f"'ray start --head' or leave out --address"
+    )
 
 
 class RayPool:
@@ -109,10 +113,7 @@ class RayPool:
                     **({} if address else {"include_dashboard": False}),
                 )
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise EngineError(
-                    f"no Ray cluster at address {address!r} ({error}); start one with "
-                    f"'ray start --head' or leave out --address"
-                ) from error
+                raise _no_cluster(address, error) from error
         self._threads = torch.get_num_threads() if threads is None else threads
         self._device = device
         on_gpu = device.startswith("cuda")

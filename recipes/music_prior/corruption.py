@@ -70,6 +70,8 @@ class CorruptionSettings:
             raise SettingsError(f"sigma_spread must be positive; found {self.sigma_spread}")
         if not all(0 <= share <= 1 for share in (self.cross_talk, self.quiet_noise, self.blind)):
             raise SettingsError("cross_talk, quiet_noise and blind are shares in [0, 1]")
+        if not self.quiet_power >= 0:
+            raise SettingsError(f"quiet_power must not be negative; found {self.quiet_power}")
         if self.knots < 2 or self.knot_frames < 1:
             raise SettingsError("the random shares need knots >= 2 and knot_frames >= 1")
 

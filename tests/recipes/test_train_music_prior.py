@@ -149,6 +149,12 @@ class TestCorruption:
             assert ((quantile * 4).floor() == torch.arange(4)).all()
 
 
+@pytest.mark.parametrize("change", [{"quiet_power": -1.0}, {"blind": 1.5}, {"knots": 1}])
+def test_refuses_corruption_without_sense(change):
+    with pytest.raises(SettingsError):
+        CorruptionSettings(**change)
+
+
 class TestLoss:
     def test_skip_of_edm_on_white_stems_scores_one(self):
         sigma_data, sigma = 0.05, torch.tensor([0.01, 0.05, 0.4])
