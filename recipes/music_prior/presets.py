@@ -32,13 +32,9 @@ class TrainSettings:
         The learning rate rises linearly, stays, and falls as a half cosine over the last
         ``decay_steps``; the state before the fall is kept, so a run can be continued from there.
     learning_rate, weight_decay, gradient_clip : float
-        AdamW with beta (0.9, 0.99); the gradient is clipped by its norm.
+        Of Muon for the matrices and AdamW for the rest; the gradient is clipped by its norm.
     bin_share : float
         Share of the bins that a step looks at in its loss (and computes the outputs of).
-    log_floor : float
-        What is minimised is the mean of log(error + log_floor) over items and stems, so that each
-        counts by its decibels, as separation is judged; 0 minimises the mean error itself, as a
-        denoiser that is to be the posterior mean has to.
     ema_length : float
         Length of the average of the weights as a share of the run so far (a power-law average:
         Karras et al. 2024, "Analyzing and improving the training dynamics", section 3.1), so
@@ -63,7 +59,6 @@ class TrainSettings:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     bin_share: float = 0.35
-    log_floor: float = 0.0
     ema_length: float = 0.05
     seed: int = 0
     precision: str = "auto"
@@ -77,8 +72,6 @@ class TrainSettings:
             raise SettingsError("learning_rate and gradient_clip must be positive")
         if not 0 < self.bin_share <= 1:
             raise SettingsError(f"bin_share must be in (0, 1]; found {self.bin_share}")
-        if self.log_floor < 0:
-            raise SettingsError(f"log_floor must not be negative; found {self.log_floor}")
         if not 0 < self.ema_length < 0.3:
             raise SettingsError(f"ema_length must be in (0, 0.3); found {self.ema_length}")
 

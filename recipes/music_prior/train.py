@@ -28,6 +28,7 @@ from recipes.music_prior.data import (
     random_equaliser,
 )
 from recipes.music_prior.loss import ChosenBins, PowerAverage, choose_bins, denoising_loss
+from recipes.music_prior.optimizer import MuonAdamW
 from recipes.music_prior.presets import TrainSettings
 from recipes.music_prior.train_log import InterruptFlag, Log, Tally
 
@@ -190,19 +191,19 @@ def train(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is not None:
         network.load_state_dict(state["network"])
-    optimizer = torch.optim.AdamW(
-        network.parameters(),
-        lr=settings.learning_rate,
-        betas=(0.9, 0.99),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = MuonAdamW(network.parameters(), settings.learning_rate, settings.weight_decay)
     objective, optimizer = fabric.setup(_Objective(network, settings.compile), optimizer)
     weights: dict[str, Tensor] = dict(network.named_parameters())
     average = PowerAverage(weights, settings.ema_length)
     step, seconds = 0, 0.0
     if state is not None:
-        optimizer.load_state_dict(state["optimizer"])
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise MGDMError(
+                f"the run in {out} was trained by another optimizer; start a new one from its "
+                f"weights with --init"
+            ) from error
         for name, value in state["average"].items():
             average.values[name].copy_(value)
         step, seconds = int(state["step"]), float(state["seconds"])
@@ -272,8 +273,7 @@ def train(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 losses = objective(noisy, clean, sigma, chosen)
-                goal = torch.log(losses + settings.log_floor) if settings.log_floor else losses
-                fabric.backward(goal.mean())
+                fabric.backward(losses.mean())
                 norm = fabric.clip_gradients(
                     objective, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
                 )

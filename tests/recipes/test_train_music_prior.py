@@ -338,8 +338,13 @@ class TestTraining:
         assert pieces["step"] == whole["step"] == 4
         assert same(whole["network"], pieces["network"])
         assert same(whole["average"], pieces["average"])
-        moments = [s["optimizer"]["state"][0]["exp_avg_sq"] for s in (whole, pieces)]
-        assert torch.equal(*moments)
+        for kind in ("exp_avg_sq", "momentum_buffer"):
+            moments = [
+                [v[kind] for v in s["optimizer"]["state"].values() if kind in v]
+                for s in (whole, pieces)
+            ]
+            assert moments[0]
+            assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
 
     def test_the_log_has_no_line_twice(self, tmp_path):
         train(settings_of(), Tones(), tmp_path, stop_after=1, report_every=1)
@@ -401,6 +406,14 @@ class TestTraining:
         other = settings_of(network=replace(TINY, widths=(8, 16)))
         with pytest.raises(MGDMError, match="another network"):
             train(other, Tones(), tmp_path)
+
+    def test_a_run_of_another_optimizer_does_not_resume(self, tmp_path):
+        state = train(settings_of(), Tones(), tmp_path, stop_after=1)
+        network = STFTUNet(TINY)
+        state["optimizer"] = torch.optim.AdamW(network.parameters()).state_dict()
+        torch.save(state, tmp_path / CHECKPOINT)
+        with pytest.raises(MGDMError, match=r"another optimizer.*--init"):
+            train(settings_of(), Tones(), tmp_path)
 
     def test_learning_rate_rises_stays_and_falls(self):
         settings = settings_of(steps=100, warmup_steps=10, decay_steps=20, learning_rate=1.0)
