@@ -11,7 +11,7 @@ import torch
 from mgdm_audio.position_noise import NOISE_BLOCK, PositionStreams
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
 from mgdm_audio.wiener import average_spectrum_wiener
-from mgdm_audio.windowed_prior import Pinned, windowed
+from mgdm_audio.windowed_prior import VARIANCES, Pinned, windowed
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.likelihoods import GaussianLikelihood
@@ -45,7 +45,7 @@ class SamplingSettings:
         published.
     sigma_y : float
         Deviation of the observation, a setting of the method: the mixture itself is exact.
-    variance_floor : float
+    variance, variance_floor : str, float
         See :class:`~mgdm_audio.windowed_prior.SpectralWindowedPrior`.
     window, overlap : float or None
         Seconds of a window (the prior's own when None) and the share that neighbours have in
@@ -61,6 +61,7 @@ class SamplingSettings:
     start_sigma: float = 0.3
     temperature: float = 1.0
     sigma_y: float = 1e-4
+    variance: str = "tweedie"
     variance_floor: float = 0.1
     window: float | None = None
     overlap: float = 0.25
@@ -76,6 +77,11 @@ class SamplingSettings:
         rules = (
             (self.samples >= 1, "samples is at least 1", self.samples),
             (self.start in ("wiener", "noise"), "start is 'wiener' or 'noise'", self.start),
+            (
+                self.variance in VARIANCES,
+                f"variance is one of {', '.join(VARIANCES)}",
+                self.variance,
+            ),
             (self.start_sigma > 0, "start_sigma is positive", self.start_sigma),
             (0 <= self.temperature <= 1, "temperature lies in [0, 1]", self.temperature),
             (self.sigma_y > 0, "sigma_y is positive", self.sigma_y),
@@ -203,6 +209,7 @@ class StemSampler:
             self.hop,
             batch_size=self.batch_size,
             pinned=None if pinned is None else Pinned(pinned.to(y)),
+            variance=cfg.variance,
             variance_floor=cfg.variance_floor,
         )
         likelihood = GaussianLikelihood(SumOverChannels(stems), y, cfg.sigma_y)

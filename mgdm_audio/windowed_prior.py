@@ -12,12 +12,14 @@ from collections.abc import Callable
 import torch
 
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.priors import Denoised, level_vector
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["Pinned", "SpectralWindowedPrior", "WindowedPrior", "windowed"]
+__all__ = ["VARIANCES", "Pinned", "SpectralWindowedPrior", "WindowedPrior", "windowed"]
+
+VARIANCES = ("tweedie", "shares")
 
 
 class Pinned:
@@ -187,11 +189,14 @@ class SpectralWindowedPrior(WindowedPrior):
 
     Parameters
     ----------
+    variance : {"tweedie", "shares"}
+        ``tweedie``: sigma^2 times the network's mask, its second-order formula where the state
+        holds white noise. ``shares``: where it holds other stems, what is uncertain is whose a
+        sound is. A bin of magnitude M (the sum of the stems' magnitudes) that is stem k's with
+        probability q_k, its share of M, has variance M^2 q_k (1 - q_k).
     variance_floor : float
-        Share in [0, 1] of the average-spectrum Wiener gain below which no mask falls: sound that
-        the network removed from every stem still goes where it is likeliest.
-    level : float
-        Gain of the signal relative to the training songs, for the average spectra.
+        Share in [0, 1] of the average-spectrum Wiener gain, times sigma^2, below which no variance
+        falls: sound that the network removed from every stem still goes where it is likeliest.
     """
 
     prior: SpectralWaveformPrior
@@ -202,10 +207,13 @@ class SpectralWindowedPrior(WindowedPrior):
         window: int,
         hop: int,
         *,
+        variance: str = "tweedie",
         variance_floor: float = 0.0,
         **options: object,
     ) -> None:
         super().__init__(prior, window, hop, **options)  # type: ignore[arg-type]
+        if variance not in VARIANCES:
+            raise SettingsError(f"variance is one of {', '.join(VARIANCES)}; found {variance!r}")
         if not 0 <= variance_floor <= 1:
             raise SettingsError(f"variance_floor lies in [0, 1]; found {variance_floor}")
         for value in (window, hop):
@@ -214,7 +222,7 @@ class SpectralWindowedPrior(WindowedPrior):
                     f"window and hop are multiples of the spectrum's hop {prior.spectral.hop}; "
                     f"found {window} and {hop}"
                 )
-        self.variance_floor = variance_floor
+        self.variance, self.variance_floor = variance, variance_floor
 
     def denoise_with_variance(
         self, x: Float[Tensor, "batch stems samples"], t: int | Int[Tensor, " batch"]
@@ -224,13 +232,22 @@ class SpectralWindowedPrior(WindowedPrior):
         spectral = self.prior.spectral
         x_0, mask = self._evaluate(x, index, self.prior.denoise_with_mask, (1, spectral.hop))
         power = self.prior.average_power
-        variance = self.schedule.at(index, mask)[1] ** 2
+        noise = self.schedule.at(index, mask)[1] ** 2
+        variance = noise * mask if self.variance == "tweedie" else _of_shares(spectral.forward(x_0))
         if self.variance_floor > 0 and power is not None:
             p = power.to(mask)[None, :, :, None]
-            mask = torch.maximum(mask, self.variance_floor * p / (p + variance))
+            variance = torch.maximum(variance, self.variance_floor * noise * p / (p + noise))
         if self.pinned is not None:
             x_0 = self.pinned.apply(x_0)
-        return Denoised(x_0, variance * mask, spectral)
+        return Denoised(x_0, variance, spectral)
+
+
+def _of_shares(
+    stems: Complex[Tensor, "batch stems bins frames"],
+) -> Float[Tensor, "batch stems bins frames"]:
+    """Variance of a bin that is wholly one stem's, which one unknown."""
+    magnitude = stems.abs()
+    return magnitude * (magnitude.sum(1, keepdim=True) - magnitude)
 
 
 def windowed(
@@ -241,6 +258,7 @@ def windowed(
     schedule: NoiseSchedule | None = None,
     batch_size: int = 4,
     pinned: Pinned | None = None,
+    variance: str = "tweedie",
     variance_floor: float = 0.0,
 ) -> WindowedPrior:
     """Return the windowed prior that the prior's capabilities allow."""
@@ -252,6 +270,7 @@ def windowed(
             schedule=schedule,
             batch_size=batch_size,
             pinned=pinned,
+            variance=variance,
             variance_floor=variance_floor,
         )
     return WindowedPrior(

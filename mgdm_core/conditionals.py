@@ -22,6 +22,7 @@ from mgdm_core.run import Run, check
 
 __all__ = [
     "CONDITIONALS",
+    "CleanConditional",
     "Conditional",
     "ConditionalDraw",
     "GibbsStep",
@@ -95,6 +96,17 @@ def _gaussian(run: Run, who: str) -> GaussianLikelihood:
     if not isinstance(run.likelihood, GaussianLikelihood):
         raise CapabilityError(run.likelihood, "gaussian", who)
     return run.likelihood
+
+
+@runtime_checkable
+class CleanConditional(Protocol):
+    """A conditional that can also draw x_0 | x_s, y, at one evaluation."""
+
+    def condition(
+        self, run: Run, x_s: Float[Tensor, "batch *event"], s: Int[Tensor, " batch"]
+    ) -> Tensor:
+        """Draw x_0 given x_s and y."""
+        ...
 
 
 @dataclass(frozen=True)

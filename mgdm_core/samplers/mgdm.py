@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mgdm_core.conditionals import CONDITIONALS, Conditional, GibbsStep, Linearised, Variational
+from mgdm_core.conditionals import (
+    CONDITIONALS,
+    CleanConditional,
+    Conditional,
+    GibbsStep,
+    Linearised,
+    Variational,
+)
 from mgdm_core.errors import SettingsError
 from mgdm_core.index_laws import (
     INDEX_LAWS,
@@ -17,7 +24,7 @@ from mgdm_core.index_laws import (
 from mgdm_core.jumps import MarginalJumps
 from mgdm_core.kernels import backward_chain, between_sample, bridge_sample, noise_to
 from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
+from mgdm_core.priors import Prior, level_vector
 from mgdm_core.randomness import RandomStreams
 from mgdm_core.run import Run, SampleResult, Start, check
 from mgdm_core.trace import Callback
@@ -37,7 +44,7 @@ class MGDMSettings:
         R, Gibbs repetitions per level.
     denoising_steps : int
         M, backward steps from x_s to level 0; 0 takes the x_0 that the conditional drew on its
-        way (``tweedie`` does), at no further evaluation.
+        way (``tweedie`` does), at no further evaluation, from the first estimate on.
     index_law : IndexLaw or str
         How s is drawn; a name of :data:`mgdm_core.index_laws.INDEX_LAWS` or an object.
     conditional : Conditional or str
@@ -121,7 +128,10 @@ def mgdm(
     run.steps = (len(levels) - 2) * cfg.gibbs + (jumps.count if jumps else 0)
     if jumps is not None:
         x_t, above = jumps(run, x_t)
-    x_0 = run.denoise(x_t, above)
+    if cfg.denoising_steps == 0 and isinstance(conditional, CleanConditional):
+        x_0 = conditional.condition(run, x_t, level_vector(above, len(x_t), x_t.device))
+    else:
+        x_0 = run.denoise(x_t, above)
 
     for step, t in enumerate(levels[1:]):
         x_t = bridge_sample(schedule, x_0, x_t_above := x_t, t, above, streams)

@@ -110,6 +110,41 @@ class TestWindowedPrior:
         assert got.variance.shape == want.variance.shape
         assert torch.allclose(got.variance, want.variance, rtol=1e-4)
 
+    def test_variance_of_shares_is_that_of_whose_a_bin_is(self):
+        """A bin of magnitude M that is stem k's with probability q_k: M^2 q_k (1 - q_k)."""
+        prior = toy_prior(window=32_768)
+        x = 0.1 * torch.randn(1, 4, 32_768)
+        found = windowed(prior, 32_768, 32_768, variance="shares").denoise_with_variance(x, 500)
+        magnitude = prior.spectral.forward(prior.denoise(x, 500)).abs()
+        total = magnitude.sum(1, keepdim=True)
+        share = magnitude / total
+        torch.testing.assert_close(
+            found.variance, total**2 * share * (1 - share), atol=1e-9, rtol=1e-3
+        )
+
+    def test_no_variance_falls_below_its_floor(self):
+        prior = toy_prior(window=32_768)
+        silence = torch.zeros(1, 4, 32_768)
+        noise = float(prior.schedule.sigma[500]) ** 2
+        power = prior.average_power[None, :, :, None]
+        for kind in ("shares", "tweedie"):
+            found = windowed(prior, 32_768, 32_768, variance=kind, variance_floor=0.3)
+            variance = found.denoise_with_variance(silence, 500).variance
+            least = (0.3 * noise * power / (power + noise)).expand_as(variance)
+            assert (variance >= least * (1 - 1e-5)).all()
+        torch.testing.assert_close(
+            windowed(prior, 32_768, 32_768, variance="shares", variance_floor=0.3)
+            .denoise_with_variance(silence, 500)
+            .variance,
+            least,
+        )
+
+    def test_unknown_variance_lists_the_names(self):
+        with pytest.raises(SettingsError, match="tweedie, shares; found 'exact'"):
+            windowed(toy_prior(window=32_768), 32_768, 32_768, variance="exact")
+        with pytest.raises(SettingsError, match="tweedie, shares; found 'exact'"):
+            SamplingSettings(variance="exact")
+
     def test_pinned_samples_are_kept_at_the_start_and_free_at_the_end(self):
         known = torch.randn(1, 4, 1000)
         x_0 = torch.zeros(1, 4, 5000)

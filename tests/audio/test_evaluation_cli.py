@@ -230,7 +230,7 @@ def test_killed_at_ten_random_moments_and_resumed(slakh, tmp_path, repo_root):
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_with_museval_running(slakh, tmp_path, repo_root):
-    kill_and_compare(slakh, tmp_path, repo_root, 8.0, 0.5, "--no-report")
+    kill_and_compare(slakh, tmp_path, repo_root, 4.0, 0.5, "--no-report")
     assert not (tmp_path / "killed" / "bands" / "stems").exists()
 
 

@@ -99,6 +99,19 @@ def test_that_law_tends_to_the_posterior_with_gibbs_steps_and_the_exact_likeliho
     assert errors[0.0, 9][0] < 0.2 * float(cov.diagonal().max().sqrt())
 
 
+def test_two_levels_and_a_conditioned_first_estimate_are_a_draw_of_the_posterior():
+    """N(0, d I) has exactly the variance that ``isotropic`` takes, and x_T says next to nothing."""
+    n, d = 20_000, 2.5
+    problem = replace(PROBLEM, mean=torch.zeros(2).double(), cov=d * torch.eye(2).double())
+    settings = MGDMSettings(
+        levels=2, denoising_steps=0, conditional=Tweedie("isotropic", data_variance=d)
+    )
+    prior, likelihood = gaussian_prior(problem), gaussian_likelihood(n, problem)
+    result = mgdm(prior, likelihood, (2,), OneGenerator(n), settings)
+    assert result.trace.evaluations == 1
+    assert_moments(result.x, *problem.posterior())
+
+
 @pytest.mark.parametrize("transition", ["ddim", "heun", "dpmpp_2m"])
 @pytest.mark.parametrize("conditional", ["variational", "linearised"])
 def test_every_transition_ends_near_the_posterior(transition, conditional):
