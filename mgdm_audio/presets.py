@@ -19,7 +19,7 @@ __all__ = ["DEFAULT_PRESET", "PRESETS", "sampling_settings"]
 DEFAULT_PRESET = "balanced"
 
 
-def _mgdm(levels: int, samples: int) -> SamplingSettings:
+def _mgdm(levels: int) -> SamplingSettings:
     return SamplingSettings(
         sampler="mgdm",
         settings=MGDMSettings(
@@ -29,15 +29,15 @@ def _mgdm(levels: int, samples: int) -> SamplingSettings:
             index_law=Fraction(0.5),
             conditional=Tweedie(variance="auto", draw=False),
         ),
-        samples=samples,
-        temperature=0.03,
-        variance_floor=1.0,
+        temperature=0.01,
+        variance="shares",
+        variance_floor=0.03,
     )
 
 
 PRESETS: dict[str, SamplingSettings] = {
-    "fast": _mgdm(levels=3, samples=1),
-    "balanced": _mgdm(levels=4, samples=2),
+    "fast": _mgdm(levels=2),
+    "balanced": _mgdm(levels=3),
     "paper": SamplingSettings(
         sampler="mgdm", settings=MGDM_PRESETS["audio-published"], samples=1, start="noise"
     ),

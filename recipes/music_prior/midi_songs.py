@@ -157,7 +157,7 @@ class _Recorder:
         if message.type == "note_on" and message.velocity > 0:
             key = (message.channel, message.note)
             self.end(key)
-            velocity = int(np.clip(message.velocity * channel.loudness() ** 0.5, 1, 127))
+            velocity = int(min(max(message.velocity * channel.loudness() ** 0.5, 1), 127))
             self.sounding[key] = (self.now, velocity, channel.program)
         elif message.type in ("note_off", "note_on"):
             key = (message.channel, message.note)

@@ -187,7 +187,7 @@ def humanise(
                     start=start,
                     end=max(note.end + shift, start + 0.02),
                     pitch=note.pitch,
-                    velocity=int(np.clip(note.velocity + strength, 1, 127)),
+                    velocity=int(min(max(note.velocity + strength, 1), 127)),
                 )
             )
         return replace(track, notes=tuple(sorted(notes, key=lambda note: note.start)))

@@ -288,7 +288,7 @@ class Synthesizer:
                 events.append((start, channel, _NOTE_ON, note.pitch, note.velocity))
                 events.append((end, channel, _NOTE_OFF, note.pitch, 0))
             for bend in track.bends:
-                wheel = 8192 + round(8191 * np.clip(bend.semitones / BEND_RANGE, -1, 1))
+                wheel = 8192 + round(8191 * min(max(bend.semitones / BEND_RANGE, -1), 1))
                 events.append((round(bend.time * per_second), channel, _BEND, int(wheel), 0))
         events = [event for event in events if event[0] < blocks]
         return sorted(events, key=lambda event: (event[0], event[2], event[1], event[3]))

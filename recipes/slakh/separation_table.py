@@ -2,8 +2,9 @@
 
 ``python -m recipes.slakh.separation_table REFERENCES`` mixes the stems in REFERENCES (bass, drums,
 guitar, piano; any format), separates the mix with every sampler at about the cost of the default
-preset (a vector-Jacobian product counts as two evaluations) and prints a Markdown table of SI-SDR
-improvements, with the average-spectrum Wiener filter as the row that needs no diffusion. With
+preset, or of ``--budget`` evaluations (a vector-Jacobian product counts as two), and prints a
+Markdown table of SI-SDR improvements, with the average-spectrum Wiener filter as the row that needs
+no diffusion. With
 ``--out TABLE.md`` the table is a file with the command, the prior and the machine above it, written
 again as each row ends; the same command goes on where it was stopped.
 """
@@ -41,7 +42,7 @@ from mgdm_core.errors import MGDMError, SettingsError
 from mgdm_core.samplers import SAMPLERS
 from mgdm_core.settings_text import change_settings
 
-__all__ = ["at_cost", "main"]
+__all__ = ["at_cost", "cost_of", "main"]
 
 _LENGTHS = ("steps", "levels", "iterations")
 _LONGEST = 1000
@@ -69,8 +70,14 @@ class Row:
         return [self.sampler, *figures, *cost, ""]
 
 
+def cost_of(sampling: SamplingSettings, prior: WaveformPrior) -> float:
+    """Evaluations of all posterior samples of a window; a VJP counts as two."""
+    evaluations, vjps = count_evaluations(sampling, prior.schedule, len(prior.stems))
+    return sampling.samples * (evaluations + 2 * vjps)
+
+
 def at_cost(sampling: SamplingSettings, budget: float, prior: WaveformPrior) -> SamplingSettings:
-    """Lengthen or shorten a sampler so that a sample costs at most ``budget`` evaluations.
+    """Lengthen or shorten a sampler so that it costs at most ``budget`` evaluations.
 
     The length is the first of ``steps``, ``levels``, ``iterations`` that its settings have. Where
     no length costs between half the budget and all of it, the shortest one above is taken.
@@ -79,14 +86,13 @@ def at_cost(sampling: SamplingSettings, budget: float, prior: WaveformPrior) -> 
     name = next(n for n in _LENGTHS if n in names)
 
     def cost(changed: SamplingSettings) -> float:
-        evaluations, vjps = count_evaluations(changed, prior.schedule, len(prior.stems))
-        return evaluations + 2 * vjps
+        return cost_of(changed, prior)
 
     # Doubled until it costs too much, then halved: only long runs take time to count.
     affordable: SamplingSettings | None = None
     shortest: SamplingSettings | None = None
     refused = SettingsError(f"{name} of {sampling.sampler} has no length that is allowed")
-    low, high, bounded = 1, 2, False
+    low, high, bounded = 0, 1, False
     while (high - low > 1 or not bounded) and low < _LONGEST:
         length = (low + high) // 2 if bounded else high
         try:
@@ -144,11 +150,13 @@ def _ways(prior: WaveformPrior, names: list[str], budget: float) -> dict[str, Sa
     ways: dict[str, SamplingSettings] = {}
     for name in names:
         if name == "mgdm":
-            ways[name] = sampling_settings()
+            ways[name] = at_cost(sampling_settings(), budget, prior)
         elif name in PRESETS:
             ways[f"mgdm ({name})"] = PRESETS[name]
         elif name == "mgdm-published":
-            ways[name] = at_cost(replace(PRESETS["paper"], start="wiener"), budget, prior)
+            ways[name] = _with_a_gibbs_step(
+                at_cost(replace(PRESETS["paper"], start="wiener"), budget, prior)
+            )
         else:
             chosen = sampling_settings(sampler=name, samples=1)
             settings: Any = chosen.settings
@@ -156,6 +164,12 @@ def _ways(prior: WaveformPrior, names: list[str], budget: float) -> dict[str, Sa
                 settings = change_settings(settings, {"particles": "4"})
             ways[name] = at_cost(replace(chosen, settings=settings), budget, prior)
     return ways
+
+
+def _with_a_gibbs_step(sampling: SamplingSettings) -> SamplingSettings:
+    """Between two levels MGDM has none: it would be its prior's first estimate."""
+    settings: Any = sampling.settings
+    return replace(sampling, settings=replace(settings, levels=max(3, settings.levels)))
 
 
 def _measured(
@@ -228,6 +242,7 @@ def _head(prior: WaveformPrior, budget: float, seconds: float) -> list[str]:
 @click.option("--samplers", default="", help="Names with commas; presets are names too.")
 @click.option("--seconds", type=float, help="Only the first so many seconds.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--budget", type=click.FloatRange(1), help="Evaluations; the default preset's own.")
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file; beside it a .json.")
 def main(
     references: Path,
@@ -237,6 +252,7 @@ def main(
     samplers: str,
     seconds: float | None,
     seed: int,
+    budget: float | None,
     out: Path | None,
 ) -> None:
     """Print a table of SI-SDR improvements of every sampler on REFERENCES.
@@ -244,9 +260,8 @@ def main(
     Names: any sampler, any preset (fast, balanced, paper), and mgdm-published.
     """
     loaded = load_prior(resolve(prior), device=device, precision=precision)
-    default = sampling_settings()
-    evaluations, vjps = count_evaluations(default, loaded.schedule, len(loaded.stems))
-    budget = default.samples * (evaluations + 2 * vjps)
+    if budget is None:
+        budget = cost_of(sampling_settings(), loaded)
     names = [n.strip() for n in samplers.split(",") if n.strip()] or [*_EXTRA, *SAMPLERS]
     with as_usage():
         ways = _ways(loaded, names, budget)
@@ -256,6 +271,7 @@ def main(
     store = None if out is None else out.with_suffix(".json")
     question = {
         "prior": loaded.checksum, "references": references.name, "seconds": length, "seed": seed,
+        "budget": budget,
     }  # fmt: skip
     rows = _held(store, question)
 

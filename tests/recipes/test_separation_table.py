@@ -1,16 +1,17 @@
 """The table of samplers on one folder of stems: every name, equal cost, a file that goes on."""
 
 import json
+from dataclasses import fields, replace
 
 import pytest
 import soundfile as sf
 from click.testing import CliRunner
 
-from mgdm_audio.cost import count_evaluations
 from mgdm_audio.presets import sampling_settings
 from mgdm_audio.priors.checkpoints import load_prior
+from mgdm_core.errors import SettingsError
 from mgdm_core.samplers import SAMPLERS
-from recipes.slakh.separation_table import _EXTRA, _ways, main
+from recipes.slakh.separation_table import _EXTRA, _ways, at_cost, cost_of, main
 from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
 
 
@@ -28,24 +29,46 @@ def references(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_no_sampler_costs_more_than_the_default_where_it_can_be_shortened(tiny):
+@pytest.mark.parametrize("budget", [None, 6.0])
+def test_who_costs_more_than_the_budget_could_not_be_shorter(tiny, budget):
     prior = load_prior(tiny)
-
-    def cost(sampling):
-        evaluations, vjps = count_evaluations(sampling, prior.schedule, len(prior.stems))
-        return sampling.samples * (evaluations + 2 * vjps)
-
-    budget = cost(sampling_settings())
+    budget = cost_of(sampling_settings(), prior) if budget is None else budget
     ways = _ways(prior, [*_EXTRA, *SAMPLERS], budget)
     assert set(ways) == {"mgdm (fast)", "mgdm-published", *SAMPLERS}
-    costs = {name: cost(sampling) for name, sampling in ways.items()}
-    # The published MGDM cannot be that short: its conditional step alone costs more.
-    assert {name for name, spent in costs.items() if spent > budget} <= {
-        "mgdm-published",
-        "guess_and_guide",
-        "twisted_smc",
-    }, costs
-    assert all(spent >= budget / 2 for name, spent in costs.items() if name != "mgdm (fast)")
+    assert cost_of(ways["mgdm"], prior) <= budget
+    for name, sampling in ways.items():
+        spent = cost_of(sampling, prior)
+        if name != "mgdm (fast)":
+            assert spent >= budget / 2, name
+        if name == "mgdm-published":  # never without a Gibbs step, which costs more than that
+            assert (sampling.settings.levels, spent > budget) == (3, True)
+        elif spent > budget:
+            assert all(c > budget or c < budget / 2 for c in shorter(sampling, prior)), name
+
+
+def test_one_step_is_a_length_too(tiny):
+    prior = load_prior(tiny)
+    found = at_cost(sampling_settings(sampler="ddrm", samples=1), 1.0, prior)
+    assert (found.settings.steps, cost_of(found, prior)) == (1, 1.0)
+
+
+def test_posterior_samples_count(tiny):
+    prior = load_prior(tiny)
+    one = at_cost(sampling_settings(sampler="ddrm", samples=1), 8.0, prior)
+    four = at_cost(sampling_settings(sampler="ddrm", samples=4), 8.0, prior)
+    assert (one.settings.steps, four.settings.steps) == (8, 2)
+
+
+def shorter(sampling, prior):
+    """Costs of all lengths below a sampler's own."""
+    names = {f.name for f in fields(sampling.settings)}
+    name = next(n for n in ("steps", "levels", "iterations") if n in names)
+    for length in range(1, getattr(sampling.settings, name)):
+        try:
+            settings = replace(sampling.settings, **{name: length})
+        except SettingsError:
+            continue
+        yield cost_of(replace(sampling, settings=settings), prior)
 
 
 @pytest.fixture
@@ -82,5 +105,6 @@ def test_the_file_is_markdown_and_goes_on(call):
     assert "python -m recipes.slakh.separation_table" in text
     means = [float(line.split("|")[len(STEMS) + 2]) for line in table[2:]]
     assert means == sorted(means, reverse=True)
-    _, _, result = call("--seed", "1", code=1)
-    assert "another question" in result.output
+    for other in (("--seed", "1"), ("--budget", "3")):
+        _, _, result = call(*other, code=1)
+        assert "another question" in result.output

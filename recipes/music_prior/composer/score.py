@@ -138,7 +138,7 @@ def to_notes(events: list[Event], clock: Clock) -> tuple[Note, ...]:
     for event in sorted(events, key=lambda e: (e.start, e.pitch)):
         start = clock.seconds(event.start)
         end = max(clock.seconds(event.start + event.length), start + 0.03)
-        velocity = int(np.clip(event.velocity, 1, 127))
+        velocity = int(min(max(event.velocity, 1), 127))
         previous = last.get(event.pitch)
         if previous is not None and notes[previous].end > start:
             before = notes[previous]
