@@ -81,6 +81,17 @@ class Conditional(Protocol):
         ...
 
 
+@runtime_checkable
+class CleanConditional(Protocol):
+    """A conditional that can also draw x_0 | x_s, y, at one evaluation."""
+
+    def condition(
+        self, run: Run, x_s: Float[Tensor, "batch *event"], s: Int[Tensor, " batch"]
+    ) -> Tensor:
+        """Draw x_0 given x_s and y."""
+        ...
+
+
 def _wide(x: Tensor) -> Tensor:
     """The array in float32 or wider: torch factorises nothing narrower."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -96,17 +107,6 @@ def _gaussian(run: Run, who: str) -> GaussianLikelihood:
     if not isinstance(run.likelihood, GaussianLikelihood):
         raise CapabilityError(run.likelihood, "gaussian", who)
     return run.likelihood
-
-
-@runtime_checkable
-class CleanConditional(Protocol):
-    """A conditional that can also draw x_0 | x_s, y, at one evaluation."""
-
-    def condition(
-        self, run: Run, x_s: Float[Tensor, "batch *event"], s: Int[Tensor, " batch"]
-    ) -> Tensor:
-        """Draw x_0 given x_s and y."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import click
 
+from mgdm_audio.cli.common import Group
+
 __all__ = ["main"]
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """Commands of the renderer, imported when they are asked for: they need FluidSynth."""
 
     _elsewhere = {  # noqa: RUF012

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from mgdm_audio.cli.common import Command
 from recipes.music_prior import production
 from recipes.music_prior.drum_kit import play_kit
 from recipes.music_prior.modelled import SHARE, Patch, draw_patch, play_modelled
@@ -204,7 +205,7 @@ def _play(
         stem += sound
 
 
-@click.command("render")
+@click.command("render", cls=Command)
 @click.option("--hours", type=float, help="How many hours of songs to render.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the data set.")
 @click.option("--example", type=click.Path(path_type=Path), help="Render the example mix instead.")

@@ -4,9 +4,8 @@
 guitar, piano; any format), separates the mix with every sampler at about the cost of the default
 preset, or of ``--budget`` evaluations (a vector-Jacobian product counts as two), and prints a
 Markdown table of SI-SDR improvements, with the average-spectrum Wiener filter as the row that needs
-no diffusion. With
-``--out TABLE.md`` the table is a file with the command, the prior and the machine above it, written
-again as each row ends; the same command goes on where it was stopped.
+no diffusion. With ``--out TABLE.md`` the table is a file with the command, the prior and the
+machine above it, written again as each row ends; the same command goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -85,9 +84,6 @@ def at_cost(sampling: SamplingSettings, budget: float, prior: WaveformPrior) -> 
     names = {f.name for f in fields(sampling.settings)}
     name = next(n for n in _LENGTHS if n in names)
 
-    def cost(changed: SamplingSettings) -> float:
-        return cost_of(changed, prior)
-
     # Doubled until it costs too much, then halved: only long runs take time to count.
     affordable: SamplingSettings | None = None
     shortest: SamplingSettings | None = None
@@ -100,7 +96,7 @@ def at_cost(sampling: SamplingSettings, budget: float, prior: WaveformPrior) -> 
         except SettingsError as error:  # most often too short
             low, refused = length, error
         else:
-            spent = cost(changed)
+            spent = cost_of(changed, prior)
             if spent <= budget:
                 low = length
                 # A run that ends before it has begun is no comparison.

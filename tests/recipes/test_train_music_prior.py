@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from mgdm_audio.priors.checkpoints import load_prior, read_header
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
 from mgdm_core.errors import MGDMError, SettingsError
+from recipes.music_prior.commands import main
 from recipes.music_prior.corruption import CorruptionSettings, corrupt, draw_sigmas, random_leak
 from recipes.music_prior.data import (
     DataSettings,
@@ -558,3 +560,19 @@ def test_durations_are_not_rounded_up_to_hours(seconds, text):
     from recipes.music_prior.commands import hours
 
     assert hours(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["train", "--out", "{0}/run", "--data-dir", "{0}"], 1, "no .npy shards"),
+        (["train", "--out", "{0}/run", "--data-dir", "{0}", "--steps", "0"], 1, "steps must be"),
+        (["export", "{0}/nothing.pt"], 2, "does not exist"),
+    ],
+)
+def test_an_error_is_one_line(tmp_path, arguments, code, text):
+    result = CliRunner().invoke(main, [a.format(tmp_path) for a in arguments])
+    assert result.exit_code == code
+    (line,) = result.output.strip().splitlines()
+    assert line.startswith("error: ")
+    assert text in line
