@@ -217,7 +217,8 @@ def active_rms(sound: np.ndarray, rate: int) -> float:
         return 0.0
     # In double precision: how numpy adds up floats depends on where they lie in memory, and the
     # same song must have the same bits in every process.
-    power = np.square(frames, dtype=np.float64).mean(1)
+    exact = frames.astype(np.float64)
+    power = np.einsum("ij,ij->i", exact, exact) / hop
     loudest = power.max()
     if loudest < 1e-12:
         return 0.0

@@ -24,6 +24,7 @@ from recipes.music_prior.soundfonts import (
     family,
     find_soundfonts,
     split_presets,
+    stand_ins,
     stem_of_preset,
 )
 from recipes.music_prior.synth import Synthesizer, Timbre
@@ -34,6 +35,7 @@ LEAD_IN = 0.5  # seconds played before a cut, so that sounding notes and rooms a
 # their strings, and voices that linger below hearing cost as much as those that sound.
 RELEASE = {"bass": (0.5, 2.0), "drums": (0.0, 0.5), "guitar": (1.0, 2.8), "piano": (0.0, 1.5)}
 _CLEAN_PROGRAMS = (26, 27, 28)
+STAND_IN_SHARE = 1 / 7
 
 
 class Fonts:
@@ -56,7 +58,9 @@ class Fonts:
         self.paths = find_soundfonts(tuple(paths))
         self.split = split
         self._players: dict[int, Synthesizer] = {}
-        self.presets = split_presets(self.player(RATE).presets(), split)
+        presets = self.player(RATE).presets()
+        self.presets = split_presets(presets, split)
+        self.stand_ins = {stem: stand_ins(presets, stem) for stem in STEMS}
 
     def player(self, rate: int) -> Synthesizer:
         """Return the synthesizer of a rate; made once."""
@@ -67,9 +71,13 @@ class Fonts:
     def choose(self, track: Track, rng: np.random.Generator) -> Preset:
         """Choose a preset for a track: its own program, or a relative, or any of its stem.
 
-        A driven guitar is, one time in three, a clean one: the amplifier will do the rest, to whole
-        chords rather than to single notes.
+        In training an instrument of another class plays one track in seven. A driven guitar is, one
+        time in three, a clean one: the amplifier will do the rest, to whole chords rather than to
+        single notes.
         """
+        others = self.stand_ins[track.stem] if self.split == "train" else []
+        if others and rng.random() < STAND_IN_SHARE:
+            return others[int(rng.integers(len(others)))]
         of_stem = [preset for preset in self.presets if stem_of_preset(preset) == track.stem]
         wanted: tuple[int, ...] = (track.program,)
         if track.program in production.DRIVEN and track.stem == "guitar" and rng.random() < 0.35:

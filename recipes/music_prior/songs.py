@@ -8,6 +8,7 @@ is rendered.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,7 @@ class SongError(MGDMError):
     """A song, a track or a note that cannot be used as it is."""
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """One note: from `start` to `end` (seconds), a MIDI key and a velocity."""
 
     start: float
@@ -109,7 +109,7 @@ def transpose(song: Song, semitones: int) -> Song:
     def moved(track: Track) -> Track:
         if track.stem == "drums":
             return track
-        notes = (replace(note, pitch=note.pitch + semitones) for note in track.notes)
+        notes = (Note(n.start, n.end, n.pitch + semitones, n.velocity) for n in track.notes)
         return replace(track, notes=tuple(note for note in notes if 0 <= note.pitch <= 127))
 
     return replace(song, tracks=tuple(moved(track) for track in song.tracks))
@@ -121,9 +121,7 @@ def change_tempo(song: Song, factor: float) -> Song:
         raise SongError(f"the tempo factor must be above 0; got {factor}")
 
     def moved(track: Track) -> Track:
-        notes = tuple(
-            replace(note, start=note.start / factor, end=note.end / factor) for note in track.notes
-        )
+        notes = tuple(Note(n.start / factor, n.end / factor, *_key(n)) for n in track.notes)
         bends = tuple(replace(bend, time=bend.time / factor) for bend in track.bends)
         return replace(track, notes=notes, bends=bends)
 

@@ -33,6 +33,17 @@ FAMILIES = (
 )  # fmt: skip
 
 
+# Instruments of other classes that now and then play a stem in training, so that a stem is known by
+# more than its dozen of instruments: guitars as basses; sitar, banjo, shamisen, koto and plucked
+# violins as guitars; mallets, dulcimer, harp and kalimba as pianos.
+STAND_INS = {
+    "bass": (24, 25, 27),
+    "guitar": (45, 104, 105, 106, 107),
+    "piano": (11, 12, 15, 46, 108),
+    "drums": (),
+}
+
+
 def family(stem: str, program: int) -> tuple[int, ...]:
     """Return the programs that can take a program's part in a stem; itself if there are none."""
     if stem == "drums":
@@ -96,6 +107,12 @@ def stem_of_preset(preset: Preset) -> str | None:
     if preset.bank >= 120:
         return None
     return stem_of(preset.program, is_drum=False)
+
+
+def stand_ins(presets: list[Preset], stem: str) -> list[Preset]:
+    """Return the presets of other classes that may play a stem in training."""
+    programs = STAND_INS[stem]
+    return [p for p in presets if p.bank == 0 and p.program in programs]
 
 
 def is_held_out(preset: Preset) -> bool:

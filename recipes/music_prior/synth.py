@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from recipes.music_prior.songs import Track
-from recipes.music_prior.soundfonts import DRUM_BANK, Preset, SoundfontError, stem_of_preset
+from recipes.music_prior.soundfonts import DRUM_BANK, Preset, SoundfontError
 
 BLOCK = 64  # FluidSynth computes in blocks of 64 samples: events fall on their edges
 BEND_RANGE = 12  # semitones
@@ -155,7 +155,7 @@ class Synthesizer:
         self._pinned: set[tuple[int, int, int]] = set()
 
     def presets(self) -> list[Preset]:
-        """Return the presets that one of the four stems can play."""
+        """Return all presets of all soundfonts."""
         found = []
         for index, font in enumerate(self._fonts):
             self._lib.fluid_sfont_iteration_start(font)
@@ -166,8 +166,7 @@ class Synthesizer:
                     program=self._lib.fluid_preset_get_num(item),
                     name=self._lib.fluid_preset_get_name(item).decode("latin-1"),
                 )
-                if stem_of_preset(preset):
-                    found.append(preset)
+                found.append(preset)
         return sorted(found, key=lambda p: (p.font, p.bank, p.program))
 
     def _start(self, outputs: int) -> tuple[Any, list[int]]:
@@ -304,7 +303,7 @@ def _moved(track: Track, semitones: int) -> Track:
     """Play higher keys, for samples that are tuned down by as much; drums keep their keys."""
     if track.stem == "drums" or not semitones:
         return track
-    notes = (replace(n, pitch=min(max(n.pitch + semitones, 0), 127)) for n in track.notes)
+    notes = (n._replace(pitch=min(max(n.pitch + semitones, 0), 127)) for n in track.notes)
     return replace(track, notes=tuple(notes))
 
 

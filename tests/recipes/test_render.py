@@ -16,9 +16,15 @@ import soundfile
 from recipes.music_prior import render_files
 from recipes.music_prior.drum_kit import play_kit
 from recipes.music_prior.effects import active_rms
-from recipes.music_prior.render import Fonts, render_song
+from recipes.music_prior.render import STAND_IN_SHARE, Fonts, render_song
 from recipes.music_prior.songs import RATE, STEMS, Bend, Note, Song, Track
-from recipes.music_prior.soundfonts import DEFAULT_FONTS, Preset, SoundfontError, stem_of_preset
+from recipes.music_prior.soundfonts import (
+    DEFAULT_FONTS,
+    STAND_INS,
+    Preset,
+    SoundfontError,
+    stem_of_preset,
+)
 from recipes.music_prior.stream import (
     SongSource,
     StemStream,
@@ -280,6 +286,17 @@ def test_the_example_is_cut_where_all_stems_play():
     late = Track("guitar", 27, tuple(Note(t, t + 1, 60, 90) for t in range(20, 60)))
     song = Song("x", (*(t for t in a_band(60.0).tracks if t.stem != "guitar"), late), 60.0)
     assert render_files.full_part(song, 15.0, margin=0.0) == 20.0
+
+
+def test_other_instruments_stand_in_in_training_only(fonts):
+    track = Track("guitar", 25, ())
+    rng = np.random.default_rng(0)
+    programs = [fonts.choose(track, rng).program for _ in range(700)]
+    share = np.mean([program in STAND_INS["guitar"] for program in programs])
+    expected = STAND_IN_SHARE if fonts.stand_ins["guitar"] else 0.0
+    assert abs(share - expected) < 0.05
+    held_out = Fonts(FONT, "valid")
+    assert not {held_out.choose(track, rng).program for _ in range(300)} & {*STAND_INS["guitar"]}
 
 
 def test_presets_are_listed_with_their_names(fonts):

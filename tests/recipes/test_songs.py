@@ -30,6 +30,7 @@ from recipes.music_prior.soundfonts import (
     SoundfontError,
     find_soundfonts,
     split_presets,
+    stand_ins,
     stem_of_preset,
 )
 
@@ -240,6 +241,15 @@ def test_training_and_validation_share_no_preset():
     assert not set(train) & set(valid)
     for split in (train, valid):
         assert {stem_of_preset(preset) for preset in split} == set(STEMS)
+
+
+def test_stand_ins_are_no_preset_of_either_split_of_their_stem():
+    for stem in STEMS:
+        others = stand_ins(presets(), stem)
+        assert bool(others) == (stem != "drums")
+        for preset in others:
+            assert stem_of_preset(preset) != stem
+            assert preset not in split_presets(presets(), "valid")
 
 
 def test_a_tiny_soundfont_serves_both_splits():
