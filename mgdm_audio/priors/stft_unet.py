@@ -55,6 +55,7 @@ from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet_config import STFTUNetConfig
 from mgdm_audio.priors.stft_unet_layers import (
     Attention,
+    BandDecoder,
     BandEncoder,
     BandSpread,
     BinNetwork,
@@ -95,6 +96,7 @@ class _State(NamedTuple):
     trends: Tensor
     wide: Tensor
     context: Tensor
+    outputs: Tensor
     embedding: Tensor
     noise: Tensor
     level: Tensor
@@ -160,6 +162,9 @@ class STFTUNet(nn.Module):
             self.bottom.append(Attention(widths[-1], config.heads, "time"))
             self.bottom.append(Attention(widths[-1], config.heads, "bands"))
         self.bottom.append(ResidualBlock(widths[-1], config.embedding))
+        self.decoder = BandDecoder(
+            bins, config.bands, config.min_band, outputs, config.frame_patch, widths[0]
+        )
         self.spread = BandSpread(bins, config.bands, config.min_band)
         self.bin_network = BinNetwork(
             self.features + DETAIL_FEATURES,
@@ -312,9 +317,10 @@ class STFTUNet(nn.Module):
         frames = real.shape[2]
         padding = -frames % self.config.frame_multiple
         embedding = self.embedding(sigma, noise.flatten())
-        context = self._context(F.pad(features, (0, 0, 0, padding)), embedding)
+        h = self._context(F.pad(features, (0, 0, 0, padding)), embedding)
+        context, outputs = self.bin_network.told(h), self.decoder(h)[:, :, :frames]
         wide = wide_features(trends)
-        return _State(re, im, features, trends, wide, context, embedding, noise, level)
+        return _State(re, im, features, trends, wide, context, outputs, embedding, noise, level)
 
     def _decide(self, state: _State, chosen: Tensor):
         """Clean spectrum and gain of the chosen bins."""
@@ -326,6 +332,7 @@ class STFTUNet(nn.Module):
         told = told[:, :, : (frames + padding) // self.config.frame_patch]
         features = F.pad(features, (0, 0, 0, padding))
         outputs = self.bin_network(features, told, state.embedding, chosen)[:, :, :frames]
+        outputs = outputs + state.outputs.index_select(3, chosen)
         outputs = outputs.float() + self.bias.index_select(2, chosen)
         re, im = state.real.index_select(3, chosen), state.imaginary.index_select(3, chosen)
         prior = self.log_prior.index_select(2, chosen)
@@ -356,7 +363,7 @@ class STFTUNet(nn.Module):
         for blocks, up in zip(reversed(self.up_blocks), reversed(self.ups)):
             h = up(h) + skips.pop()
             h = blocks(h, embedding)
-        return self.bin_network.told(h)
+        return h
 
     def _assemble(self, outputs, log_prior, re, im, level, nominal):
         stems = self.config.stems

@@ -14,6 +14,7 @@ from mgdm_core.array_types import Float, Tensor
 
 __all__ = [
     "Attention",
+    "BandDecoder",
     "BandEncoder",
     "BandSpread",
     "BinNetwork",
@@ -129,6 +130,40 @@ class BandEncoder(_Bands):
         h = h.reshape(h.shape[0], batch, columns, -1)
         # Channels last in memory, which is what convolutions like.
         return h.permute(1, 0, 2, 3).contiguous().permute(0, 3, 1, 2)
+
+
+class BandDecoder(_Bands):
+    """Channels of bands and columns to outputs of bins and frames, one linear map per band.
+
+    The way back of `BandEncoder`; the maps start at zero.
+    """
+
+    def __init__(
+        self, bins: int, bands: int, min_band: int, outputs: int, patch: int, channels: int
+    ) -> None:
+        super().__init__(bins, bands, min_band)
+        self.patch = patch
+        self.outputs = outputs
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.zeros(count, channels, patch * outputs * width))
+            for _, count, width in self.groups
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch channels bands columns"]
+    ) -> Float[Tensor, "batch outputs frames bins"]:
+        """Spread bands over their bins and columns over their frames."""
+        batch, _, _, columns = x.shape
+        h = F.silu(rms_norm(x)).permute(2, 0, 3, 1).flatten(1, 2)
+        spread = []
+        start = 0
+        for weight, (_, count, width) in zip(self.weights, self.groups):
+            part = torch.bmm(h[start : start + count], weight)
+            part = part.reshape(count, batch, columns, self.patch, self.outputs, width)
+            part = part.permute(1, 4, 2, 3, 0, 5)
+            spread.append(part.reshape(batch, self.outputs, columns * self.patch, count * width))
+            start += count
+        return torch.cat(spread, 3)[..., : self.bins]
 
 
 class BandSpread(nn.Module):

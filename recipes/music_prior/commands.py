@@ -113,11 +113,16 @@ def _song_options(command):
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dry", is_flag=True, help="Every part of the preset, in a few tiny steps.")
 @click.option("--compile/--no-compile", "compiled", default=None)
-@click.option("--threads", type=int, help="CPU threads.")
+@click.option("--threads", type=int, help="CPU threads per process.")
+@click.option(
+    "--devices",
+    type=click.IntRange(1),
+    help="Processes, each with --batch items; without it every GPU has one, a CPU one.",
+)
 @click.option(
     "--init",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Exported weights to start from.",
+    help="Exported weights to start from; a narrower network is widened.",
 )
 @_song_options
 def train(
@@ -136,12 +141,14 @@ def train(
     dry: bool,
     compiled: bool | None,
     threads: int | None,
+    devices: int | None,
     init: Path | None,
     data_dir: Path | None,
     **songs,
 ) -> None:
     """Train, or go on training the run in --out."""
     import torch
+    from lightning.fabric.utilities import rank_zero_only
 
     from recipes.music_prior.presets import preset
     from recipes.music_prior.train import train
@@ -164,12 +171,14 @@ def train(
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
     source, identity = _source(data_dir, seed=seed, split="train", **songs)
-    weights = None
+    origin = None
     if init is not None:
-        from recipes.music_prior.export import read_weights
+        from recipes.music_prior.export import read_network
 
-        weights = read_weights(init)
-    click.echo(f"{preset_name}: {json.dumps(settings.to_dict())}")
+        origin = read_network(init)
+    # Of several processes the first one speaks.
+    echo = rank_zero_only(click.echo)
+    echo(f"{preset_name}: {json.dumps(settings.to_dict())}")
 
     def progress(row: dict[str, float]) -> None:
         eta = row["eta_seconds"]
@@ -188,12 +197,13 @@ def train(
         resume=resume == "auto",
         minutes=minutes,
         stop_after=stop_after,
-        initial_weights=weights,
+        origin=origin,
         identity=identity,
         report_every=1 if dry else 20,
         progress=progress,
+        devices=devices or "auto",
     )
-    click.echo(f"saved step {state['step']} in {os.fspath(out)}")
+    echo(f"saved step {state['step']} in {os.fspath(out)}")
 
 
 @main.command()

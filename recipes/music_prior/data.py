@@ -16,20 +16,26 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from scipy import signal
 
 from mgdm_audio.priors.spectral import SpectralTransform
-from mgdm_core.array_types import Array, Float, Tensor
+from mgdm_core.array_types import Array, Complex, Float, Tensor
 from mgdm_core.errors import MGDMError, SettingsError
 
 __all__ = [
     "DataSettings",
     "SegmentPool",
     "SegmentSource",
+    "SegmentsFrom",
     "ShardSource",
     "average_power",
     "draw_batch",
     "random_equaliser",
+    "random_texture",
 ]
+
+# Rational speeds, as up over down of a resampling: a major third down to one up.
+_SPEEDS = ((5, 4), (6, 5), (8, 7), (12, 11), (11, 12), (7, 8), (5, 6), (4, 5))
 
 # int16 with room up to 4: a song whose mixture has an RMS of 0.1 peaks well below that, and the
 # rounding noise of 4e-5 lies below the lowest noise level.
@@ -58,6 +64,10 @@ class DataSettings:
         Deviations of the random gains of stems and songs, in decibels.
     equaliser_db : float
         Deviation, in decibels, of a smooth random gain over frequency for every stem.
+    speed : float
+        Share of songs that are played faster or slower, and so higher or lower, by up to 5 / 4.
+    texture : float
+        Deviation of the logarithm of a random exponent on the magnitudes of every stem.
     drop : float
         Chance that a stem is silenced.
     """
@@ -70,7 +80,9 @@ class DataSettings:
     remix: float = 0.3
     stem_gain_db: float = 2.5
     song_gain_db: float = 2.0
-    equaliser_db: float = 3.0
+    equaliser_db: float = 4.0
+    speed: float = 0.5
+    texture: float = 0.15
     drop: float = 0.06
 
     def __post_init__(self) -> None:
@@ -78,8 +90,8 @@ class DataSettings:
             raise SettingsError("batch, crop, initial must be positive and window >= initial")
         if self.items_per_step < 0:
             raise SettingsError(f"items_per_step must not be negative; found {self.items_per_step}")
-        if not 0 <= self.remix <= 1 or not 0 <= self.drop < 1:
-            raise SettingsError("remix and drop are shares in [0, 1]")
+        if not (0 <= self.remix <= 1 and 0 <= self.speed <= 1 and 0 <= self.drop < 1):
+            raise SettingsError("remix, speed and drop are shares in [0, 1]")
 
     def span(self, step: int) -> tuple[int, int]:
         """First segment of the window at a step, and the one after its last."""
@@ -90,11 +102,31 @@ class DataSettings:
 class SegmentSource(Protocol):
     """Segments by number: the same number gives the same segment."""
 
-    segment: int
+    @property
+    def segment(self) -> int:
+        """Samples per segment."""
+        ...
 
     def stream(self, start: int) -> Iterator[Array]:
         """Segments start, start + 1, ..., float32 of shape (stems, segment)."""
         ...
+
+
+@dataclass(frozen=True)
+class SegmentsFrom:
+    """The segments of a source from some number on, counted from 0."""
+
+    source: SegmentSource
+    first: int
+
+    @property
+    def segment(self) -> int:
+        """Samples per segment."""
+        return self.source.segment
+
+    def stream(self, start: int) -> Iterator[Array]:
+        """Segments from number ``start`` on, without end."""
+        return self.source.stream(self.first + start)
 
 
 class ShardSource:
@@ -296,6 +328,26 @@ def random_equaliser(
     return 10 ** (curve.reshape(items, stems, bins, 1) / 20)
 
 
+def random_texture(
+    spectrum: Complex[Tensor, "items stems bins frames"],
+    settings: DataSettings,
+    generator: torch.Generator,
+) -> Complex[Tensor, "items stems bins frames"]:
+    """Raise the magnitudes of every stem to a random power near 1; its energy stays.
+
+    Partials become more or less unlike in strength and notes die sooner or later, as if played
+    on other instruments.
+    """
+    power = torch.view_as_real(spectrum).square().sum(-1)
+    exponents = settings.texture * torch.randn(
+        *spectrum.shape[:2], 1, 1, generator=generator, device=generator.device
+    )
+    mean = power.mean((2, 3), keepdim=True).clamp_min(1e-20)
+    gains = (power / mean + 1e-8) ** (0.5 * (exponents.exp() - 1))
+    changed = (power * gains.square()).mean((2, 3), keepdim=True).clamp_min(1e-20)
+    return spectrum * (gains * (mean / changed).sqrt())
+
+
 def draw_batch(
     pool: SegmentPool, settings: DataSettings, step: int, seed: int, rank: int = 0
 ) -> Array:
@@ -315,12 +367,20 @@ def draw_batch(
     for item in batch:
         remix = rng.random() < settings.remix
         numbers = rng.integers(start, stop, stems if remix else 1)
-        offsets = rng.integers(0, pool.ring.shape[2] - crop + 1, len(numbers))
-        for k in range(stems):
-            place = k if remix else 0
-            slot = int(numbers[place]) % pool.slots
-            piece = pool.ring[slot, k, offsets[place] : offsets[place] + crop]
-            item[k] = piece.astype(np.float32) / INT16_SCALE
+        for place, number in enumerate(numbers):
+            rows = slice(place, place + 1) if remix else slice(None)
+            up, down = 1, 1
+            if rng.random() < settings.speed:
+                up, down = _SPEEDS[int(rng.integers(len(_SPEEDS)))]
+            length = -(-crop * down // up)
+            if length > pool.ring.shape[2]:
+                up, down, length = 1, 1, crop
+            offset = int(rng.integers(0, pool.ring.shape[2] - length + 1))
+            piece = pool.ring[int(number) % pool.slots, rows, offset : offset + length]
+            piece = piece.astype(np.float32) / INT16_SCALE
+            if up != down:
+                piece = signal.resample_poly(piece, up, down, axis=-1)
+            item[rows] = piece[:, :crop]
         gain = settings.stem_gain_db * rng.standard_normal(stems)
         gain = gain + settings.song_gain_db * rng.standard_normal()
         factor = 10 ** (gain / 20) * rng.choice([-1.0, 1.0], stems)

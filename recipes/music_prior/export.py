@@ -13,11 +13,10 @@ from mgdm_audio.priors.checkpoints import load_prior, save_prior
 from mgdm_audio.priors.levels import Levels
 from mgdm_audio.priors.prior_header import PriorHeader
 from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
-from mgdm_core.array_types import Tensor
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.train import read_checkpoint
 
-__all__ = ["LEVELS", "export", "network_from_checkpoint", "read_weights"]
+__all__ = ["LEVELS", "export", "network_from_checkpoint", "read_network"]
 
 STEMS = ("bass", "drums", "guitar", "piano")
 RATE = 22_050
@@ -114,6 +113,9 @@ def export(
     )
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of an exported file as float32, for a run that starts from them."""
-    return dict(load_prior(path, device="cpu", precision="float32").network.state_dict())
+def read_network(path: Path) -> STFTUNet:
+    """Network of an exported file in float32, for a run that starts from it."""
+    network = load_prior(path, device="cpu", precision="float32").network
+    if not isinstance(network, STFTUNet):
+        raise MGDMError(f"{path} holds no stft_unet; found {type(network).__name__}")
+    return network

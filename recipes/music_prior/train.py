@@ -22,20 +22,26 @@ from mgdm_core.errors import MGDMError
 from recipes.music_prior.corruption import corrupt, draw_sigmas
 from recipes.music_prior.data import (
     SegmentPool,
+    SegmentsFrom,
     SegmentSource,
     average_power,
     draw_batch,
     random_equaliser,
+    random_texture,
 )
 from recipes.music_prior.loss import ChosenBins, PowerAverage, choose_bins, denoising_loss
 from recipes.music_prior.optimizer import MuonAdamW
 from recipes.music_prior.presets import TrainSettings
 from recipes.music_prior.train_log import InterruptFlag, Log, Tally
+from recipes.music_prior.widen import widened
 
 __all__ = ["Progress", "learning_rate", "read_checkpoint", "train"]
 
 CHECKPOINT = "last.pt"
 BEFORE_DECAY = "before_decay.pt"
+WIDENING_NOISE = 0.1
+# Processes render songs of their own: numbers of the next begin this much further on.
+SEGMENTS_PER_PROCESS = 10**9 + 7
 Progress = Callable[[dict[str, float]], None]
 
 
@@ -110,13 +116,14 @@ def _seed(*numbers: int) -> int:
     return value >> 1
 
 
-def _initialised(settings: TrainSettings, weights: dict[str, Tensor] | None) -> STFTUNet:
+def _initialised(settings: TrainSettings, origin: STFTUNet | None) -> STFTUNet:
     # Layers draw their first weights from the global stream, which is put back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(_seed(settings.seed))
         network = STFTUNet(settings.network)
-    if weights is not None:
-        network.load_state_dict(weights)
+    if origin is not None:
+        generator = torch.Generator().manual_seed(_seed(settings.seed, 3))
+        network.load_state_dict(widened(origin, network, WIDENING_NOISE, generator))
     return network
 
 
@@ -128,7 +135,7 @@ def train(
     resume: bool = True,
     minutes: float | None = None,
     stop_after: int | None = None,
-    initial_weights: dict[str, Tensor] | None = None,
+    origin: STFTUNet | None = None,
     identity: str = "",
     report_every: int = 20,
     progress: Progress | None = None,
@@ -151,8 +158,8 @@ def train(
         Wall time after which to save and return (a piece of the run).
     stop_after : int, optional
         Number of updates after which to save and return.
-    initial_weights : dict, optional
-        Weights of the same network to start a new run from.
+    origin : STFTUNet, optional
+        Network to start a new run from: of the same sizes, or narrower (see `widen`).
     identity : str
         Names the source; the ring of segments of another source is not used again.
     report_every : int
@@ -187,8 +194,10 @@ def train(
             raise MGDMError(
                 f"the run in {out} has another network; use another folder or its own settings"
             )
-    network = _initialised(settings, initial_weights)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _initialised(settings, origin)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is not None:
         network.load_state_dict(state["network"])
     optimizer = MuonAdamW(network.parameters(), settings.learning_rate, settings.weight_decay)
@@ -210,12 +219,14 @@ def train(
 
     device = fabric.device
     rank = fabric.global_rank
+    source = source if rank == 0 else SegmentsFrom(source, rank * SEGMENTS_PER_PROCESS)
     pool = SegmentPool(source, settings.data, out / f"pool{rank}", identity)
-    if state is None and initial_weights is None:
+    if state is None and origin is None:
         start, stop = settings.data.span(0)
         pool.need(start, stop)
         segments = (pool.get(number) for number in range(start, stop))
-        network.start_from_average(average_power(segments, network.spectral))
+        power = average_power(segments, network.spectral)
+        network.start_from_average(fabric.broadcast(power))
     log = Log(out / "log.csv", step) if rank == 0 else None
     generator = torch.Generator(device=device)
     stopping = InterruptFlag()
@@ -255,6 +266,7 @@ def train(
                 white = torch.randn(wave.shape, generator=generator, device=device)
                 with torch.no_grad():
                     clean = network.spectral.forward(wave)
+                    clean = random_texture(clean, settings.data, generator)
                     clean = clean * random_equaliser(
                         *clean.shape[:3], settings.data, generator=generator
                     )

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from mgdm_audio.priors.precision import has_fast_bfloat16, resolve_precision
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
-from mgdm_audio.priors.stft_unet_layers import BandEncoder, BandSpread, band_edges, band_groups
+from mgdm_audio.priors.stft_unet_layers import (
+    BandDecoder,
+    BandEncoder,
+    BandSpread,
+    band_edges,
+    band_groups,
+)
 from mgdm_core.errors import SettingsError, ShapeError
 
 TINY = STFTUNetConfig(
@@ -191,6 +197,29 @@ class TestDenoiser:
         order = heard.argmax(1)
         assert torch.equal(order, order.sort().values)
         assert len(order.unique()) == bands
+
+    def test_a_band_decides_its_own_bins_and_a_column_its_own_frames(self):
+        bins, bands, patch = 50, 8, 3
+        encoder = BandEncoder(bins, bands, 2, 1, patch, 1)
+        decoder = BandDecoder(bins, bands, 2, 5, patch, 4)
+        assert not decoder(noise(2, 4, bands, 6)).any()
+        with torch.no_grad():
+            for weight in encoder.weights:
+                weight.fill_(1.0)
+            for weight in decoder.weights:
+                weight.copy_(noise(*weight.shape, seed=2))
+        for band, column in ((0, 0), (3, 2), (7, 5)):
+            x = torch.zeros(2, 4, bands, 6)
+            x[1, :, band, column] = noise(4, seed=3)
+            out = decoder(x)
+            assert out.shape == (2, 5, 6 * patch, bins)
+            heard = out[1].abs().amin(0) > 0
+            assert not out[0].any()
+            assert torch.equal(out[1].abs().amax(0) > 0, heard)
+            # The same bins and frames as the encoder gathers there.
+            gathered = encoder(heard.float()[None, None])[0, 0]
+            assert gathered[band, column] == heard.sum() == gathered.sum()
+            assert heard.any(1).sum() == patch
 
     def test_started_from_average_spectra_it_is_their_wiener_filter(self):
         net = network(trained=False)

@@ -24,8 +24,9 @@ from recipes.music_prior.data import (
     ShardSource,
     average_power,
     draw_batch,
+    random_texture,
 )
-from recipes.music_prior.export import export, network_from_checkpoint, read_weights
+from recipes.music_prior.export import export, network_from_checkpoint, read_network
 from recipes.music_prior.loss import PowerAverage, choose_bins, denoising_loss
 from recipes.music_prior.presets import PRESETS, TrainSettings, preset
 from recipes.music_prior.sources import pack
@@ -289,6 +290,53 @@ class TestPool:
         assert 0.1 < (power == 0).mean() < 0.5
         assert power[power > 0].std() > 0
 
+    def test_another_speed_moves_all_stems_of_a_song_by_one_ratio(self, tmp_path):
+        """Tones move in frequency; those of one song by the same factor, one of the eight."""
+        still = DataSettings(
+            batch=12, crop=2048, window=10, initial=8, remix=0.0, drop=0.0, speed=0
+        )
+        songs = Tones(rows=(0.01, 0.04, 0.1, 0.2))  # none leaves the band
+        pool = SegmentPool(songs, still, tmp_path)
+        stop = still.span(0)[1]
+        pool.need(0, stop)
+
+        def frequencies(stems):
+            """Frequency of every row's strongest partial, in cycles per sample."""
+            spectrum = np.abs(np.fft.rfft(stems * np.hanning(stems.shape[-1]), 1 << 16))
+            return spectrum.argmax(-1) / (1 << 16)
+
+        known = np.stack([frequencies(songs.item(i)) for i in range(stop)])
+        moved = set()
+        for item in draw_batch(pool, replace(still, speed=1.0), 0, seed=2):
+            ratios = frequencies(item) / known
+            agreeing = ratios.std(1) / ratios.mean(1)
+            assert agreeing.min() < 2e-3
+            moved.add(round(float(ratios[agreeing.argmin()].mean()), 2))
+        assert len(moved) > 3
+        assert moved <= {0.8, 0.83, 0.88, 0.87, 0.92, 1.09, 1.14, 1.2, 1.25}
+        for item in draw_batch(pool, still, 0, seed=2):
+            assert np.abs(frequencies(item) / known - 1).max(1).min() < 1e-3
+        pool.close()
+
+    def test_texture_keeps_energy_phase_and_silence(self):
+        spectrum = torch.randn(3, 4, 33, 20, dtype=torch.complex64, generator=stream_of())
+        spectrum[1, 2] = 0
+        out = random_texture(spectrum, DataSettings(texture=0.3), stream_of(1))
+        assert not out[1, 2].abs().any()
+        power = spectrum.abs().square().mean((2, 3))
+        torch.testing.assert_close(out.abs().square().mean((2, 3)), power)
+        heard = spectrum.abs() > 0
+        gain = (out / spectrum)[heard]
+        assert gain.imag.abs().max() < 1e-3 * gain.real.max()
+        assert gain.real.min() > 0
+        # Louder bins gain or lose against quieter ones by a power of their ratio.
+        a, b = spectrum[0, 0].abs().flatten().log(), out[0, 0].abs().flatten().log()
+        slope = ((a - a.mean()) * (b - b.mean())).sum() / (a - a.mean()).square().sum()
+        assert abs(float(slope) - 1) > 0.01
+        torch.testing.assert_close(b - b.mean(), slope * (a - a.mean()), atol=2e-3, rtol=0)
+        same_again = random_texture(spectrum, DataSettings(texture=0.0), stream_of(1))
+        torch.testing.assert_close(same_again, spectrum)
+
     def test_average_power_is_that_of_mixtures_of_rms_a_tenth(self):
         transform = SpectralTransform(128, 32)
         songs = [Tones().item(i) for i in range(6)]
@@ -458,7 +506,7 @@ class TestExport:
             settings_of(steps=1, decay_steps=0, learning_rate=1e-9),
             Tones(),
             tmp_path / "next",
-            initial_weights=read_weights(path),
+            origin=read_network(path),
         )
         torch.testing.assert_close(
             again["network"]["encoder.bias"], original.encoder.bias.detach(), atol=1e-3, rtol=0
