@@ -119,14 +119,11 @@ PRESETS: dict[str, TrainSettings] = {
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
     # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.
-    "cpu-wide": TrainSettings(
-        network=STFTUNetConfig(widths=(64, 128, 256), blocks=(1, 2, 2), embedding=128, heads=8),
-        corruption=_NEAR_THE_MIXTURE,
+    "cpu-wide": replace(
+        _CPU,
+        network=replace(_CPU.network, widths=(64, 128, 256), heads=8),
         data=DataSettings(items_per_step=2.0),
         learning_rate=9e-4,
-        warmup_steps=40,
-        decay_steps=500,
-        ema_length=0.08,
     ),
     "gpu-25min": TrainSettings(
         network=_LARGE,

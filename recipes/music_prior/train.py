@@ -175,6 +175,8 @@ def train(
         The last checkpoint.
     """
     began = time.perf_counter()
+    # Before there are other processes: what is refused here is said once.
+    network = _initialised(settings, origin)
     device_kind = (
         "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
     )
@@ -194,7 +196,6 @@ def train(
             raise MGDMError(
                 f"the run in {out} has another network; use another folder or its own settings"
             )
-    network = _initialised(settings, origin)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
