@@ -28,11 +28,16 @@ from mgdm_audio.cli.evaluate_options import (
     progress_bars,
 )
 from mgdm_audio.datasets import Dataset, open_dataset
-from mgdm_audio.estimators import EstimateFiles, EstimatorSpec, PretrainedSpec, find_estimates
-from mgdm_audio.evaluation import EngineSettings, EvaluationSettings, evaluate
-from mgdm_audio.metrics import SLAKH_RATE
-from mgdm_audio.results import SCORES, SILENCE_SAFE, RunSummary, write_summary
-from mgdm_audio.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.estimators import (
+    EstimateFiles,
+    EstimatorSpec,
+    PretrainedSpec,
+    find_estimates,
+)
+from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.summary import SCORES, SILENCE_SAFE, RunSummary, write_summary
+from mgdm_audio.metrics.si_sdr import SLAKH_RATE
 
 __all__ = ["main"]
 
@@ -190,7 +195,7 @@ def make_spec(prior: str, preset: str, precision: str, batch_size: int) -> Pretr
 
 def default_sampler(preset: str) -> str:
     """Sampler of a preset."""
-    from mgdm_audio.presets import sampling_settings
+    from mgdm_audio.sampling.presets import sampling_settings
 
     return sampling_settings(preset).sampler
 
@@ -254,7 +259,7 @@ def _evaluate(
 ) -> int:
     import torch
 
-    from mgdm_audio.machine import describe_machine, describe_versions
+    from mgdm_audio.compute.machine import describe_machine, describe_versions
 
     del jobs  # in engine
     with as_usage():
@@ -277,7 +282,7 @@ def _evaluate(
     summary = write_summary(run)
     _show(summary, run, as_json)
     if report and any(v.tracks for v in summary.variants):
-        from mgdm_audio.report_html import write_report
+        from mgdm_audio.reports.html import write_report
 
         page = write_report(run)
         if not as_json:
@@ -289,7 +294,7 @@ def _evaluate(
 
 
 def _show(summary: RunSummary, run: RunFolder, as_json: bool) -> None:
-    from mgdm_audio.tables import cost_table, score_tables
+    from mgdm_audio.reports.tables import cost_table, score_tables
 
     if as_json:
         click.echo((run.path / "summary.json").read_text(encoding="utf-8"), nl=False)
@@ -305,7 +310,7 @@ def _show(summary: RunSummary, run: RunFolder, as_json: bool) -> None:
 @click.argument("run", type=_FOLDER)
 def report_command(run: Path) -> None:
     """Write summary, results.parquet and the page of RUN again."""
-    from mgdm_audio.report_html import write_report
+    from mgdm_audio.reports.html import write_report
 
     folder = RunFolder(run)
     _show(write_summary(folder), folder, as_json=False)
@@ -333,9 +338,9 @@ def compare_command(
 
     `mgdm-evaluate --compare RUN_A RUN_B` means the same.
     """
-    from mgdm_audio.compare import compare_runs, comparison_table
-    from mgdm_audio.report_html import write_comparison
-    from mgdm_audio.results import plain
+    from mgdm_audio.evaluation.compare import compare_runs, comparison_table
+    from mgdm_audio.evaluation.summary import plain
+    from mgdm_audio.reports.html import write_comparison
 
     found = compare_runs(RunFolder(run_a), RunFolder(run_b), variant_a, variant_b, score)
     if as_json:

@@ -10,10 +10,10 @@ import click
 
 from mgdm_audio.cli.common import report_error
 from mgdm_audio.cli.evaluate_options import print_tables
+from mgdm_audio.compute.engines import Outcome
 from mgdm_audio.datasets.check import DatasetCheck, Finding
 from mgdm_audio.datasets.convert import Converted
-from mgdm_audio.engines import Outcome
-from mgdm_audio.tables import Table
+from mgdm_audio.reports.tables import Table
 
 __all__ = ["check_json", "print_check", "show_conversion"]
 

@@ -11,9 +11,9 @@ import click
 
 from mgdm_audio.cli.common import Group, report_error
 from mgdm_audio.datasets import Dataset
-from mgdm_audio.evaluation import Progress
-from mgdm_audio.run_folder import Variant
-from mgdm_audio.tables import Table
+from mgdm_audio.evaluation.run import Progress
+from mgdm_audio.evaluation.run_folder import Variant
+from mgdm_audio.reports.tables import Table
 
 __all__ = [
     "DefaultGroup",

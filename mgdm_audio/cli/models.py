@@ -19,7 +19,7 @@ from mgdm_audio.cli.common import (
 from mgdm_core.errors import MGDMError
 
 if TYPE_CHECKING:
-    from mgdm_audio.priors.lightning_import import ImportReport
+    from mgdm_audio.priors.msdm.importer import ImportReport
 
 __all__ = ["main"]
 
@@ -37,7 +37,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
     """List the known priors."""
-    from mgdm_audio.priors import registry
+    from mgdm_audio.priors import catalogue as registry
 
     rows = [_summary(entry) for entry in registry.list_priors()]
     if as_json:
@@ -58,7 +58,7 @@ def list_command(as_json: bool) -> None:
 
 
 def _summary(entry: Any) -> dict[str, Any]:
-    from mgdm_audio.priors.checkpoints import read_header
+    from mgdm_audio.priors.checkpoint.store import read_header
 
     row: dict[str, Any] = {
         "name": entry.name,
@@ -89,9 +89,9 @@ def _summary(entry: Any) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(name: str, as_json: bool) -> None:
     """Describe a prior: a name, a path, or hf://owner/name/file."""
-    from mgdm_audio.priors import registry
-    from mgdm_audio.priors.checkpoints import read_header
-    from mgdm_audio.priors.safetensors_layout import read_layout
+    from mgdm_audio.priors import catalogue as registry
+    from mgdm_audio.priors.checkpoint.layout import read_layout
+    from mgdm_audio.priors.checkpoint.store import read_header
 
     path = registry.resolve(name)
     header = read_header(path)
@@ -134,8 +134,8 @@ def _short(value: Any) -> str:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def verify_command(files: tuple[str, ...]) -> int:
     """Check checkpoints wholly: keys, shapes, digest, finite values. Names work too."""
-    from mgdm_audio.priors import registry
-    from mgdm_audio.priors.checkpoints import verify
+    from mgdm_audio.priors import catalogue as registry
+    from mgdm_audio.priors.checkpoint.store import verify
 
     failed = 0
     for name in files:
@@ -153,7 +153,7 @@ def verify_command(files: tuple[str, ...]) -> int:
 @click.argument("name", required=False)
 def where_command(name: str | None) -> None:
     """Print the folder of imported priors, or where the prior NAME is."""
-    from mgdm_audio.priors import registry
+    from mgdm_audio.priors import catalogue as registry
 
     click.echo(str(registry.home() if name is None else registry.resolve(name)))
 
@@ -162,7 +162,7 @@ def where_command(name: str | None) -> None:
 @click.argument("name")
 def forget_command(name: str) -> None:
     """Take the name of an imported prior off the list; the file stays."""
-    from mgdm_audio.priors import registry
+    from mgdm_audio.priors import catalogue as registry
 
     entry = registry.forget(name)
     click.echo(f"forgot {name}; its file is {entry.path}")
@@ -208,7 +208,7 @@ def _import_options(function: Any) -> Any:
 
 def _target(out: Path | None, name: str | None, default: str, force: bool) -> tuple[Path, str]:
     """Where to write and under which name, refused before any work where it cannot be."""
-    from mgdm_audio.priors import registry
+    from mgdm_audio.priors import catalogue as registry
 
     if out is not None and out.suffix != ".safetensors":
         raise click.UsageError(f"{out}: the file to write must end in .safetensors")
@@ -238,7 +238,7 @@ def _facts(ctx: click.Context, name: str, store: str) -> dict[str, Any]:
 
 
 def _finish(report: ImportReport, name: str, force: bool) -> None:
-    from mgdm_audio.priors import registry
+    from mgdm_audio.priors import catalogue as registry
 
     registry.register(name, report.path, replace=force)
     for note in report.notes:
@@ -261,7 +261,7 @@ def msdm_command(
     **_: Any,
 ) -> None:
     """Import a joint MSDM network from the Lightning checkpoint FILE."""
-    from mgdm_audio.priors.lightning_import import import_msdm
+    from mgdm_audio.priors.msdm.importer import import_msdm
 
     path, chosen = _target(out, name, "msdm", force)
     with as_usage(ctx):
@@ -289,7 +289,7 @@ def weakly_command(
     **_: Any,
 ) -> None:
     """Import single-source MSDM networks, one checkpoint per stem, as one prior."""
-    from mgdm_audio.priors.lightning_import import MSDM_STEMS, import_weakly_msdm
+    from mgdm_audio.priors.msdm.importer import MSDM_STEMS, import_weakly_msdm
 
     facts = _facts(ctx, name or "", store)
     stems = facts.get("stems", MSDM_STEMS)

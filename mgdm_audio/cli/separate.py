@@ -85,9 +85,9 @@ def main(**given: Any) -> int:
     INPUTS are sound files, folders of them, glob patterns, or - for standard input. Stems are
     written at the input's rate, channels and length; they and the residual sum to the input.
     """
-    from mgdm_audio import jobs
-    from mgdm_audio.priors import registry
-    from mgdm_audio.priors.checkpoints import read_header
+    from mgdm_audio.priors import catalogue as registry
+    from mgdm_audio.priors.checkpoint.store import read_header
+    from mgdm_audio.separation import file_plan as jobs
 
     with as_usage():
         sampling = _sampling(given)
@@ -99,7 +99,7 @@ def main(**given: Any) -> int:
         if given["resume"] and given["overwrite"]:
             raise click.UsageError("--resume keeps files and --overwrite replaces them; choose one")
         if given["engine"] == "ray":
-            from mgdm_audio.engines_ray import import_ray
+            from mgdm_audio.compute.engines_ray import import_ray
 
             import_ray()
             if "-" in given["inputs"]:
@@ -120,7 +120,7 @@ def main(**given: Any) -> int:
     jobs.check_output_folder(given["out"], needed)
     failures = {refused.source: refused.reason for refused in plan.refused}
 
-    from mgdm_audio.file_separation import refuse_existing
+    from mgdm_audio.separation.files import refuse_existing
 
     todo = []
     for job in plan.jobs:
@@ -147,7 +147,7 @@ def main(**given: Any) -> int:
         "batch_size": batch_size,
     }
     if given["engine"] == "ray":
-        from mgdm_audio.separation_work import SeparationWork
+        from mgdm_audio.separation.file_work import SeparationWork
 
         work = SeparationWork(**common, precision=given["precision"], resume=given["resume"])
         records = run_on_ray(todo, given, work, failures)
@@ -183,7 +183,7 @@ def assignments_of(pairs: tuple[str, ...]) -> dict[str, str]:
 
 
 def _sampling(given: Mapping[str, Any]) -> Any:
-    from mgdm_audio.presets import sampling_settings
+    from mgdm_audio.sampling.presets import sampling_settings
 
     return sampling_settings(
         given["preset"],
@@ -196,8 +196,8 @@ def _sampling(given: Mapping[str, Any]) -> Any:
 
 
 def _choice(given: Mapping[str, Any], stems: tuple[str, ...]) -> Any:
-    from mgdm_audio.audio_encode import OutputFormat
-    from mgdm_audio.jobs import OutputChoice
+    from mgdm_audio.io.encoders import OutputFormat
+    from mgdm_audio.separation.file_plan import OutputChoice
 
     container = given["container"] or "wav"
     wanted = given["stems"]
@@ -221,7 +221,7 @@ def _batch_size(text: str) -> int:
 
 
 def _file_options(given: Mapping[str, Any]) -> Any:
-    from mgdm_audio.file_separation import FileOptions
+    from mgdm_audio.separation.files import FileOptions
 
     raw = given["rate"] == "prior"
     if given["mono"] != raw:

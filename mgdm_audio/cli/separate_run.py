@@ -14,16 +14,16 @@ import click
 import torch
 
 from mgdm_audio.cli.common import one_line
-from mgdm_audio.cost import count_evaluations
-from mgdm_audio.engines_ray import RayPool
+from mgdm_audio.compute.engines_ray import RayPool
 from mgdm_audio.errors import display_name
-from mgdm_audio.file_separation import FileOptions, is_done, run_job, run_key
-from mgdm_audio.jobs import FileJob, OutputChoice
-from mgdm_audio.priors.checkpoints import load_prior
-from mgdm_audio.priors.registry import resolve
-from mgdm_audio.separation_work import SeparationWork
-from mgdm_audio.separator import Separator
-from mgdm_audio.stem_sampler import SamplingSettings, StemSampler
+from mgdm_audio.priors.catalogue import resolve
+from mgdm_audio.priors.checkpoint.store import load_prior
+from mgdm_audio.sampling.cost import count_evaluations
+from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
+from mgdm_audio.separation.file_plan import FileJob, OutputChoice
+from mgdm_audio.separation.file_work import SeparationWork
+from mgdm_audio.separation.files import FileOptions, is_done, run_job, run_key
+from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import CancelledError
 
 __all__ = ["estimate_cost", "run_all", "run_on_ray"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import soundfile
 
-from mgdm_audio.audio_io import open_blocks, probe
 from mgdm_audio.datasets.four_stem import StemFolderTrack, stem_files
 from mgdm_audio.datasets.slakh import EDITIONS, SLAKH_STEMS, SlakhTrack, read_metadata
 from mgdm_audio.datasets.tracks import Dataset, Track
 from mgdm_audio.errors import AudioError
+from mgdm_audio.io.reader import open_blocks, probe
 
 __all__ = ["DatasetCheck", "Finding", "TrackCheck", "check_dataset", "check_track"]
 

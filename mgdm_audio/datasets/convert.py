@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from mgdm_audio.compute.engines import InlinePool, Outcome, run_processes
 from mgdm_audio.datasets.tracks import Dataset, Track
-from mgdm_audio.engines import InlinePool, Outcome, run_processes
 from mgdm_audio.errors import AudioWriteError, os_reason
 from mgdm_core.errors import SettingsError
 

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from mgdm_audio import resampling
-from mgdm_audio.audio_io import read
 from mgdm_audio.errors import DatasetError
+from mgdm_audio.io import resampling
+from mgdm_audio.io.reader import read
 from mgdm_core.array_types import Array, Float
 
 __all__ = [
@@ -224,7 +224,7 @@ def resample(
         return resampling.resample(x, rate, new_rate).numpy()
     import torchaudio
 
-    # Same filter as mgdm_audio.resampling, wide and steep, because a reference must not carry
+    # Same filter as mgdm_audio.io.resampling, wide and steep, because a reference must not carry
     # aliases that no separator could reproduce; three times faster for ratios like 2 to 1.
     return torchaudio.functional.resample(
         x,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mgdm_audio.priors.checkpoints import load_prior, read_header, save_prior, verify
+from mgdm_audio.priors.checkpoint.header import FORMAT_VERSION, PriorHeader
+from mgdm_audio.priors.checkpoint.store import load_prior, read_header, save_prior, verify
 from mgdm_audio.priors.levels import Levels
-from mgdm_audio.priors.prior_header import FORMAT_VERSION, PriorHeader
 from mgdm_audio.priors.waveform_prior import (
     SpectralWaveformPrior,
     StackedNetwork,

@@ -20,10 +20,10 @@ _LARGEST_STACK = 64
 def _construct(kind: str, config: Mapping[str, Any]) -> nn.Module:
     # Imported here, as a reader of headers needs no network, and one kind does not need the other.
     if kind == "stft_unet":
-        from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+        from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 
         return STFTUNet(STFTUNetConfig.from_dict(dict(config)))
-    from mgdm_audio.priors.unet1d import UNet1d, UNet1dConfig
+    from mgdm_audio.priors.unet1d.network import UNet1d, UNet1dConfig
 
     if kind == "unet1d":
         return UNet1d(UNet1dConfig.from_dict(config))

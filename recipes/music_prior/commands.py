@@ -19,8 +19,8 @@ class _Lazy(Group):
     """Commands of the renderer, imported when they are asked for: they need FluidSynth."""
 
     _elsewhere = {  # noqa: RUF012
-        "render": "recipes.music_prior.render",
-        "inspect": "recipes.music_prior.inspect_songs",
+        "render": "recipes.music_prior.sound.render",
+        "inspect": "recipes.music_prior.sound.inspect_songs",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _stream_settings(midi_dirs, soundfonts, workers, seed, split, composed_share, per_song):
-    from recipes.music_prior.stream import StreamSettings
+    from recipes.music_prior.sound.stream import StreamSettings
 
     return StreamSettings(
         midi_dirs=tuple(midi_dirs),
@@ -53,11 +53,11 @@ def _stream_settings(midi_dirs, soundfonts, workers, seed, split, composed_share
 
 def _source(data_dir, **stream):
     """Packed shards where there are some, else songs rendered on the fly."""
-    from recipes.music_prior.data import ShardSource
+    from recipes.music_prior.training.data import ShardSource
 
     if data_dir is not None:
         return ShardSource(data_dir), f"shards {Path(data_dir).name}"
-    from recipes.music_prior.sources import RenderSource
+    from recipes.music_prior.training.sources import RenderSource
 
     source = RenderSource(_stream_settings(**stream))
     return source, source.identity
@@ -150,8 +150,8 @@ def train(
     import torch
     from lightning.fabric.utilities import rank_zero_only
 
-    from recipes.music_prior.presets import preset
-    from recipes.music_prior.train import train
+    from recipes.music_prior.training.presets import preset
+    from recipes.music_prior.training.train import train
 
     if threads:
         torch.set_num_threads(threads)
@@ -173,7 +173,7 @@ def train(
     source, identity = _source(data_dir, seed=seed, split="train", **songs)
     origin = None
     if init is not None:
-        from recipes.music_prior.export import read_network
+        from recipes.music_prior.training.export import read_network
 
         origin = read_network(init)
     # Of several processes the first one speaks.
@@ -216,7 +216,7 @@ def train(
 )
 def export(checkpoint: Path, out: Path) -> None:
     """Write the averaged weights of CHECKPOINT as a safetensors file."""
-    from recipes.music_prior.export import export as write
+    from recipes.music_prior.training.export import export as write
 
     header = write(checkpoint, out)
     size = out.stat().st_size / 1e6
@@ -229,7 +229,7 @@ def export(checkpoint: Path, out: Path) -> None:
 @_song_options
 def pack(out: Path, segments: int, data_dir: Path | None, **songs) -> None:
     """Render segments into shards, for training where nothing can be rendered."""
-    from recipes.music_prior.sources import pack as write
+    from recipes.music_prior.training.sources import pack as write
 
     source, _ = _source(data_dir, seed=0, split="train", **songs)
     size = write(source, out, segments)
@@ -265,10 +265,10 @@ def validate(
     """Measure CHECKPOINTS (of the training, or exported) on songs held out from it."""
     import torch
 
-    from mgdm_audio.priors.checkpoints import load_prior
-    from mgdm_audio.priors.stft_unet import STFTUNet
-    from recipes.music_prior import validate as validation
-    from recipes.music_prior.export import network_from_checkpoint
+    from mgdm_audio.priors.checkpoint.store import load_prior
+    from mgdm_audio.priors.stft_unet.network import STFTUNet
+    from recipes.music_prior.training import validate as validation
+    from recipes.music_prior.training.export import network_from_checkpoint
 
     if threads:
         torch.set_num_threads(threads)

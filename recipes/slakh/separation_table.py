@@ -22,21 +22,21 @@ from typing import Any
 import click
 import torch
 
-from mgdm_audio.audio_io import read
-from mgdm_audio.chunking import ChunkStream
 from mgdm_audio.cli.common import Command, as_usage, device_option, precision_option, prior_option
-from mgdm_audio.cost import count_evaluations
-from mgdm_audio.gain import LevelMeter
-from mgdm_audio.machine import describe_machine
-from mgdm_audio.metrics import slakh_si_sdr_improvement
-from mgdm_audio.presets import PRESETS, sampling_settings
-from mgdm_audio.priors.checkpoints import load_prior
-from mgdm_audio.priors.registry import resolve
+from mgdm_audio.compute.machine import describe_machine
+from mgdm_audio.evaluation.run_folder import write_text
+from mgdm_audio.io.reader import read
+from mgdm_audio.io.resampling import resample
+from mgdm_audio.metrics.si_sdr import slakh_si_sdr_improvement
+from mgdm_audio.priors.catalogue import resolve
+from mgdm_audio.priors.checkpoint.store import load_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
-from mgdm_audio.resampling import resample
-from mgdm_audio.run_folder import write_text
-from mgdm_audio.stem_sampler import SamplingSettings, StemSampler
-from mgdm_audio.wiener import average_spectrum_wiener
+from mgdm_audio.sampling.chunk_stream import ChunkStream
+from mgdm_audio.sampling.cost import count_evaluations
+from mgdm_audio.sampling.level import LevelMeter
+from mgdm_audio.sampling.presets import PRESETS, sampling_settings
+from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
+from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_core.errors import MGDMError, SettingsError
 from mgdm_core.samplers import SAMPLERS
 from mgdm_core.settings_text import change_settings
@@ -214,7 +214,8 @@ def _head(prior: WaveformPrior, budget: float, seconds: float) -> list[str]:
     machine = describe_machine([str(prior.device)])
     amx = "with" if machine["amx"] else "without"
     return [
-        "SI-SDR improvement in dB, silence-safe, by `mgdm_audio.metrics.slakh_si_sdr_improvement`;",
+        "SI-SDR improvement in dB, silence-safe, by "
+        "`mgdm_audio.metrics.si_sdr.slakh_si_sdr_improvement`;",
         f"{seconds:.1f} s of audio. Evaluations and vector-Jacobian products per window, of all",
         f"posterior samples together: at most {budget:.0f} in all (a VJP counts as two), or the",
         "least above that at which a sampler does anything. Seconds are for the whole recording.",

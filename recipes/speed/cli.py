@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from mgdm_audio.cli.common import Command, device_option, precision_option, prior_option
-from mgdm_audio.machine import describe_machine, describe_versions
+from mgdm_audio.compute.machine import describe_machine, describe_versions
 from recipes.speed.timing import Measurement
 
 __all__ = ["main", "rows"]
@@ -77,8 +77,8 @@ def main(
         raise click.UsageError(
             f"--only takes {', '.join(PARTS)}; found {', '.join(sorted(unknown))}"
         )
-    from mgdm_audio.priors.checkpoints import load_prior
-    from mgdm_audio.priors.registry import resolve
+    from mgdm_audio.priors.catalogue import resolve
+    from mgdm_audio.priors.checkpoint.store import load_prior
     from recipes.speed.scoring import time_scoring
     from recipes.speed.separation import time_network, time_presets
 

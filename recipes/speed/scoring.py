@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mgdm_audio.bss_eval import bss_eval
-from mgdm_audio.metrics import SLAKH_RATE, slakh_si_sdr_improvement
+from mgdm_audio.metrics.bss_eval import bss_eval
+from mgdm_audio.metrics.si_sdr import SLAKH_RATE, slakh_si_sdr_improvement
 from recipes.speed.timing import Measurement, measure
 
 __all__ = ["time_scoring"]

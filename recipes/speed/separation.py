@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from mgdm_audio.cost import count_evaluations
-from mgdm_audio.presets import sampling_settings
 from mgdm_audio.priors.waveform_prior import WaveformPrior
-from mgdm_audio.separator import Separator
-from mgdm_audio.stem_sampler import StemSampler
+from mgdm_audio.sampling.cost import count_evaluations
+from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.sampling.stem_sampler import StemSampler
+from mgdm_audio.separation.separator import Separator
 from recipes.speed.timing import Measurement, measure
 
 __all__ = ["PRESETS", "time_network", "time_presets"]

@@ -5,7 +5,7 @@ Run as ``python -m tests.audio.compiled_network``; exits with 0 where the two ag
 
 import torch
 
-from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 
 
 def main():

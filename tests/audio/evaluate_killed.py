@@ -59,7 +59,7 @@ def main():
     import pyarrow.parquet  # noqa: F401
 
     import mgdm_audio.cli.evaluate
-    import mgdm_audio.report_html  # noqa: F401
+    import mgdm_audio.reports.html  # noqa: F401
 
     moments = random.Random(seed)
     kills = 0

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from mgdm_audio.estimators import Estimates
+from mgdm_audio.evaluation.estimators import Estimates
 
 BANDS = {"bass": (0, 200), "guitar": (200, 700), "piano": (700, 2000), "drums": (2000, 1e9)}
 

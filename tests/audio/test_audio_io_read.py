@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from mgdm_audio.audio_io import SpooledFile, open_blocks, probe, read, spooled
+from mgdm_audio.io.reader import SpooledFile, open_blocks, probe, read, spooled
 from mgdm_core.errors import SettingsError
 
 RATE = 44_100

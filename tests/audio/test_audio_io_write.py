@@ -8,11 +8,11 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.atomic_output import TextOutput, commit_all
-from mgdm_audio.audio_encode import OutputFormat, WavEncoder, quantise
-from mgdm_audio.audio_io import probe, read
 from mgdm_audio.errors import AudioClipError, AudioFormatError
-from mgdm_audio.stem_writer import StemWriter, clip_reports, common_gain
+from mgdm_audio.io.atomic import TextOutput, commit_all
+from mgdm_audio.io.encoders import OutputFormat, WavEncoder, quantise
+from mgdm_audio.io.reader import probe, read
+from mgdm_audio.io.stem_writer import StemWriter, clip_reports, common_gain
 from mgdm_core.errors import SettingsError
 from tests.audio.test_audio_io_read import RATE, tone
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from mgdm_audio.audio_io import open_blocks, probe, read, spooled
 from mgdm_audio.errors import AudioError, AudioFormatError, AudioReadError, display_name
+from mgdm_audio.io.reader import open_blocks, probe, read, spooled
 from tests.audio.test_audio_io_read import RATE, encode, tone
 
 

@@ -6,11 +6,11 @@ import signal
 import numpy as np
 import pytest
 
-from mgdm_audio.atomic_output import AtomicOutput, TextOutput, abort_all, commit_all
-from mgdm_audio.audio_encode import OutputFormat
-from mgdm_audio.audio_io import read
 from mgdm_audio.errors import AudioFormatError, AudioWriteError
-from mgdm_audio.stem_writer import StemWriter
+from mgdm_audio.io.atomic import AtomicOutput, TextOutput, abort_all, commit_all
+from mgdm_audio.io.encoders import OutputFormat
+from mgdm_audio.io.reader import read
+from mgdm_audio.io.stem_writer import StemWriter
 from mgdm_core.errors import ShapeError
 from tests.audio.test_audio_io_read import RATE, tone
 from tests.audio.test_audio_io_write import FORMATS, identifier, listing

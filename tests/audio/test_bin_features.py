@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.priors.bin_features import (
+from mgdm_audio.priors.stft_unet.bin_features import (
     DETAIL_FEATURES,
     TREND_FEATURES,
     detail_features,

@@ -107,7 +107,7 @@ def test_a_stack_round_trips(tmp_path):
 
 
 def test_the_spectral_network_round_trips(tmp_path):
-    from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+    from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 
     config = STFTUNetConfig(
         n_fft=256, hop=64, bands=8, widths=(8, 16), blocks=(1, 1), embedding=16, heads=2
@@ -356,7 +356,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mgdm_audio.priors.checkpoints.save_file", full)
+    monkeypatch.setattr("mgdm_audio.priors.checkpoint.store.save_file", full)
     with pytest.raises(CheckpointError, match="No space left"):
         save_tiny(path)
     assert path.read_bytes() == before

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgdm_audio.errors import CheckpointError
-from mgdm_audio.priors.inert_pickle import Call, Name, read_inert
-from mgdm_audio.priors.lightning_import import read_msdm
-from mgdm_audio.priors.torch_archive import TorchArchive, plain_value
+from mgdm_audio.priors.msdm.archive import TorchArchive, plain_value
+from mgdm_audio.priors.msdm.importer import read_msdm
+from mgdm_audio.priors.msdm.inert_pickle import Call, Name, read_inert
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -232,7 +232,7 @@ def test_damaged_pickles_are_one_line(data):
 
 
 def test_endless_pickles_are_cut_short(monkeypatch):
-    monkeypatch.setattr("mgdm_audio.priors.inert_pickle._MOST_OPCODES", 1000)
+    monkeypatch.setattr("mgdm_audio.priors.msdm.inert_pickle._MOST_OPCODES", 1000)
     assert read_inert(b"\x80\x02" + b"N0" * 400 + b"N.", "test") is None
     with pytest.raises(CheckpointError, match="over 1000 instructions"):
         read_inert(b"\x80\x02" + b"N0" * 600 + b"N.", "test")

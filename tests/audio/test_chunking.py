@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.chunking import PADDING, ChunkStream, reflected
-from mgdm_audio.position_noise import NOISE_BLOCK, PositionStreams
-from mgdm_audio.stem_sampler import SamplingSettings, StemSampler
-from mgdm_audio.windowed_prior import Pinned, windowed
+from mgdm_audio.sampling.chunk_stream import PADDING, ChunkStream, reflected
+from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
+from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
+from mgdm_audio.sampling.windowed_prior import Pinned, windowed
 from mgdm_core.conditionals import Tweedie
 from mgdm_core.errors import CancelledError, SettingsError
 from mgdm_core.index_laws import Fraction

@@ -10,14 +10,21 @@ import pytest
 import soundfile
 import torch
 
+from mgdm_audio.compute.engines import InlinePool
 from mgdm_audio.datasets import open_dataset
-from mgdm_audio.engines import InlinePool
 from mgdm_audio.errors import AudioError
-from mgdm_audio.estimators import EstimateFiles, FunctionSpec
-from mgdm_audio.evaluation import EngineSettings, EvaluationSettings, best_and_worst, evaluate
-from mgdm_audio.metrics import slakh_si_sdr_improvement
-from mgdm_audio.results import ALL, PUBLISHED, SILENCE_SAFE, result_rows, summarise, write_summary
-from mgdm_audio.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.estimators import EstimateFiles, FunctionSpec
+from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, best_and_worst, evaluate
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.summary import (
+    ALL,
+    PUBLISHED,
+    SILENCE_SAFE,
+    result_rows,
+    summarise,
+    write_summary,
+)
+from mgdm_audio.metrics.si_sdr import slakh_si_sdr_improvement
 from mgdm_core.errors import SettingsError
 
 from .fake_separator import FakeSpec, blended
@@ -209,7 +216,8 @@ def test_settings_are_validated():
 def test_bss_goes_on_where_it_stopped(dataset, tmp_path, monkeypatch):
     # In this process: the processes have a test of their own.
     monkeypatch.setattr(
-        "mgdm_audio.evaluation.ProcessPool", lambda work, devices, threads: InlinePool(work, "cpu")
+        "mgdm_audio.evaluation.run.ProcessPool",
+        lambda work, devices, threads: InlinePool(work, "cpu"),
     )
     run, log, key = RunFolder(tmp_path / "run"), tmp_path / "log", "test/Track00002"
     some = dataset.select(names=["Track00002"])
@@ -301,7 +309,7 @@ def test_best_and_worst():
 
 
 def test_excerpts_of_the_best_and_worst_only(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("mgdm_audio.evaluation.LISTEN_TRACKS", 1)
+    monkeypatch.setattr("mgdm_audio.evaluation.run.LISTEN_TRACKS", 1)
     run = RunFolder(tmp_path / "run")
     evaluate(dataset, FakeSpec(), [BANDS], run, QUICK)
     kept = {p.name for p in (run.path / "bands/listen/test").iterdir()}

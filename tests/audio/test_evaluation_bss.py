@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from mgdm_audio.bss_eval import METRICS, _import_museval, bss_eval
 from mgdm_audio.errors import AudioError
+from mgdm_audio.metrics.bss_eval import METRICS, _import_museval, bss_eval
 from mgdm_core.errors import SettingsError
 
 RATE = 2000

@@ -14,7 +14,7 @@ import soundfile
 from click.testing import CliRunner
 
 from mgdm_audio.cli.evaluate_options import expand_variants
-from mgdm_audio.run_folder import Variant
+from mgdm_audio.evaluation.run_folder import Variant
 
 from . import evaluate_with_fake
 from .fake_slakh import write_fake_slakh

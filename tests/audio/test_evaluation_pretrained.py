@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from mgdm_audio.cli.evaluate import main
 from mgdm_audio.datasets import open_dataset
-from mgdm_audio.estimators import PretrainedSpec
-from mgdm_audio.evaluation import EngineSettings, EvaluationSettings, evaluate
-from mgdm_audio.presets import sampling_settings
-from mgdm_audio.results import result_rows
-from mgdm_audio.run_folder import RunFolder, Variant
-from mgdm_audio.separator import Separator
-from mgdm_audio.shared_batches import run_together
+from mgdm_audio.evaluation.estimators import PretrainedSpec
+from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.shared_batches import run_together
+from mgdm_audio.evaluation.summary import result_rows
+from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import CancelledError, SettingsError
 
 from .tiny_stems_prior import save_tiny_stems, song

@@ -8,11 +8,11 @@ import time
 import pytest
 import torch
 
+from mgdm_audio.compute.engines import EngineError
 from mgdm_audio.datasets import open_dataset
-from mgdm_audio.engines import EngineError
-from mgdm_audio.evaluation import EngineSettings, EvaluationSettings, evaluate
-from mgdm_audio.results import result_rows, summarise
-from mgdm_audio.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.summary import result_rows, summarise
 
 from .fake_separator import FakeSpec
 from .fake_slakh import write_fake_slakh

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mgdm_audio.statistics import bootstrap, compare_paired, pooled_mean, pooled_means, track_median
+from mgdm_audio.metrics.statistics import (
+    bootstrap,
+    compare_paired,
+    pooled_mean,
+    pooled_means,
+    track_median,
+)
 
 
 def test_pooled_mean_weighs_tracks_by_their_windows():

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.full_band import PRIOR_RATE, FullBand, band_top
-from mgdm_audio.gain import LevelMeter
-from mgdm_audio.resampling import resample
+from mgdm_audio.io.resampling import resample
+from mgdm_audio.sampling.level import LevelMeter
+from mgdm_audio.separation.full_band import PRIOR_RATE, FullBand, band_top
 from mgdm_core.errors import SettingsError, ShapeError
 
 RATE = 44_100

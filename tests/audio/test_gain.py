@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio import gain
-from mgdm_audio.gain import SILENCE, TARGET_RMS, Level, LevelMeter, is_silent
+from mgdm_audio.sampling import level as gain
+from mgdm_audio.sampling.level import SILENCE, TARGET_RMS, Level, LevelMeter, is_silent
 from mgdm_core.errors import SettingsError, ShapeError
 
 RATE = 8000

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.metrics import si_sdr, slakh_si_sdr_improvement, slakh_windows
+from mgdm_audio.metrics.si_sdr import si_sdr, slakh_si_sdr_improvement, slakh_windows
 from mgdm_core.errors import SettingsError, ShapeError
 
 EPS = 1e-8
@@ -155,7 +155,9 @@ def test_stacking_of_windows_changes_nothing(track, monkeypatch):
         torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in track
     )
     one_by_one = slakh_si_sdr_improvement(estimates, references, mixture, rate)
-    monkeypatch.setattr("mgdm_audio.metrics._CHUNK_ELEMENTS", {"cpu": 4 * 4 * rate * 3, "other": 1})
+    monkeypatch.setattr(
+        "mgdm_audio.metrics.si_sdr._CHUNK_ELEMENTS", {"cpu": 4 * 4 * rate * 3, "other": 1}
+    )
     stacked = slakh_si_sdr_improvement(estimates, references, mixture, rate)
     assert torch.allclose(one_by_one.si_sdr, stacked.si_sdr, atol=1e-9)
     assert torch.equal(one_by_one.active, stacked.active)

@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from mgdm_audio.cli import common
 from mgdm_audio.cli.models import main
 from mgdm_audio.errors import AudioError
-from mgdm_audio.priors import load_prior, registry
+from mgdm_audio.priors import catalogue as registry
+from mgdm_audio.priors import load_prior
 from mgdm_core.errors import CancelledError, SettingsError
 from tests.audio.checkpoint_helpers import STEMS, lightning_file, save_tiny
 

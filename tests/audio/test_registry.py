@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mgdm_audio.errors import CheckpointError, PriorError
-from mgdm_audio.priors import load_prior, registry
+from mgdm_audio.priors import catalogue as registry
+from mgdm_audio.priors import load_prior
 from tests.audio.checkpoint_helpers import edit_header, save_tiny, tiny_unet
 
 

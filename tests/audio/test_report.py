@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgdm_audio.compare import choose_variant, compare_runs
 from mgdm_audio.datasets import open_dataset
 from mgdm_audio.errors import AudioError
-from mgdm_audio.evaluation import EvaluationSettings, evaluate
-from mgdm_audio.report import box_plot, mel_peak, spectrogram, sweep_plot
-from mgdm_audio.report_html import write_comparison, write_report
-from mgdm_audio.results import ALL, SILENCE_SAFE, TrackScores, summarise
-from mgdm_audio.run_folder import RunFolder, Variant
-from mgdm_audio.statistics import compare_paired
+from mgdm_audio.evaluation.compare import choose_variant, compare_runs
+from mgdm_audio.evaluation.run import EvaluationSettings, evaluate
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.summary import ALL, SILENCE_SAFE, TrackScores, summarise
+from mgdm_audio.metrics.statistics import compare_paired
+from mgdm_audio.reports.figures import box_plot, mel_peak, spectrogram, sweep_plot
+from mgdm_audio.reports.html import write_comparison, write_report
 
 from .fake_separator import FakeSpec
 from .fake_slakh import write_fake_slakh
@@ -128,7 +128,7 @@ def test_excerpts_are_what_was_separated(page, run):
 
 def test_nothing_half_written_and_nothing_foreign_replaced(run, page, tmp_path, monkeypatch):
     before = page.read_text()
-    monkeypatch.setattr("mgdm_audio.report_html._listening", lambda *a: 1 / 0)
+    monkeypatch.setattr("mgdm_audio.reports.html._listening", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(run)
     assert page.read_text() == before

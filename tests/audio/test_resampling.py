@@ -8,7 +8,7 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.resampling import ROLLOFF, Resampler, resample
+from mgdm_audio.io.resampling import ROLLOFF, Resampler, resample
 from mgdm_core.errors import SettingsError, ShapeError
 
 PRIOR = 22_050

@@ -9,8 +9,8 @@ import soundfile as sf
 from click.testing import CliRunner
 
 from mgdm_audio.cli.separate import main
-from mgdm_audio.engines import EngineError
-from mgdm_audio.engines_ray import check_address
+from mgdm_audio.compute.engines import EngineError
+from mgdm_audio.compute.engines_ray import check_address
 from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
 
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mgdm_audio.errors import AudioError
-from mgdm_audio.presets import PRESETS, sampling_settings
-from mgdm_audio.separator import Separator
+from mgdm_audio.sampling.presets import PRESETS, sampling_settings
+from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import CancelledError, SettingsError, ShapeError
 from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
 

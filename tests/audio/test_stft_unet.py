@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from mgdm_audio.priors.precision import has_fast_bfloat16, resolve_precision
 from mgdm_audio.priors.spectral import SpectralTransform
-from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
-from mgdm_audio.priors.stft_unet_layers import (
+from mgdm_audio.priors.stft_unet.layers import (
     BandDecoder,
     BandEncoder,
     BandSpread,
     band_edges,
     band_groups,
 )
+from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 from mgdm_core.errors import SettingsError, ShapeError
 
 TINY = STFTUNetConfig(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mgdm_audio.priors import Levels, StackedNetwork, WaveformPrior
-from mgdm_audio.priors.unet1d import UNet1d, UNet1dConfig
-from mgdm_audio.priors.unet1d_keys import from_published, published_name
+from mgdm_audio.priors.msdm.keys import from_published, published_name
+from mgdm_audio.priors.unet1d.network import UNet1d, UNet1dConfig
 from mgdm_core.errors import SettingsError, ShapeError
 from tests.audio.checkpoint_helpers import SMALL, STEMS, generator, published, tiny_unet
 

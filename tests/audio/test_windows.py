@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.windows import OverlapAdder, WindowCutter, WindowPlan, cut, fade, plan_windows
+from mgdm_audio.sampling.windows import (
+    OverlapAdder,
+    WindowCutter,
+    WindowPlan,
+    cut,
+    fade,
+    plan_windows,
+)
 from mgdm_core.errors import SettingsError, ShapeError
 
 

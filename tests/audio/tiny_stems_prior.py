@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mgdm_audio.priors import Levels, save_prior
-from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 
 STEMS = ("bass", "drums", "guitar", "piano")
 CONFIG = STFTUNetConfig(

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
-from recipes.music_prior.optimizer import MuonAdamW, as_matrices, orthogonalised
+from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from recipes.music_prior.training.optimizer import MuonAdamW, as_matrices, orthogonalised
 
 
 def weights(seed=0):

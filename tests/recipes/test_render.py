@@ -13,26 +13,26 @@ import numpy as np
 import pytest
 import soundfile
 
-from recipes.music_prior import render_files
-from recipes.music_prior.drum_kit import play_kit
-from recipes.music_prior.effects import active_rms
-from recipes.music_prior.render import STAND_IN_SHARE, Fonts, render_song
-from recipes.music_prior.songs import RATE, STEMS, Bend, Note, Song, Track
-from recipes.music_prior.soundfonts import (
+from recipes.music_prior.songs.song import RATE, STEMS, Bend, Note, Song, Track
+from recipes.music_prior.sound import render_files
+from recipes.music_prior.sound.drum_kit import play_kit
+from recipes.music_prior.sound.effects import active_rms
+from recipes.music_prior.sound.render import STAND_IN_SHARE, Fonts, render_song
+from recipes.music_prior.sound.soundfonts import (
     DEFAULT_FONTS,
     STAND_INS,
     Preset,
     SoundfontError,
     stem_of_preset,
 )
-from recipes.music_prior.stream import (
+from recipes.music_prior.sound.stream import (
     SongSource,
     StemStream,
     StreamError,
     StreamSettings,
     render_segments,
 )
-from recipes.music_prior.synth import Synthesizer, Timbre
+from recipes.music_prior.sound.synth import Synthesizer, Timbre
 
 # An uncompressed soundfont is ready at once; decoding the other one takes every process seconds.
 FONT = tuple(path for _, path in DEFAULT_FONTS if path.endswith(".sf2") and Path(path).is_file())
@@ -208,7 +208,7 @@ def test_workers_die_with_their_parent(fonts, tmp_path, repo_root):
     script = tmp_path / "parent.py"
     script.write_text(
         "import multiprocessing, os\n"
-        "from recipes.music_prior.stream import StemStream, StreamSettings\n"
+        "from recipes.music_prior.sound.stream import StemStream, StreamSettings\n"
         "if __name__ == '__main__':\n"
         "    stream = iter(StemStream(StreamSettings(segment=2048, segments_per_song=3,\n"
         f"        soundfonts={FONT!r})))\n"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from recipes.music_prior import effects as fx
-from recipes.music_prior import production
-from recipes.music_prior.songs import STEMS, Track
+from recipes.music_prior.songs.song import STEMS, Track
+from recipes.music_prior.sound import effects as fx
+from recipes.music_prior.sound import production
 
 RATE = 22_050
 

@@ -7,8 +7,8 @@ import pytest
 import soundfile as sf
 from click.testing import CliRunner
 
-from mgdm_audio.presets import sampling_settings
-from mgdm_audio.priors.checkpoints import load_prior
+from mgdm_audio.priors.checkpoint.store import load_prior
+from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_core.errors import SettingsError
 from mgdm_core.samplers import SAMPLERS
 from recipes.slakh.separation_table import _EXTRA, _ways, at_cost, cost_of, main

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recipes.music_prior.midi_songs import (
+from recipes.music_prior.songs.midi_songs import (
     MidiError,
     augment,
     is_held_out,
@@ -11,7 +11,7 @@ from recipes.music_prior.midi_songs import (
     scan,
     split_files,
 )
-from recipes.music_prior.songs import (
+from recipes.music_prior.songs.song import (
     STEMS,
     Bend,
     Note,
@@ -24,7 +24,7 @@ from recipes.music_prior.songs import (
     stem_of,
     transpose,
 )
-from recipes.music_prior.soundfonts import (
+from recipes.music_prior.sound.soundfonts import (
     DRUM_BANK,
     Preset,
     SoundfontError,
@@ -259,7 +259,9 @@ def test_a_tiny_soundfont_serves_both_splits():
 
 
 def test_absent_soundfonts_are_reported_with_the_packages(tmp_path, monkeypatch):
-    monkeypatch.setattr("recipes.music_prior.soundfonts.DEFAULT_FONTS", (("some-font", "/none"),))
+    monkeypatch.setattr(
+        "recipes.music_prior.sound.soundfonts.DEFAULT_FONTS", (("some-font", "/none"),)
+    )
     with pytest.raises(SoundfontError, match="apt-get install some-font"):
         find_soundfonts()
     with pytest.raises(SoundfontError, match="there is no"):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from recipes.music_prior.composer import bass, compose, drums, guitar, piano
-from recipes.music_prior.composer.arrange import write_song
-from recipes.music_prior.composer.form import LEAST_SECONDS, lay_out
-from recipes.music_prior.composer.score import COMMON, Clock, Event, Section, push, to_notes
-from recipes.music_prior.composer.styles import STYLES
-from recipes.music_prior.composer.theory import (
+from recipes.music_prior.songs.composer import bass, compose, drums, guitar, piano
+from recipes.music_prior.songs.composer.arrange import write_song
+from recipes.music_prior.songs.composer.form import LEAST_SECONDS, lay_out
+from recipes.music_prior.songs.composer.score import COMMON, Clock, Event, Section, push, to_notes
+from recipes.music_prior.songs.composer.styles import STYLES
+from recipes.music_prior.songs.composer.theory import (
     SCALES,
     Chord,
     chord,
@@ -17,7 +17,7 @@ from recipes.music_prior.composer.theory import (
     strummed,
     voicing,
 )
-from recipes.music_prior.songs import STEMS, SongError
+from recipes.music_prior.songs.song import STEMS, SongError
 
 SONGS = [compose(np.random.default_rng(seed)) for seed in range(24)]
 

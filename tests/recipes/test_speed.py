@@ -4,7 +4,7 @@ import json
 
 from click.testing import CliRunner
 
-from mgdm_audio.presets import PRESETS
+from mgdm_audio.sampling.presets import PRESETS
 from recipes.speed.cli import main, rows
 from recipes.speed.timing import Measurement, measure
 from tests.audio.tiny_stems_prior import save_tiny_stems

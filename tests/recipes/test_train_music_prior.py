@@ -12,13 +12,18 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.priors.checkpoints import load_prior, read_header
+from mgdm_audio.priors.checkpoint.store import load_prior, read_header
 from mgdm_audio.priors.spectral import SpectralTransform
-from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.commands import main
-from recipes.music_prior.corruption import CorruptionSettings, corrupt, draw_sigmas, random_leak
-from recipes.music_prior.data import (
+from recipes.music_prior.training.corruption import (
+    CorruptionSettings,
+    corrupt,
+    draw_sigmas,
+    random_leak,
+)
+from recipes.music_prior.training.data import (
     DataSettings,
     SegmentPool,
     ShardSource,
@@ -26,12 +31,12 @@ from recipes.music_prior.data import (
     draw_batch,
     random_texture,
 )
-from recipes.music_prior.export import export, network_from_checkpoint, read_network
-from recipes.music_prior.loss import PowerAverage, choose_bins, denoising_loss
-from recipes.music_prior.presets import PRESETS, TrainSettings, preset
-from recipes.music_prior.sources import pack
-from recipes.music_prior.train import BEFORE_DECAY, CHECKPOINT, learning_rate, train
-from recipes.music_prior.validate import (
+from recipes.music_prior.training.export import export, network_from_checkpoint, read_network
+from recipes.music_prior.training.loss import PowerAverage, choose_bins, denoising_loss
+from recipes.music_prior.training.presets import PRESETS, TrainSettings, preset
+from recipes.music_prior.training.sources import pack
+from recipes.music_prior.training.train import BEFORE_DECAY, CHECKPOINT, learning_rate, train
+from recipes.music_prior.training.validate import (
     FastSampler,
     denoising_sdr,
     held_out,
@@ -39,7 +44,7 @@ from recipes.music_prior.validate import (
     separation,
     validate,
 )
-from recipes.music_prior.wiener_baseline import wiener_separate
+from recipes.music_prior.training.wiener_baseline import wiener_separate
 from tests.audio.tiny_stems_prior import save_tiny_stems, song
 
 TINY = STFTUNetConfig(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.music_prior.data import SegmentsFrom, ShardSource
+from recipes.music_prior.training.data import SegmentsFrom, ShardSource
 
 ROOT = Path(__file__).parents[2]
 

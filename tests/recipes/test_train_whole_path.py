@@ -4,7 +4,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mgdm_audio.priors.checkpoints import load_prior
+from mgdm_audio.priors.checkpoint.store import load_prior
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 def commands():
     pytest.importorskip("fluidsynth", reason="rendering needs FluidSynth (libfluidsynth)")
     from recipes.music_prior.commands import main
-    from recipes.music_prior.soundfonts import find_soundfonts
+    from recipes.music_prior.sound.soundfonts import find_soundfonts
 
     try:
         find_soundfonts(())

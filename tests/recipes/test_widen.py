@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from mgdm_audio.priors.stft_unet import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 from mgdm_core.errors import SettingsError
-from recipes.music_prior.widen import widened
+from recipes.music_prior.training.widen import widened
 
 NARROW = dict(n_fft=64, hop=32, bands=8, min_band=2, blocks=(1, 2, 1), embedding=8, hidden=5)
 

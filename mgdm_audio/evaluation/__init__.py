@@ -1,0 +1,1 @@
+"""Runs over data sets with reference stems."""

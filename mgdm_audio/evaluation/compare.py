@@ -1,0 +1,183 @@
+"""Two runs side by side on the tracks that both have: paired differences and a paired test."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mgdm_audio.errors import AudioError
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.summary import ALL, SILENCE_SAFE, TrackScores
+from mgdm_audio.metrics.statistics import PairedComparison, compare_paired
+from mgdm_audio.reports.tables import Table, format_interval
+
+__all__ = ["Comparison", "ComparisonRow", "choose_variant", "compare_runs", "comparison_table"]
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One stem, or all of them.
+
+    Attributes
+    ----------
+    stem : str
+        Name of the stem, or ``all`` for the mean over the stems.
+    pairs : list of (float, float)
+        Scores of A and B in dB, by track; NaN where one has none.
+    result : PairedComparison
+        Difference and test.
+    """
+
+    stem: str
+    pairs: list[tuple[float, float]]
+    result: PairedComparison
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Means of A and of B over the tracks that have both."""
+        both = [(a, b) for a, b in self.pairs if not math.isnan(b - a)]
+        if not both:
+            return math.nan, math.nan
+        return sum(a for a, _ in both) / len(both), sum(b for _, b in both) / len(both)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two variants on the same tracks.
+
+    Attributes
+    ----------
+    names : (str, str)
+        Of A and of B.
+    score : str
+        What is compared; the mean of each track counts once.
+    tracks : list of str
+        Tracks that both have.
+    rows : list of ComparisonRow
+        Stems, then all of them.
+    remarks : list of str
+        What makes the comparison less than fair, such as other data or tracks left out.
+    """
+
+    names: tuple[str, str]
+    score: str
+    tracks: list[str]
+    rows: list[ComparisonRow]
+    remarks: list[str]
+
+
+def choose_variant(run: RunFolder, label: str | None) -> Variant:
+    """The run's variant of this name, or its only one.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run.
+    label : str or None
+        Label or folder of a variant.
+
+    Raises
+    ------
+    AudioError
+        If there is no such variant, or several and none was named.
+    """
+    variants = run.variants()
+    labels = ", ".join(f"'{v.label}'" for v in variants)
+    if label is None:
+        if len(variants) == 1:
+            return variants[0]
+        raise AudioError(f"{run.path} has several variants; name one of {labels}")
+    for variant in variants:
+        if label in (variant.label, variant.slug):
+            return variant
+    raise AudioError(f"{run.path} has no variant '{label}'; it has {labels}")
+
+
+def compare_runs(
+    a: RunFolder,
+    b: RunFolder,
+    variant_a: str | None = None,
+    variant_b: str | None = None,
+    score: str = SILENCE_SAFE,
+) -> Comparison:
+    """Compare two runs, or two variants of one run, track by track.
+
+    Parameters
+    ----------
+    a, b : RunFolder
+        The runs; differences are B less A.
+    variant_a, variant_b : str, optional
+        Which variants; not needed where a run has one.
+    score : str
+        One of :data:`mgdm_audio.evaluation.summary.SCORES`.
+
+    Raises
+    ------
+    AudioError
+        If a variant is not there, or the runs have no track in common.
+    """
+    sides = [(a, choose_variant(a, variant_a)), (b, choose_variant(b, variant_b))]
+    asked = [run.description["asked"] for run, _ in sides]
+    held = [
+        {
+            r["track"]: TrackScores.of(r)
+            for r in run.records(variant, facts["tracks"])
+            if r["error"] is None
+        }
+        for (run, variant), facts in zip(sides, asked, strict=True)
+    ]
+    tracks = [key for key in held[0] if key in held[1]]
+    if not tracks:
+        raise AudioError(f"{a.path} and {b.path} have no evaluated track in common")
+    stems = [s for s in asked[0]["stems"] if any(s in h[t].stems for h in held for t in tracks)]
+    rows = []
+    for stem in (*stems, ALL):
+        pairs = [
+            tuple(h[t].mean_of(score) if stem == ALL else h[t].value(score, stem) for h in held)
+            for t in tracks
+        ]
+        first, second = ([p[i] for p in pairs] for i in (0, 1))
+        pairs = list(zip(first, second, strict=True))
+        rows.append(ComparisonRow(stem, pairs, compare_paired(first, second)))
+    remarks = [
+        f"{name} differs: {asked[0].get(name)!r} and {asked[1].get(name)!r}"
+        for name in ("rate", "mixture", "seed")
+        if asked[0].get(name) != asked[1].get(name)
+    ]
+    for (run, variant), own in zip(sides, held, strict=True):
+        alone = len(own) - len(tracks)
+        if alone:
+            remarks.append(f"{alone} tracks only in {run.path} ({variant.label}): left out")
+    names = (f"{a.path.name}: {sides[0][1].label}", f"{b.path.name}: {sides[1][1].label}")
+    return Comparison(names, score, tracks, rows, remarks)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Means of both, paired difference with its interval, and the test."""
+    rows = []
+    for row in comparison.rows:
+        result = row.result
+        a, b = row.means
+        rows.append(
+            [
+                row.stem,
+                _decibels(a),
+                _decibels(b),
+                format_interval(result.difference),
+                _decibels(result.median),
+                f"{result.better}/{result.worse}",
+                "–" if math.isnan(result.p_value) else f"{result.p_value:.2g}",
+            ]
+        )
+    caption = (
+        f"{comparison.score} in dB, mean over each track's windows, {len(comparison.tracks)} "
+        f"tracks in common. A: {comparison.names[0]}. B: {comparison.names[1]}. "
+        "Difference: mean over tracks with 95 % bootstrap interval; p: Wilcoxon signed-rank test, "
+        "two-sided, not corrected for the number of rows"
+    )
+    columns = ["", "A", "B", "B less A", "median", "B better/worse", "p"]
+    return Table("Paired comparison", caption, columns, rows)
+
+
+def _decibels(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"

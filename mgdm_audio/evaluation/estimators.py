@@ -1,0 +1,313 @@
+"""Where estimates come from: a separator with its prior, or files that any program made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from mgdm_audio.datasets.four_stem import stem_files
+from mgdm_audio.datasets.tracks import Track, TrackAudio, fit_length, read_mono, resample
+from mgdm_audio.errors import AudioError, DatasetError
+from mgdm_audio.evaluation.run_folder import Variant
+from mgdm_core.errors import SettingsError
+
+__all__ = [
+    "EstimateFiles",
+    "Estimates",
+    "Estimator",
+    "EstimatorSpec",
+    "FunctionSpec",
+    "Job",
+    "PretrainedSpec",
+    "find_estimates",
+]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One track to separate in one way.
+
+    Attributes
+    ----------
+    track : Track
+        Where it comes from.
+    audio : TrackAudio
+        Its mixture and references (which only the scores may look at).
+    variant : Variant
+        Sampler and settings.
+    seed : int
+        Of the random numbers.
+    """
+
+    track: Track
+    audio: TrackAudio
+    variant: Variant
+    seed: int
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What came of a job.
+
+    Attributes
+    ----------
+    stems : mapping of str to ndarray
+        ``[samples]`` each, as long as the mixture.
+    evaluations, vjps : float
+        Denoiser evaluations and vector-Jacobian products spent on one window of the prior, all
+        posterior samples together: a measure of effort that the track's length does not change.
+    warnings : tuple of str
+        What the sampler warned of.
+    """
+
+    stems: Mapping[str, np.ndarray]
+    evaluations: float = 0.0
+    vjps: float = 0.0
+    warnings: tuple[str, ...] = ()
+
+
+Estimator = Callable[[Sequence[Job]], list[Estimates]]
+"""Separates jobs together; the caller hands over one at a time unless it batches tracks."""
+
+
+@runtime_checkable
+class EstimatorSpec(Protocol):
+    """How to get an estimator; small and picklable, it travels to the workers."""
+
+    def load(self, device: str) -> Estimator:
+        """Load what is needed (the prior), once per worker."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that the estimates depend on, such as the prior's checksum, for run.json."""
+        ...
+
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """Every setting of a variant by dotted name, those that nobody changed included."""
+        ...
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """An estimator from a plain function ``(mix, rate, seed) -> {stem: array}``.
+
+    Attributes
+    ----------
+    function : callable
+        Importable, so that it can be pickled.
+    facts : dict
+        What :meth:`describe` returns.
+    """
+
+    function: Callable[..., Mapping[str, np.ndarray]]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def load(self, device: str) -> Estimator:
+        """See :class:`EstimatorSpec`; the device is not used."""
+        del device
+
+        def estimate(jobs: Sequence[Job]) -> list[Estimates]:
+            return [Estimates(self.function(j.audio.mixture, j.audio.rate, j.seed)) for j in jobs]
+
+        return estimate
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`."""
+        return {"function": getattr(self.function, "__qualname__", "function"), **self.facts}
+
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`; a function has none but those of the variant."""
+        return dict(variant.settings)
+
+
+@dataclass(frozen=True)
+class PretrainedSpec:
+    """The product's separator: a prior, and per variant a sampler with its settings.
+
+    Attributes
+    ----------
+    prior : str
+        Name, path or ``hf://owner/name/file``.
+    preset : str
+        Settings to start from.
+    precision : str
+        ``auto``, ``float32`` or ``bfloat16``.
+    batch_size : int
+        Windows evaluated at once.
+    """
+
+    prior: str
+    preset: str = "balanced"
+    precision: str = "auto"
+    batch_size: int = 4
+
+    def check(self, variants: Sequence[Variant]) -> None:
+        """Refuse unknown samplers and settings before anything is loaded.
+
+        Raises
+        ------
+        SettingsError
+            Listing the valid names.
+        """
+        several = len({variant.sampler for variant in variants}) > 1
+        for variant in variants:
+            try:
+                self._sampling(variant)
+            except SettingsError as error:
+                if not several or not variant.settings:
+                    raise
+                raise SettingsError(
+                    f"{error}; SAMPLER:NAME=VALUE changes it for one sampler only"
+                ) from error
+
+    def load(self, device: str) -> Estimator:
+        """See :class:`EstimatorSpec`; jobs given together share the network's batches."""
+        from mgdm_audio.evaluation.shared_batches import run_together
+        from mgdm_audio.sampling.cost import count_evaluations
+        from mgdm_audio.separation.separator import Separator
+
+        loaded = Separator.from_pretrained(
+            self.prior, device=device, precision=self.precision, batch_size=self.batch_size
+        ).prior
+        costs: dict[Variant, tuple[float, float]] = {}
+
+        def separate(prior: Any, job: Job, on_progress: Callable[[float], bool]) -> Estimates:
+            sampling = self._sampling(job.variant)
+            separator = Separator(prior, sampling, batch_size=self.batch_size)
+            result = separator(
+                job.audio.mixture, job.audio.rate, seed=job.seed, on_progress=on_progress
+            )
+            if result.trace is None:  # silence
+                return Estimates(result.stems)
+            evaluations, vjps = costs[job.variant]
+            return Estimates(
+                result.stems, evaluations, vjps, tuple(map(str, result.trace.warnings))
+            )
+
+        def estimate(jobs: Sequence[Job]) -> list[Estimates]:
+            for variant in {job.variant for job in jobs} - set(costs):
+                sampling = self._sampling(variant)
+                counted = count_evaluations(sampling, loaded.schedule, len(loaded.stems))
+                evaluations, vjps = (float(sampling.samples * n) for n in counted)
+                costs[variant] = evaluations, vjps
+            if len(jobs) == 1:
+                return [separate(loaded, jobs[0], lambda fraction: True)]
+            return run_together(loaded, jobs, separate)
+
+        return estimate
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`; only the prior's header is read."""
+        from mgdm_audio.priors.catalogue import resolve
+        from mgdm_audio.priors.checkpoint.store import read_header
+
+        header = read_header(resolve(self.prior))
+        return {
+            "prior": header.name or Path(self.prior).stem,
+            "network": header.network,
+            "stems": list(header.stems),
+            "sha256": header.tensors_sha256,
+            "preset": self.preset,
+            "precision": self.precision,
+        }
+
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`."""
+        from mgdm_audio.separation.files import settings_as_json
+
+        return _flat(settings_as_json(self._sampling(variant)))
+
+    def _sampling(self, variant: Variant) -> Any:
+        from mgdm_audio.sampling.presets import sampling_settings
+
+        changes = {name: str(value) for name, value in variant.settings}
+        return sampling_settings(self.preset, sampler=variant.sampler, changes=changes)
+
+
+@dataclass(frozen=True)
+class EstimateFiles:
+    """Estimates that are read from ``{stem}.wav`` files, paired with the references by name.
+
+    Attributes
+    ----------
+    root : Path
+        Folder with a folder per track, with or without splits around them; or one track's folder.
+    tolerance : float
+        Seconds by which estimates may be longer or shorter than the references: they are cut or
+        padded. More than that is an error, as the two are not of one recording.
+    """
+
+    root: Path
+    tolerance: float = 0.1
+
+    def load(self, device: str) -> Estimator:
+        """See :class:`EstimatorSpec`; the device is not used."""
+        del device
+        return lambda jobs: [self._read(job) for job in jobs]
+
+    def describe(self) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`."""
+        return {"estimates": str(self.root.resolve())}
+
+    def settings_of(self, variant: Variant) -> dict[str, Any]:
+        """See :class:`EstimatorSpec`; files have none."""
+        del variant
+        return {}
+
+    def _read(self, job: Job) -> Estimates:
+        folder = find_estimates(self.root, job.track)
+        if folder is None:
+            raise DatasetError(
+                f"{self.root}: has no folder of estimates for {job.track.key}; "
+                f"it should be named {job.track.name}"
+            )
+        files = {name: path for name, path in stem_files(folder).items() if name in job.audio.stems}
+        if not files:
+            raise DatasetError(
+                f"{folder}: has none of the stems {', '.join(job.audio.stems)}; "
+                f"files are paired by name"
+            )
+        n, rate = len(job.audio.mixture), job.audio.rate
+        stems, remarks = {}, []
+        for name, path in files.items():
+            signal, own_rate = read_mono(path)
+            signal = resample(signal, own_rate, rate)
+            if abs(len(signal) - n) > self.tolerance * rate:
+                raise AudioError(
+                    f"{path}: lasts {len(signal) / rate:.3f} s and the reference {n / rate:.3f} s; "
+                    f"they must not differ by more than {self.tolerance} s"
+                )
+            if len(signal) != n:
+                remarks.append(f"{name}: {len(signal) - n:+d} samples against the reference")
+            stems[name] = fit_length(signal, n)
+        return Estimates(stems, warnings=tuple(remarks))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name; the kind of an object stands under its own name."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found[f"{prefix}{name}"] = value.get("type")
+            found |= _flat({k: v for k, v in value.items() if k != "type"}, f"{prefix}{name}.")
+        elif name != "type":
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def find_estimates(root: Path, track: Track) -> Path | None:
+    """Folder of a track's estimates; None where there is none.
+
+    Looked for as ``root/{split}/{name}``, ``root/{name}``, and ``root`` itself where it holds sound
+    files and is named like the track or no folder is.
+    """
+    for folder in (root / track.key, root / track.name):
+        if folder.is_dir():
+            return folder
+    if root.is_dir() and stem_files(root):
+        return root
+    return None

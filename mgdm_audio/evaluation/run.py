@@ -1,0 +1,352 @@
+"""Separate every track of a data set and score it: resumable, here or on a cluster.
+
+Estimates come from an :class:`~mgdm_audio.evaluation.estimators.EstimatorSpec`; what is done with a
+track does not depend on where it is done, so engines differ in speed only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from mgdm_audio.compute.engines import InlinePool, Outcome, Pool, ProcessPool
+from mgdm_audio.datasets.four_stem import stem_files
+from mgdm_audio.datasets.tracks import Dataset, Track, read_mono
+from mgdm_audio.evaluation.estimators import EstimatorSpec
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.summary import TrackScores
+from mgdm_audio.evaluation.track_work import EvaluationSettings, EvaluationWork, failure
+from mgdm_audio.metrics.bss_eval import BssItem, BssScores, BssWork
+from mgdm_core.errors import SettingsError
+
+__all__ = [
+    "EngineSettings",
+    "EvaluationSettings",
+    "Progress",
+    "best_and_worst",
+    "evaluate",
+]
+
+LISTEN_TRACKS = 3
+"""Of the best and of the worst tracks, so many are kept for listening."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Where the work is done; scores do not depend on it.
+
+    Attributes
+    ----------
+    engine : {"local", "ray"}
+        This machine, or a Ray cluster.
+    devices : tuple of str
+        Torch devices; several of them on one machine get a process each. For Ray the kind of the
+        first one counts.
+    threads : int or None
+        Torch threads of each worker; None for as many as in this process.
+    address : str or None
+        Of the Ray cluster; ``"auto"`` for the one this machine belongs to.
+    batch_tracks : int
+        Tracks whose windows are batched together on one device. More than one changes the last
+        bits of the sums, so on the CPU the default is one.
+    bss_jobs : int
+        Processes that run BSSEval beside the separation.
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    devices: tuple[str, ...] = ("cpu",)
+    threads: int | None = None
+    address: str | None = None
+    batch_tracks: int = 1
+    bss_jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise SettingsError(f"the engine must be local or ray, found {self.engine!r}")
+        if not self.devices:
+            raise SettingsError("at least one device is needed, found none; give cpu or cuda:0")
+        for name in ("batch_tracks", "bss_jobs"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Something ended.
+
+    Attributes
+    ----------
+    kind : {"track", "bss"}
+        A track's separation and SI-SDR, or its BSSEval.
+    key, variant : str
+        Which one.
+    done, total : int
+        Of its kind, those of earlier runs included.
+    error : str or None
+        Message, if it failed.
+    """
+
+    kind: str
+    key: str
+    variant: str
+    done: int
+    total: int
+    error: str | None = None
+
+
+def evaluate(
+    dataset: Dataset,
+    spec: EstimatorSpec,
+    variants: Sequence[Variant],
+    run: RunFolder,
+    settings: EvaluationSettings | None = None,
+    engine: EngineSettings | None = None,
+    overwrite: bool = False,
+    facts: dict[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> int:
+    """Separate and score every track in every variant; go on where an earlier run stopped.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Tracks, already selected.
+    spec : EstimatorSpec
+        Where estimates come from.
+    variants : sequence of Variant
+        Samplers and settings to compare.
+    run : RunFolder
+        Where results go, track by track.
+    settings, engine : optional
+        What decides the scores, and where the work is done.
+    overwrite : bool
+        Throw away what an earlier run left.
+    facts : dict, optional
+        What else run.json should remember, such as versions and hardware.
+    on_progress : callable, optional
+        Told of everything that ends.
+
+    Returns
+    -------
+    int
+        Number of tracks that failed, over all variants.
+
+    Raises
+    ------
+    AudioError
+        If the folder holds another run, or a worker cannot load the prior. Errors of single
+        tracks are recorded instead, and tried again by the next run.
+    """
+    settings = settings or EvaluationSettings()
+    engine = engine or EngineSettings()
+    asked = {
+        "dataset": str(dataset.root.resolve()),
+        "kind": dataset.kind,
+        "stems": list(dataset.stems),
+        "tracks": [track.key for track in dataset.tracks],
+        "variants": [
+            {
+                "sampler": v.sampler,
+                "settings": list(v.settings),
+                "all_settings": spec.settings_of(v),
+            }
+            for v in variants
+        ],
+        "estimator": spec.describe(),
+        # What is kept for listening may change from one call to the next.
+        **{name: value for name, value in asdict(settings).items() if name != "keep"},
+    }
+    run.begin(asked, facts or {}, overwrite)
+    return _Evaluation(dataset, spec, list(variants), run, settings, engine, on_progress).go()
+
+
+class _Evaluation:
+    """State of one call of :func:`evaluate`."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        spec: EstimatorSpec,
+        variants: list[Variant],
+        run: RunFolder,
+        settings: EvaluationSettings,
+        engine: EngineSettings,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.run, self.settings, self.engine, self.spec = run, settings, engine, spec
+        self.tell = on_progress or (lambda progress: None)
+        self.tracks = {track.key: track for track in dataset.tracks}
+        self.variants = {variant.slug: variant for variant in variants}
+        if len(self.variants) < len(variants):
+            raise SettingsError("variants must differ from each other, found one twice")
+        self.total = len(self.tracks) * len(variants)
+        self.done = {"track": 0, "bss": 0}
+        self.failed: set[tuple[str, str]] = set()
+        self.bss: dict[Future, tuple[Variant, Track]] = {}
+        self.ranks: dict[str, dict[str, float]] = {variant.slug: {} for variant in variants}
+
+    def go(self) -> int:
+        todo, bss_todo = self._left()
+        groups = [
+            (variant, tracks[i : i + self.engine.batch_tracks])
+            for variant, tracks in todo
+            for i in range(0, len(tracks), self.engine.batch_tracks)
+        ]
+        items = [
+            (f"{variant.slug} {tracks[0].key}", (variant, tracks)) for variant, tracks in groups
+        ]
+        by_key = dict(items)
+        pools: list[Pool] = []
+        try:
+            bss_pool = None
+            if self.settings.bss and (items or bss_todo):
+                bss_pool = self._pool(BssWork(), cpu=True)
+                pools.append(bss_pool)
+                for variant, track in bss_todo:
+                    self._submit(bss_pool, variant, track)
+            if items:
+                pool = self._pool(EvaluationWork(self.spec, self.settings))
+                pools.append(pool)
+                for outcome in pool.run(items):
+                    self._take(outcome, *by_key[outcome.key], bss_pool)
+                    self._collect(block=False)
+            self._collect(block=True)
+        finally:
+            for pool in reversed(pools):
+                pool.close()
+        for variant in self.variants.values():
+            self._prune(variant)
+        return len(self.failed)
+
+    def _left(self) -> tuple[list[tuple[Variant, list[Track]]], list[tuple[Variant, Track]]]:
+        """What earlier runs left to separate, and to run BSSEval on."""
+        todo, bss_todo = [], []
+        for variant in self.variants.values():
+            left = []
+            for key, track in self.tracks.items():
+                record = self.run.record(variant, key)
+                scored = record is not None and record.get("error") is None
+                bss = self.run.record(variant, key, "bss") if self.settings.bss else None
+                if record is not None:
+                    self._rank(variant, record)
+                if not scored:
+                    left.append(track)
+                elif self.settings.bss and (bss is None or bss.get("error")):
+                    if self.run.stems_folder(variant, key).is_dir():
+                        self.done["track"] += 1
+                        bss_todo.append((variant, track))
+                    else:
+                        left.append(track)
+                else:
+                    self.done["track"] += 1
+                    self.done["bss"] += 1
+            todo.append((variant, left))
+        return todo, bss_todo
+
+    def _pool(self, work: Any, cpu: bool = False) -> Pool:
+        engine = self.engine
+        if engine.engine == "ray":
+            from mgdm_audio.compute.engines_ray import RayPool
+
+            device = "cpu" if cpu else engine.devices[0].split(":")[0]
+            return RayPool(work, engine.address, device, 1 if cpu else engine.threads)
+        if cpu:
+            return ProcessPool(work, ["cpu"] * engine.bss_jobs, threads=1)
+        if len(engine.devices) == 1:
+            return InlinePool(work, engine.devices[0])
+        return ProcessPool(work, engine.devices, engine.threads)
+
+    def _take(
+        self, outcome: Outcome, variant: Variant, tracks: list[Track], bss_pool: Pool | None
+    ) -> None:
+        """Write what a worker sent back."""
+        results = outcome.value
+        if results is None:
+            results = [
+                failure(track, variant, outcome.error_type, outcome.error or "") for track in tracks
+            ]
+        for result in results:
+            record, rate = result.record, self.settings.rate
+            # The record comes last: a track that has one has everything else too.
+            if result.estimates:
+                folder = self.run.stems_folder(variant, result.key)
+                self.run.write_sounds(folder, result.estimates, rate)
+            if result.excerpt:
+                folder = self.run.listen_folder(variant, result.key)
+                self.run.write_sounds(folder, result.excerpt, rate, lossless=False)
+            self.run.write_record(variant, result.key, record)
+            self._rank(variant, record)
+            self._prune(variant)
+            error = record["error"]
+            if error is None and bss_pool is not None:
+                self._submit(bss_pool, variant, self.tracks[result.key])
+            self._count("track", variant, result.key, error and error["message"])
+
+    def _submit(self, pool: Pool, variant: Variant, track: Track) -> None:
+        estimates: Any = self.run.stems_folder(variant, track.key)
+        if self.engine.engine == "ray":  # other nodes do not see this machine's run folder
+            estimates = {name: read_mono(path)[0] for name, path in stem_files(estimates).items()}
+        item = BssItem(track, estimates, self.settings.rate)
+        self.bss[pool.submit(track.key, item)] = (variant, track)
+
+    def _collect(self, block: bool) -> None:
+        """Write BSSEval results that have ended; wait for all of them if ``block``."""
+        while self.bss:
+            done, _ = wait(self.bss, timeout=None if block else 0, return_when=FIRST_COMPLETED)
+            for future in done:
+                self._take_bss(future.result(), *self.bss.pop(future))
+            if not done and not block:
+                return
+
+    def _take_bss(self, outcome: Outcome, variant: Variant, track: Track) -> None:
+        if outcome.error is not None:
+            error = {"type": outcome.error_type, "message": " ".join(outcome.error.split())}
+            self.run.write_record(variant, track.key, {"error": error}, "bss")
+        else:
+            scores: BssScores = outcome.value
+            text = scores.to_museval_json(track.name)
+            self.run.write_museval(variant, track.split, track.name, text)
+            medians = {
+                stem: {m: v if math.isfinite(v) else None for m, v in held.items()}
+                for stem, held in scores.medians.items()
+            }
+            record = {"medians": medians, "notes": list(scores.notes), "error": None}
+            self.run.write_record(variant, track.key, record, "bss")
+            if self.settings.keep != "all":
+                self.run.drop(self.run.stems_folder(variant, track.key))
+        self._count("bss", variant, track.key, outcome.error)
+
+    def _count(self, kind: str, variant: Variant, key: str, error: str | None) -> None:
+        self.done[kind] += 1
+        if error is not None:
+            self.failed.add((variant.slug, key))
+        self.tell(Progress(kind, key, variant.label, self.done[kind], self.total, error))
+
+    def _rank(self, variant: Variant, record: dict[str, Any]) -> None:
+        if record["error"] is None and "excerpt" in record:
+            self.ranks[variant.slug][record["track"]] = TrackScores.of(record).mean
+
+    def _prune(self, variant: Variant) -> None:
+        """Keep excerpts of the best and worst tracks so far: the final ones are among them."""
+        ranks = self.ranks[variant.slug]
+        kept = {*best_and_worst(ranks, LISTEN_TRACKS)}
+        for key in [k for k in ranks if k not in kept]:
+            self.run.drop(self.run.listen_folder(variant, key))
+            del ranks[key]
+
+
+def best_and_worst(ranks: dict[str, float], count: int) -> list[str]:
+    """Keys of the best tracks, best first, and then those of the worst, worst last.
+
+    Parameters
+    ----------
+    ranks : dict of str to float
+        Score by key; NaN ranks nowhere.
+    count : int
+        How many of either; a key is named once.
+    """
+    known = sorted((k for k in ranks if not math.isnan(ranks[k])), key=lambda k: (-ranks[k], k))
+    return known if len(known) <= 2 * count else known[:count] + known[-count:]

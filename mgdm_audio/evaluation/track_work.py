@@ -1,0 +1,247 @@
+"""What a worker of the evaluation does with a track: load it, separate it, score it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mgdm_audio.datasets.tracks import Mixture, Track
+from mgdm_audio.errors import AudioError
+from mgdm_audio.evaluation.estimators import Estimates, Estimator, EstimatorSpec, Job
+from mgdm_audio.evaluation.run_folder import Variant
+from mgdm_audio.metrics.si_sdr import SLAKH_RATE, WindowScores, slakh_si_sdr_improvement
+from mgdm_core.errors import SettingsError
+
+__all__ = ["EvaluationSettings", "EvaluationWork", "TrackResult", "failure"]
+
+LISTEN_SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What decides the scores, besides the estimates.
+
+    Attributes
+    ----------
+    rate : int
+        Samples per second at which tracks are separated and scored; 22 050 as published.
+    mixture : {"sum", "mix"}
+        What is separated: the sum of the reference stems, as published, or the data set's mixture.
+    seed : int
+        Of the random numbers, the same for every track: ``mgdm-separate --seed`` with the same
+        number gives the same stems.
+    bss : bool
+        Whether to run BSSEval (museval) as well.
+    keep : {"listen", "all", "none"}
+        Sound to keep: excerpts of the best and worst tracks; also all estimates; nothing.
+    """
+
+    rate: int = SLAKH_RATE
+    mixture: Mixture = "sum"
+    seed: int = 0
+    bss: bool = True
+    keep: Literal["listen", "all", "none"] = "listen"
+
+    def __post_init__(self) -> None:
+        if self.rate < 1_000:
+            raise SettingsError(f"the rate must be at least 1000 Hz, found {self.rate}")
+        for name, allowed in (("mixture", ("sum", "mix")), ("keep", ("listen", "all", "none"))):
+            if getattr(self, name) not in allowed:
+                raise SettingsError(
+                    f"{name} must be one of {', '.join(allowed)}, found {getattr(self, name)!r}"
+                )
+
+
+@dataclass(frozen=True)
+class TrackResult:
+    """What a worker sends back for one track.
+
+    Attributes
+    ----------
+    key : str
+        Which track.
+    record : dict
+        Scores, cost and remarks, or the error.
+    estimates : dict of str to ndarray
+        ``[samples]`` each; empty where nobody asked for them.
+    excerpt : dict of str to ndarray
+        Sounds for listening: the mixture, references and estimates around the worst window.
+    """
+
+    key: str
+    record: dict[str, Any]
+    estimates: dict[str, np.ndarray]
+    excerpt: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class EvaluationWork:
+    """What a worker does: load tracks, separate them, score them.
+
+    Items are ``(variant, [tracks])``. An error of one track becomes its record.
+    """
+
+    spec: EstimatorSpec
+    settings: EvaluationSettings
+
+    def start(self, device: str) -> Callable[[tuple[Variant, list[Track]]], list[TrackResult]]:
+        """Load the estimator; see :class:`mgdm_audio.compute.engines.Work`."""
+        estimator = self.spec.load(device)
+        return lambda item: self._evaluate(estimator, device, *item)
+
+    def _evaluate(
+        self, estimator: Estimator, device: str, variant: Variant, tracks: list[Track]
+    ) -> list[TrackResult]:
+        results: dict[str, TrackResult] = {}
+        jobs = []
+        for track in tracks:
+            try:
+                audio = track.load(self.settings.rate, self.settings.mixture)
+                jobs.append(Job(track, audio, variant, self.settings.seed))
+            except Exception as error:
+                results[track.key] = _failed(track, variant, error)
+        for job, estimates, seconds in _estimate(estimator, jobs, device):
+            try:
+                if isinstance(estimates, Exception):
+                    raise estimates
+                results[job.track.key] = self._score(job, estimates, seconds, device)
+            except Exception as error:
+                results[job.track.key] = _failed(job.track, variant, error)
+        return [results[track.key] for track in tracks]
+
+    def _score(self, job: Job, estimates: Estimates, seconds: float, device: str) -> TrackResult:
+        audio = job.audio
+        names = [name for name in audio.stems if name in estimates.stems]
+        if not names:
+            raise AudioError(
+                f"the separator gives {', '.join(estimates.stems)} and the data set has "
+                f"{', '.join(audio.stems)}; none is common, so nothing can be scored"
+            )
+        guess = {name: _checked(name, estimates.stems[name], len(audio.mixture)) for name in names}
+        # All references go in, because whether a window counts depends on all of them.
+        silence = np.zeros_like(audio.mixture)
+        stacked = np.stack([guess.get(name, silence) for name in audio.stems])
+        scores = slakh_si_sdr_improvement(
+            torch.from_numpy(stacked).to(device),
+            torch.from_numpy(audio.stacked()).to(device),
+            torch.from_numpy(audio.mixture).to(device),
+            audio.rate,
+        )
+        own, mixed, active = (
+            dict(zip(audio.stems, values.tolist(), strict=True))
+            for values in (scores.si_sdr, scores.mixture_si_sdr, scores.active)
+        )
+        record = {
+            **_head(job.track, job.variant),
+            "seconds_audio": audio.seconds,
+            "rate": audio.rate,
+            "samples": len(audio.mixture),
+            "stems": names,
+            "si_sdr": {name: own[name] for name in names},
+            "mixture_si_sdr": {name: mixed[name] for name in names},
+            "active": active,
+            "evaluations": estimates.evaluations,
+            "vjps": estimates.vjps,
+            "seconds": seconds,
+            "device": device,
+            "notes": list(audio.notes),
+            "warnings": list(estimates.warnings),
+            "error": None,
+        }
+        excerpt: dict[str, np.ndarray] = {}
+        if self.settings.keep != "none":
+            rows = [list(audio.stems).index(name) for name in names]
+            start, stop = _excerpt(scores, rows, len(audio.mixture), audio.rate)
+            record["excerpt"] = [start, stop]
+            excerpt = {"mixture": audio.mixture[start:stop]}
+            for name in names:
+                excerpt[f"{name}.reference"] = audio.stems[name][start:stop]
+                excerpt[f"{name}.estimate"] = guess[name][start:stop]
+        wanted = self.settings.bss or self.settings.keep == "all"
+        return TrackResult(job.track.key, record, guess if wanted else {}, excerpt)
+
+
+def _estimate(
+    estimator: Estimator, jobs: list[Job], device: str
+) -> Iterator[tuple[Job, Estimates | Exception, float]]:
+    """Estimates of all jobs together, or one by one if that fails, with the seconds of each."""
+    if len(jobs) > 1:
+        try:
+            estimates, seconds = _timed(estimator, jobs, device)
+        except Exception:  # whose fault it was shows when each goes by itself
+            pass
+        else:
+            samples = sum(len(job.audio.mixture) for job in jobs)
+            for job, one in zip(jobs, estimates, strict=True):
+                yield job, one, seconds * len(job.audio.mixture) / samples
+            return
+    for job in jobs:
+        try:
+            estimates, seconds = _timed(estimator, [job], device)
+            yield job, estimates[0], seconds
+        except Exception as error:
+            yield job, error, 0.0
+
+
+def _timed(estimator: Estimator, jobs: list[Job], device: str) -> tuple[list[Estimates], float]:
+    started = time.perf_counter()
+    estimates = estimator(jobs)
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    return estimates, time.perf_counter() - started
+
+
+def _checked(name: str, signal: Any, n: int) -> np.ndarray:
+    """An estimate as mono float32 of the right length, or an error that names it."""
+    if isinstance(signal, torch.Tensor):
+        signal = signal.detach().cpu().numpy()
+    signal = np.asarray(signal, dtype=np.float32)
+    signal = signal.mean(axis=0) if signal.ndim == 2 else signal
+    if signal.shape != (n,):
+        raise AudioError(f"the estimate of {name} needs shape ({n},), found {signal.shape}")
+    if not np.isfinite(signal).all():
+        raise AudioError(f"the estimate of {name} holds NaN or infinity; it has no score")
+    return signal
+
+
+def _head(track: Track, variant: Variant) -> dict[str, Any]:
+    return {"track": track.key, "name": track.name, "split": track.split, "variant": variant.label}
+
+
+def failure(track: Track, variant: Variant, kind: str, message: str) -> TrackResult:
+    """What stands for a track that could not be evaluated.
+
+    Parameters
+    ----------
+    track, variant
+        Which one.
+    kind, message : str
+        Class and text of the error.
+    """
+    line = " ".join(message.split()) or kind
+    record = {**_head(track, variant), "error": {"type": kind, "message": line}}
+    return TrackResult(track.key, record, {}, {})
+
+
+def _failed(track: Track, variant: Variant, error: Exception) -> TrackResult:
+    return failure(track, variant, type(error).__name__, str(error))
+
+
+def _excerpt(scores: WindowScores, rows: list[int], n: int, rate: int) -> tuple[int, int]:
+    """First and last sample of what is kept for listening: around the worst window."""
+    length = min(n, round(LISTEN_SECONDS * rate))
+    scored = scores.scored[rows]
+    count = scored.sum(dim=0)
+    total = torch.where(scored, scores.improvement[rows], 0.0).sum(dim=0)
+    mean = torch.where(count > 0, total / count, math.inf)
+    if not torch.isfinite(mean).any():
+        return 0, length
+    start, stop = scores.windows[int(mean.argmin())]
+    begin = min(max(0, (start + stop - length) // 2), n - length)
+    return begin, begin + length

@@ -1,0 +1,1 @@
+"""Scores of separations, and their statistics."""

@@ -1,0 +1,345 @@
+"""Names of priors and the files behind them: the bundled one, imported ones, the hub's.
+
+Names resolve without any network access; only an ``hf://`` address, which somebody has to write,
+fetches a file. Everything the registry keeps lies in one folder, see :func:`home`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mgdm_audio.errors import PriorError, display_name
+from mgdm_audio.priors.checkpoint.layout import read_layout
+from mgdm_audio.priors.checkpoint.store import write_atomically
+
+__all__ = [
+    "DEFAULT_PRIOR",
+    "PriorEntry",
+    "bundled_priors",
+    "check_name_free",
+    "default_path",
+    "forget",
+    "home",
+    "list_priors",
+    "register",
+    "resolve",
+]
+
+DEFAULT_PRIOR = "music-stems"
+_INDEX_VERSION = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_HUB = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?/([\w./-]+)")
+
+
+@dataclass(frozen=True)
+class PriorEntry:
+    """One known prior.
+
+    Parameters
+    ----------
+    name : str
+        What to ask for.
+    path : Path
+        Its checkpoint.
+    source : str
+        ``"bundled"``, ``"imported"`` or ``"hub"``.
+    available : bool
+        Whether the file is there.
+    header_sha256 : str
+        SHA-256 of the file's header as it was registered; "" for bundled priors. The header holds
+        the digest of the tensors, so that it stands for the whole file.
+    """
+
+    name: str
+    path: Path
+    source: str
+    available: bool
+    header_sha256: str = ""
+
+
+def home(environment: Mapping[str, str] | None = None, platform: str | None = None) -> Path:
+    """Folder of the registry.
+
+    ``MGDM_HOME`` if it is set; else ``mgdm`` in the platform's cache folder: ``XDG_CACHE_HOME``
+    or ``~/.cache`` on Linux, ``~/Library/Caches`` on macOS, ``LOCALAPPDATA`` on Windows.
+
+    Parameters
+    ----------
+    environment : mapping, optional
+        Environment variables; the process's own by default.
+    platform : str, optional
+        As ``sys.platform``.
+    """
+    variables = os.environ if environment is None else environment
+    platform = sys.platform if platform is None else platform
+    if variables.get("MGDM_HOME"):
+        return Path(variables["MGDM_HOME"]).expanduser()
+    user = Path(variables["HOME"]) if variables.get("HOME") else Path.home()
+    if platform == "darwin":
+        return user / "Library" / "Caches" / "mgdm"
+    if platform == "win32":
+        local = variables.get("LOCALAPPDATA")
+        return (Path(local) if local else user / "AppData" / "Local") / "mgdm" / "Cache"
+    # The XDG specification says to ignore a relative path.
+    cache = Path(variables.get("XDG_CACHE_HOME") or "")
+    return (cache if cache.is_absolute() else user / ".cache") / "mgdm"
+
+
+def bundled_priors() -> dict[str, Path]:
+    """Return the checkpoints that come with the package, by name."""
+    weights = Path(__file__).resolve().parents[1] / "weights"
+    found = {path.stem.replace("_", "-"): path for path in sorted(weights.glob("*.safetensors"))}
+    return {DEFAULT_PRIOR: weights / "music_stems.safetensors"} | found
+
+
+def default_path(name: str) -> Path:
+    """Return where an imported prior of this name is kept unless the user says where.
+
+    Raises
+    ------
+    PriorError
+        If the name has characters other than letters, digits, ``_``, ``.`` and ``-``.
+    """
+    return home() / "priors" / f"{_checked_name(name)}.safetensors"
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise PriorError(f"a prior's name is made of letters, digits, _ . and -; found {name!r}")
+    return name
+
+
+# -- the index ------------------------------------------------------------------------------------
+
+
+def _index_path() -> Path:
+    return home() / "priors.json"
+
+
+def _read_index() -> dict[str, dict[str, str]]:
+    path = _index_path()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise PriorError(
+            f"{path}: the list of imported priors cannot be read ({error}); "
+            f"mend or delete it and import the priors again"
+        ) from error
+    entries = content.get("priors") if isinstance(content, dict) else None
+    if not isinstance(entries, dict) or content.get("version") != _INDEX_VERSION:
+        raise PriorError(f"{path}: not a list of priors that this version can read; delete it")
+    keys = {"path", "header_sha256", "source"}
+    for name, entry in entries.items():
+        texts = isinstance(entry, dict) and all(isinstance(v, str) for v in entry.values())
+        if not texts or set(entry) != keys:
+            raise PriorError(f"{path}: the entry {name!r} is damaged; mend or delete the file")
+    return entries
+
+
+def register(
+    name: str, path: str | Path, *, source: str = "imported", replace: bool = False
+) -> PriorEntry:
+    """Give a checkpoint a name; the file stays where it is.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``_``, ``.`` and ``-``.
+    path : str or Path
+        The checkpoint.
+    source : str
+        ``"imported"`` or ``"hub"``.
+    replace : bool
+        Whether the name may have been another file's until now.
+
+    Raises
+    ------
+    PriorError
+        If the name is taken or not allowed, or the file is no safetensors file.
+    """
+    if source != "hub":
+        _checked_name(name)
+    path = Path(path).absolute()
+    layout = read_layout(path)
+    check_name_free(name, path, replace=replace)
+    entries = _read_index()
+    entries[name] = {"path": str(path), "header_sha256": layout.header_sha256, "source": source}
+    _write_index(entries)
+    return PriorEntry(name, path, source, True, layout.header_sha256)
+
+
+def forget(name: str) -> PriorEntry:
+    """Take a registered prior off the list; its file stays.
+
+    Raises
+    ------
+    PriorError
+        If no prior was registered under this name.
+    """
+    if name in bundled_priors():
+        raise PriorError(f"{name!r} comes with the package and stays on the list")
+    entries = _read_index()
+    if name not in entries:
+        known = ", ".join(sorted(entries)) or "none"
+        raise PriorError(f"no imported prior is called {name!r}; imported are: {known}")
+    entry = entries.pop(name)
+    _write_index(entries)
+    path = Path(entry["path"])
+    return PriorEntry(name, path, entry["source"], path.is_file(), entry["header_sha256"])
+
+
+def _write_index(entries: Mapping[str, Mapping[str, str]]) -> None:
+    text = json.dumps({"version": _INDEX_VERSION, "priors": entries}, indent=1, sort_keys=True)
+
+    def write(path: str) -> None:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+    write_atomically(_index_path(), write)
+
+
+def check_name_free(name: str, path: Path, *, replace: bool = False) -> None:
+    """Refuse a name that stands for another file.
+
+    Raises
+    ------
+    PriorError
+        If it does, and ``replace`` is not set or the name is a bundled prior's.
+    """
+    if name in bundled_priors():
+        raise PriorError(f"{name!r} is the name of a bundled prior; choose another with --name")
+    entry = _read_index().get(name)
+    if entry is not None and not replace and entry["path"] != str(path.absolute()):
+        raise PriorError(
+            f"the name {name!r} stands for {display_name(entry['path'])} already; "
+            f"choose another with --name, or replace it with --force"
+        )
+
+
+def list_priors() -> list[PriorEntry]:
+    """Every known prior: bundled ones first, then by name."""
+    entries = [
+        PriorEntry(name, path, "bundled", path.is_file()) for name, path in bundled_priors().items()
+    ]
+    for name, entry in sorted(_read_index().items()):
+        path = Path(entry["path"])
+        entries.append(
+            PriorEntry(name, path, entry["source"], path.is_file(), entry["header_sha256"])
+        )
+    return entries
+
+
+# -- resolving ------------------------------------------------------------------------------------
+
+
+def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
+    """Return the checkpoint behind a name, a path or an ``hf://owner/name/file`` address.
+
+    A name wins over a file of the same name in the working directory; write ``./name`` for the
+    file. The header's checksum of a registered prior is compared with the one kept; the tensors'
+    digest, which the header holds, is compared by ``load_prior``.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        ``"music-stems"``, ``"./my.safetensors"``, ``"hf://owner/name[@revision]/file"``.
+
+    Raises
+    ------
+    PriorError
+        If the name is unknown (the valid ones are listed), the file is missing, or it is not the
+        one that was registered.
+    """
+    text = str(name_or_path)
+    if text.startswith("hf://"):
+        return _from_hub(text)
+    if isinstance(name_or_path, str):
+        bundled = bundled_priors()
+        if text in bundled:
+            if not bundled[text].is_file():
+                raise PriorError(
+                    f"the bundled prior {text!r} is not in this installation "
+                    f"({bundled[text]}); reinstall mgdm, or give a checkpoint's path"
+                )
+            return bundled[text]
+        entry = _read_index().get(text)
+        if entry is not None:
+            return _checked_entry(text, entry)
+    path = Path(text).expanduser()
+    shown = display_name(text)
+    if path.suffix in {".ckpt", ".pt", ".pth", ".bin"}:
+        raise PriorError(
+            f"{shown}: a Lightning or PyTorch file must be imported first: "
+            f"mgdm-models import msdm {shown} -o OUT.safetensors"
+        )
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise PriorError(f"{shown}: a folder; give the checkpoint's file")
+    if path.suffix == ".safetensors" or len(path.parts) > 1:
+        raise PriorError(f"{shown}: no such file")
+    known = ", ".join(entry.name for entry in list_priors())
+    raise PriorError(
+        f"unknown prior {text!r}; known are: {known}; or give the path of a .safetensors file, "
+        f"or hf://owner/name/file"
+    )
+
+
+def _checked_entry(name: str, entry: Mapping[str, str]) -> Path:
+    path = Path(entry["path"])
+    if not path.is_file():
+        raise PriorError(
+            f"the prior {name!r} was imported to {display_name(path)}, which is gone; "
+            f"import it again"
+        )
+    if read_layout(path).header_sha256 != entry["header_sha256"]:
+        raise PriorError(
+            f"{display_name(path)} is not the file that was registered as {name!r} "
+            f"(its checksum differs); import it again with --force"
+        )
+    return path
+
+
+def _from_hub(address: str) -> Path:
+    match = _HUB.fullmatch(address)
+    if match is None or ".." in match.group(3).split("/"):
+        raise PriorError(f"{address}: an address is hf://owner/name[@revision]/file")
+    repository, revision, file = match.groups()
+    if not file.endswith(".safetensors"):
+        raise PriorError(
+            f"{address}: only .safetensors files are read from the hub; "
+            f"download other checkpoints yourself and import them"
+        )
+    try:
+        from huggingface_hub import hf_hub_download  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise PriorError(
+            f"{address}: needs huggingface_hub; install it with: pip install huggingface_hub"
+        ) from error
+    settings: dict[str, Any] = {"cache_dir": str(home() / "hub")}
+    if revision is not None:
+        settings["revision"] = revision
+    try:
+        path = Path(hf_hub_download(repository, file, **settings))
+    except Exception as error:  # the hub's client raises what its HTTP library raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PriorError(
+            f"{address}: could not be fetched ({reason}); check the address and the network"
+        ) from error
+    entry = _read_index().get(address)
+    if entry is None:
+        register(address, path, source="hub")
+    elif read_layout(path).header_sha256 != entry["header_sha256"]:
+        raise PriorError(
+            f"{address}: the file on the hub is not the one fetched before (its checksum "
+            f"differs); if that is expected, name the revision (hf://owner/name@revision/file)"
+        )
+    return path

@@ -1,0 +1,1 @@
+"""Prior files: header, layout, storage."""

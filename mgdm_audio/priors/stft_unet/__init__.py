@@ -1,0 +1,1 @@
+"""The spectral denoiser of the bundled prior."""

@@ -1,0 +1,1 @@
+"""The waveform network of published MSDM checkpoints."""

@@ -1,0 +1,287 @@
+"""Pictures of a run: box plots, score against evaluations, spectrograms.
+
+Figures are built without pyplot, so that nothing global is touched and no display is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mgdm_audio.evaluation.compare import Comparison
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.summary import ALL, SILENCE_SAFE, RunSummary, TrackScores
+from mgdm_core.array_types import Array, Float
+
+__all__ = [
+    "box_plot",
+    "difference_plot",
+    "spectrogram",
+    "sweep_plot",
+    "track_values",
+]
+
+COLOURS = ("#2f6f9f", "#c2662d", "#4d8f4a", "#8e4b8a", "#a8963c", "#5d5d9e", "#b24a52", "#3f8f8f")
+
+SHOWN_TRACKS = 40
+"""Up to so many tracks every one is drawn beside its box."""
+
+
+def track_values(
+    run: RunFolder, variant: Variant, keys: list[str], stems: Sequence[str], score: str
+) -> dict[str, dict[str, float]]:
+    """One score of every evaluated track: ``values[track][stem]`` in dB, with ``all`` for the mean.
+
+    Parameters
+    ----------
+    run : RunFolder
+        The run.
+    variant : Variant
+        Which of its variants.
+    keys : list of str
+        Tracks.
+    stems : sequence of str
+        Stems.
+    score : str
+        One of :data:`mgdm_audio.evaluation.summary.SCORES`.
+    """
+    values = {}
+    for record in run.records(variant, keys):
+        if record["error"] is None:
+            scores = TrackScores.of(record)
+            values[record["track"]] = {s: scores.value(score, s) for s in stems}
+            values[record["track"]][ALL] = scores.mean_of(score)
+    return values
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    buffer = io.StringIO()
+    # Identifiers and dates would change from one drawing to the next.
+    with matplotlib.rc_context({"svg.hashsalt": "mgdm", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _axes(figure: Any, ylabel: str) -> Any:
+    axes = figure.add_subplot()
+    axes.set_ylabel(ylabel)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return axes
+
+
+def box_plot(
+    values: dict[str, dict[str, dict[str, float]]], stems: Sequence[str], xlabel: str
+) -> str:
+    """Draw the spread over tracks: one panel per stem, in it a box and its tracks per variant.
+
+    Parameters
+    ----------
+    values : dict
+        ``values[variant][track][stem]`` in dB; NaN is left out.
+    stems : sequence of str
+        Panels, in order.
+    xlabel : str
+        What is drawn.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    rows = max(1, len(values))
+    figure = _figure(10.0, 1.1 + 0.36 * rows)
+    panels = figure.subplots(1, len(stems), sharex=True, sharey=True, squeeze=False)[0]
+    for axes, stem in zip(panels, stems):
+        for row, tracks in enumerate(values.values()):
+            colour = COLOURS[row % len(COLOURS)]
+            drawn = [t[stem] for t in tracks.values() if not math.isnan(t.get(stem, math.nan))]
+            if drawn:
+                _box(axes, row, drawn, colour)
+        axes.set_title(stem, fontsize="medium")
+        axes.axvline(0.0, color="#888888", linewidth=0.8)
+        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(axis="y", length=0)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_yticks(range(len(values)), list(values))
+    panels[0].set_ylim(rows - 0.4, -0.6)  # the first variant on top
+    figure.supxlabel(xlabel, fontsize="medium")
+    return _svg(figure)
+
+
+def _box(axes: Any, row: int, drawn: list[float], colour: str) -> None:
+    """Lay one box across a row, with every track where there are few."""
+    axes.boxplot(
+        [drawn],
+        positions=[row],
+        orientation="horizontal",
+        widths=0.55,
+        patch_artist=True,
+        manage_ticks=False,
+        showfliers=len(drawn) > SHOWN_TRACKS,
+        boxprops={"facecolor": colour, "alpha": 0.4, "edgecolor": colour},
+        medianprops={"color": "#222222"},
+        whiskerprops={"color": colour},
+        capprops={"color": colour},
+        flierprops={"marker": ".", "markersize": 3, "markeredgecolor": colour},
+    )
+    if len(drawn) <= SHOWN_TRACKS:
+        axes.plot(drawn, [row] * len(drawn), ".", color=colour, markersize=4)
+    axes.plot(np.mean(drawn), row, "D", color="#222222", markersize=3)
+
+
+def sweep_plot(summary: RunSummary, score: str = SILENCE_SAFE) -> str | None:
+    """Draw the score against denoiser evaluations; None where that makes no curve.
+
+    Variants of one sampler are joined by a line; bars are 95 % intervals over tracks.
+
+    Parameters
+    ----------
+    summary : RunSummary
+        Two or more variants with different numbers of evaluations.
+    score : str
+        One of its scores.
+    """
+    drawn = [
+        v
+        for v in summary.variants
+        if v.evaluations > 0 and not math.isnan(v.scores[score][ALL].value)
+    ]
+    if len({v.evaluations for v in drawn}) < 2:
+        return None
+    figure = _figure(6.0, 3.6)
+    axes = _axes(figure, f"{score} (dB), mean of the stems")
+    samplers: dict[str, list[Any]] = {}
+    for variant in drawn:
+        samplers.setdefault(variant.label.split(" ")[0], []).append(variant)
+    for index, (sampler, variants) in enumerate(samplers.items()):
+        variants.sort(key=lambda v: v.evaluations)
+        colour = COLOURS[index % len(COLOURS)]
+        x = [v.evaluations for v in variants]
+        y = [v.scores[score][ALL].value for v in variants]
+        axes.plot(x, y, "o-", color=colour, label=sampler, markersize=4)
+        for variant, across, up in zip(variants, x, y):
+            interval = variant.scores[score][ALL]
+            if not math.isnan(interval.low):
+                axes.vlines(across, interval.low, interval.high, color=colour, alpha=0.5)
+            label = variant.label.partition(" ")[2]
+            axes.annotate(
+                label, (across, up), xytext=(4, 4), textcoords="offset points", fontsize="x-small"
+            )
+    axes.set_xscale("log")
+    axes.set_xlabel("denoiser evaluations per window")
+    if len(samplers) > 1:
+        axes.legend(fontsize="small", frameon=False)
+    return _svg(figure)
+
+
+def difference_plot(comparison: Comparison) -> str:
+    """Draw the paired difference of every track, sorted, one panel per stem.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Two runs on the same tracks.
+    """
+    rows = comparison.rows
+    figure = _figure(max(6.0, 1.9 * len(rows)), 2.8)
+    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    for axes, row in zip(panels, rows):
+        values = sorted(b - a for a, b in row.pairs if not math.isnan(b - a))
+        colours = [COLOURS[0] if v >= 0 else COLOURS[1] for v in values]
+        axes.bar(range(len(values)), values, color=colours, width=0.9)
+        axes.axhline(0.0, color="#444444", linewidth=0.8)
+        axes.set_title(row.stem, fontsize="medium")
+        axes.set_xticks([])
+        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "bottom"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_ylabel("B less A (dB), per track")
+    return _svg(figure)
+
+
+def spectrogram(samples: Float[Array, " samples"], rate: int, peak: float | None = None) -> bytes:
+    """Draw a mel spectrogram of a sound.
+
+    Parameters
+    ----------
+    samples : ndarray
+        ``[samples]``.
+    rate : int
+        Samples per second.
+    peak : float, optional
+        Mel power that is drawn brightest, so that pictures side by side compare; by default the
+        sound's own. See :func:`mel_peak`.
+
+    Returns
+    -------
+    bytes
+        A PNG.
+    """
+    import librosa
+    import librosa.display
+
+    power = _mel(samples, rate)
+    reference = max(peak if peak is not None else float(power.max(initial=0.0)), 1e-10)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2, 1.7))
+    axes = figure.add_axes((0.09, 0.12, 0.89, 0.84))  # a layout engine would double the time
+    librosa.display.specshow(
+        librosa.power_to_db(power, ref=reference, amin=1e-10 * reference, top_db=None),
+        sr=rate,
+        hop_length=_hop(rate),
+        x_axis="s",
+        y_axis="mel",
+        fmax=rate / 2,
+        vmin=-70.0,
+        vmax=0.0,
+        cmap="magma",
+        ax=axes,
+    )
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(labelsize=6)
+    axes.minorticks_off()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def mel_peak(samples: Float[Array, " samples"], rate: int) -> float:
+    """Largest mel power of a sound, for :func:`spectrogram`."""
+    return float(_mel(samples, rate).max(initial=0.0))
+
+
+def _hop(rate: int) -> int:
+    return max(32, rate // 64)
+
+
+def _mel(samples: np.ndarray, rate: int) -> np.ndarray:
+    import librosa
+
+    n_fft = 1 << (max(256, rate // 12) - 1).bit_length()
+    return librosa.feature.melspectrogram(
+        y=np.ascontiguousarray(samples, dtype=np.float32),
+        sr=rate,
+        n_fft=n_fft,
+        hop_length=_hop(rate),
+        n_mels=min(96, n_fft // 16),
+    )

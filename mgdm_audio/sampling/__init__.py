@@ -1,0 +1,1 @@
+"""Posterior samples of the stems at the rate of the prior."""

@@ -1,0 +1,245 @@
+"""From a mono mixture at the prior's rate to posterior samples of its stems, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
+from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
+from mgdm_audio.sampling.wiener import average_spectrum_wiener
+from mgdm_audio.sampling.windowed_prior import VARIANCES, Pinned, windowed
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import SettingsError
+from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.operators import SumOverChannels
+from mgdm_core.run import Start
+from mgdm_core.samplers import get_sampler
+from mgdm_core.trace import Progress, Trace
+
+__all__ = ["ChunkResult", "SamplingSettings", "StemSampler"]
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How the stems of a chunk are sampled.
+
+    Parameters
+    ----------
+    sampler : str
+        Name in :data:`mgdm_core.samplers.SAMPLERS`.
+    settings : object or None
+        The sampler's settings dataclass; its defaults when None.
+    samples : int
+        Posterior samples that are averaged.
+    start : {"wiener", "noise"}
+        Begin at the average-spectrum Wiener estimate noised to ``start_sigma``, or at pure noise.
+    start_sigma : float
+        Noise deviation of the start, for mixtures of RMS 0.1.
+    temperature : float
+        Deviation of the noise that the sampler draws over what its levels say. A prior that has
+        seen cross-talk in quiet states reads the mixture better there; 1 is the method as
+        published.
+    sigma_y : float
+        Deviation of the observation, a setting of the method: the mixture itself is exact.
+    variance, variance_floor : str, float
+        See :class:`~mgdm_audio.sampling.windowed_prior.SpectralWindowedPrior`.
+    window, overlap : float or None
+        Seconds of a window (the prior's own when None) and the share that neighbours have in
+        common.
+    chunk : float
+        Seconds sampled jointly; memory grows with it, not with the recording.
+    """
+
+    sampler: str = "mgdm"
+    settings: Any = None
+    samples: int = 1
+    start: str = "wiener"
+    start_sigma: float = 0.3
+    temperature: float = 1.0
+    sigma_y: float = 1e-4
+    variance: str = "tweedie"
+    variance_floor: float = 0.1
+    window: float | None = None
+    overlap: float = 0.25
+    chunk: float = 40.0
+
+    def __post_init__(self) -> None:
+        info = get_sampler(self.sampler)
+        if self.settings is not None and not isinstance(self.settings, info.settings):
+            raise SettingsError(
+                f"sampler {self.sampler!r} takes {info.settings.__name__}; "
+                f"found {type(self.settings).__name__}"
+            )
+        rules = (
+            (self.samples >= 1, "samples is at least 1", self.samples),
+            (self.start in ("wiener", "noise"), "start is 'wiener' or 'noise'", self.start),
+            (
+                self.variance in VARIANCES,
+                f"variance is one of {', '.join(VARIANCES)}",
+                self.variance,
+            ),
+            (self.start_sigma > 0, "start_sigma is positive", self.start_sigma),
+            (0 <= self.temperature <= 1, "temperature lies in [0, 1]", self.temperature),
+            (self.sigma_y > 0, "sigma_y is positive", self.sigma_y),
+            (0 <= self.overlap <= 0.75, "overlap lies in [0, 0.75]", self.overlap),
+            (self.window is None or self.window >= 1, "window is at least 1 s", self.window),
+            (self.chunk >= 1, "chunk is at least 1 s", self.chunk),
+        )
+        for holds, rule, found in rules:
+            if not holds:
+                raise SettingsError(f"{rule}; found {found!r}")
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """Posterior samples of one chunk.
+
+    Attributes
+    ----------
+    samples : Tensor, shape (samples, stems, length)
+    trace : Trace or None
+        None for a silent chunk, which is not sampled.
+    """
+
+    samples: Float[Tensor, "samples stems length"]
+    trace: Trace | None
+
+
+@dataclass
+class StemSampler:
+    """Samples chunks of a mono mixture at the prior's rate.
+
+    Parameters
+    ----------
+    prior : WaveformPrior
+    settings : SamplingSettings
+    batch_size : int
+        Windows evaluated at once; halved for good when the device runs out of memory.
+    on_note : callable, optional
+        Receives one line when something worth saying happens.
+    """
+
+    prior: WaveformPrior
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
+    batch_size: int = 4
+    on_note: Callable[[str], None] | None = None
+
+    @property
+    def window(self) -> int:
+        """Window length in samples, a multiple of the noise block."""
+        seconds = self.settings.window
+        wanted = self.prior.window if seconds is None else seconds * self.prior.rate
+        return NOISE_BLOCK * max(2, round(wanted / NOISE_BLOCK))
+
+    @property
+    def hop(self) -> int:
+        """Step between windows in samples, a multiple of the noise block."""
+        overlap = max(1, round(self.settings.overlap * self.window / NOISE_BLOCK))
+        return self.window - NOISE_BLOCK * overlap
+
+    def chunk_length(self) -> int:
+        """Samples of a full chunk: window + k hop, near the chunk setting."""
+        wanted = self.settings.chunk * self.prior.rate
+        return self.window + self.hop * max(0, round((wanted - self.window) / self.hop))
+
+    def padded_length(self, samples: int) -> int:
+        """Smallest length of a chunk that holds ``samples``."""
+        if samples <= self.window:
+            return NOISE_BLOCK * -(-samples // NOISE_BLOCK)
+        return self.window + self.hop * -(-(samples - self.window) // self.hop)
+
+    def sample(
+        self,
+        mixture: Float[Tensor, " length"],
+        origin: int,
+        seed: int,
+        *,
+        pinned: Float[Tensor, "samples stems overlap"] | None = None,
+        on_progress: Callable[[float], object] | None = None,
+    ) -> ChunkResult:
+        """Draw posterior samples of the stems of one chunk.
+
+        Parameters
+        ----------
+        mixture : Tensor, shape (length,)
+            Mono, at the prior's rate, at the prior's level (RMS about 0.1); a length that
+            :meth:`padded_length` returned.
+        origin : int
+            Position of the chunk in the recording, in samples; a multiple of the noise block.
+        seed : int
+            Posterior sample j of every chunk uses seed + j.
+        pinned : Tensor, optional
+            What the chunk before said of this chunk's first samples.
+        on_progress : callable, optional
+            Receives the fraction of the chunk that is done; return False to cancel.
+        """
+        while True:
+            try:
+                return self._sample(mixture, origin, seed, pinned, on_progress)
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size = max(1, self.batch_size // 2)
+                torch.cuda.empty_cache()
+                if self.on_note is not None:
+                    self.on_note(
+                        f"the device ran out of memory; going on with batches of "
+                        f"{self.batch_size} window(s)"
+                    )
+
+    def _sample(
+        self,
+        mixture: Tensor,
+        origin: int,
+        seed: int,
+        pinned: Tensor | None,
+        on_progress: Callable[[float], object] | None,
+    ) -> ChunkResult:
+        cfg, prior = self.settings, self.prior
+        info = get_sampler(cfg.sampler)
+        count, stems, length = cfg.samples, len(prior.stems), mixture.shape[-1]
+        y = mixture.to(prior.device, torch.float32)[None].expand(count, -1).contiguous()
+        long_prior = windowed(
+            prior,
+            self.window,
+            self.hop,
+            batch_size=self.batch_size,
+            pinned=None if pinned is None else Pinned(pinned.to(y)),
+            variance=cfg.variance,
+            variance_floor=cfg.variance_floor,
+        )
+        likelihood = GaussianLikelihood(SumOverChannels(stems), y, cfg.sigma_y)
+        streams = PositionStreams(range(seed, seed + count), origin, length, cfg.temperature)
+
+        def report(progress: Progress) -> object:
+            if on_progress is None:
+                return None
+            return on_progress(progress.step / max(1, progress.steps))
+
+        result = info.run(
+            long_prior,
+            likelihood,
+            (stems, length),
+            streams,
+            cfg.settings if cfg.settings is not None else info.settings(),
+            start=self._start(y),
+            callback=report,
+        )
+        return ChunkResult(result.x.float().cpu(), result.trace)
+
+    def _start(self, y: Float[Tensor, "samples length"]) -> Start | None:
+        cfg, prior = self.settings, self.prior
+        if cfg.start == "noise":
+            return None
+        level = prior.schedule.level_of_sigma(cfg.start_sigma)
+        power = prior.average_power
+        if isinstance(prior, SpectralWaveformPrior) and power is not None:
+            estimate = average_spectrum_wiener(y[:1], power, prior.spectral).expand(len(y), -1, -1)
+        else:  # a prior that knows no spectra starts from equal shares
+            share = y[:, None] / len(prior.stems)
+            estimate = share.expand(-1, len(prior.stems), -1)
+        return Start(estimate, level)

@@ -1,0 +1,1 @@
+"""Whole recordings and files: any rate, channels and length."""

@@ -1,0 +1,1 @@
+"""Songs as notes: composed, or read from MIDI files."""

@@ -1,0 +1,1 @@
+"""Songs as sound: instruments, players, production."""

@@ -1,0 +1,126 @@
+"""Rendered songs as files: data sets in the four-stem layout, and the product's example mix."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from recipes.music_prior.songs.composer.arrange import write_song
+from recipes.music_prior.songs.composer.styles import STYLES
+from recipes.music_prior.songs.song import RATE, STEMS, Song
+from recipes.music_prior.sound.render import Fonts, render_song
+from recipes.music_prior.sound.stream import SongSource, StreamSettings
+
+FOLDERS = {"train": "train", "valid": "validation"}  # as in the four-stem layout of MSDM
+# A pop song at 97 bpm in which all four play throughout, and a take with balanced levels.
+EXAMPLE_STYLE, EXAMPLE_SEED, EXAMPLE_TAKE = "pop", 34, 0
+EXAMPLE_SECONDS, EXAMPLE_RATE = 15.0, 44_100
+
+
+def write_tracks(
+    settings: StreamSettings, out: Path, hours: float
+) -> Iterator[tuple[Path, float, float]]:
+    """Render whole songs until there are `hours` of them, and report each.
+
+    Parameters
+    ----------
+    settings
+        Songs, soundfonts, seed and split. Track k is song k of that stream, whichever call
+        renders it.
+    out
+        Tracks go to `out/train` or `out/validation`. A track is written beside its place and then
+        renamed, so that what carries its name is whole.
+    hours
+        How much there is to be in the end, with what is there already.
+
+    Yields
+    ------
+    folder, seconds, total seconds so far
+    """
+    folder = out / FOLDERS[settings.split]
+    folder.mkdir(parents=True, exist_ok=True)
+    source = SongSource(settings)
+    fonts: Fonts | None = None
+    total, number = 0.0, 0
+    while total < hours * 3600:
+        track = folder / f"Track{number + 1:05d}"
+        if track.is_dir():
+            total += soundfile.info(track / f"{STEMS[0]}.wav").duration
+        else:
+            fonts = fonts or Fonts(settings.soundfonts, settings.split)
+            rng = source.rng(number)
+            song = source.song(rng)
+            sound = render_song(song, rng, fonts)
+            _write_track(track, sound)
+            seconds = sound.shape[1] / RATE
+            total += seconds
+            yield track, seconds, total
+        number += 1
+
+
+def _write_track(track: Path, sound: np.ndarray) -> None:
+    partial = track.with_name(f".{track.name}.{os.getpid()}")
+    partial.mkdir()
+    try:
+        for stem, wave in zip(STEMS, sound):
+            soundfile.write(partial / f"{stem}.wav", wave, RATE, subtype="PCM_16")
+        partial.rename(track)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def full_part(song: Song, seconds: float, margin: float = 0.5) -> float:
+    """Return where to cut `seconds` out of a song so that all its stems play throughout.
+
+    The start in the first 90 s with the highest share of seconds in which every stem has a note
+    sounding, minus `margin`; the earliest such.
+    """
+    horizon = int(min(song.duration, 90.0))
+    sounding = np.zeros((len(STEMS), horizon + 1), bool)
+    for track in song.tracks:
+        for note in track.notes:
+            first, last = int(note.start), int(note.end)
+            sounding[STEMS.index(track.stem), first : min(last, horizon) + 1] = True
+    full = sounding.all(0)
+    length = int(seconds)
+    starts = range(0, max(1, horizon - length))
+    best = max(starts, key=lambda s: (full[s : s + length].sum(), -s))  # pyright: ignore
+    return max(0.0, best - margin)
+
+
+def example_stems(soundfonts: tuple[str, ...] = (), take: int = EXAMPLE_TAKE) -> np.ndarray:
+    """Render the four stems of the example: float32 [4, 2, samples] at 44.1 kHz."""
+    style = next(style for style in STYLES if style.name == EXAMPLE_STYLE)
+    song = write_song(np.random.default_rng([EXAMPLE_SEED, 1, EXAMPLE_RATE]), style)
+    start = full_part(song, EXAMPLE_SECONDS)
+    rng = np.random.default_rng([EXAMPLE_SEED, 2, take])
+    fonts = Fonts(soundfonts, "valid")
+    return render_song(song, rng, fonts, EXAMPLE_RATE, 2, start, EXAMPLE_SECONDS)
+
+
+def example_mix(out: Path, soundfonts: tuple[str, ...] = ()) -> Path:
+    """Render the example mix: 15 s of a held-out song, stereo, 44.1 kHz, 16-bit.
+
+    Parameters
+    ----------
+    out
+        A .wav or .flac file.
+    soundfonts
+        Files or folders; empty: the MIT-licensed ones of Debian.
+    """
+    mixture = example_stems(soundfonts).sum(0).T
+    edge = np.sin(np.linspace(0, np.pi / 2, EXAMPLE_RATE // 10, dtype=np.float32))[:, None] ** 2
+    mixture[: len(edge)] *= edge
+    mixture[-len(edge) :] *= edge[::-1]
+    mixture *= np.float32(0.9 / np.abs(mixture).max())
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{os.getpid()}.{out.name}")
+    soundfile.write(partial, mixture, EXAMPLE_RATE, subtype="PCM_16")
+    partial.replace(out)
+    return out

@@ -1,0 +1,157 @@
+"""Settings of a training run and the presets sized for the machines it is meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_core.errors import SettingsError
+from recipes.music_prior.training.corruption import CorruptionSettings
+from recipes.music_prior.training.data import DataSettings
+
+__all__ = ["PRESETS", "TrainSettings", "preset"]
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Everything that decides the weights of a run, besides the songs.
+
+    Parameters
+    ----------
+    network : STFTUNetConfig
+        Sizes of the denoiser.
+    data : DataSettings
+        Batches, their augmentation and the pool they are drawn from.
+    corruption : CorruptionSettings
+        Noise levels and cross-talk.
+    steps : int
+        Length of the whole run. A finished or broken-off run may be resumed with another length.
+    warmup_steps, decay_steps : int
+        The learning rate rises linearly, stays, and falls as a half cosine over the last
+        ``decay_steps``; the state before the fall is kept, so a run can be continued from there.
+    learning_rate, weight_decay, gradient_clip : float
+        Of Muon for the matrices and AdamW for the rest; the gradient is clipped by its norm.
+    bin_share : float
+        Share of the bins that a step looks at in its loss (and computes the outputs of).
+    ema_length : float
+        Length of the average of the weights as a share of the run so far (a power-law average:
+        Karras et al. 2024, "Analyzing and improving the training dynamics", section 3.1), so
+        that one setting fits short and long runs.
+    seed : int
+        Of the weights, the batches and the noise.
+    precision : str
+        ``auto``, ``float32`` or ``bfloat16``.
+    compile : bool
+        Whether to compile the network.
+    checkpoint_minutes : float
+        Wall time between checkpoints.
+    """
+
+    network: STFTUNetConfig = field(default_factory=STFTUNetConfig)
+    data: DataSettings = field(default_factory=DataSettings)
+    corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
+    steps: int = 100_000
+    warmup_steps: int = 100
+    decay_steps: int = 600
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    bin_share: float = 0.35
+    ema_length: float = 0.05
+    seed: int = 0
+    precision: str = "auto"
+    compile: bool = True
+    checkpoint_minutes: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.warmup_steps < 0 or self.decay_steps < 0:
+            raise SettingsError("steps must be positive, warmup_steps and decay_steps not negative")
+        if not self.learning_rate > 0 or not self.gradient_clip > 0:
+            raise SettingsError("learning_rate and gradient_clip must be positive")
+        if not 0 < self.bin_share <= 1:
+            raise SettingsError(f"bin_share must be in (0, 1]; found {self.bin_share}")
+        if not 0 < self.ema_length < 0.3:
+            raise SettingsError(f"ema_length must be in (0, 0.3); found {self.ema_length}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        values = asdict(self)
+        values["network"] = self.network.to_dict()
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
+        """Back from :meth:`to_dict`."""
+        values = dict(values)
+        unknown = sorted(set(values) - {f.name for f in fields(cls)})
+        if unknown:
+            raise SettingsError(f"training has no settings {unknown}")
+        values["network"] = STFTUNetConfig.from_dict(values["network"])
+        values["data"] = DataSettings(**values["data"])
+        values["corruption"] = CorruptionSettings(**values["corruption"])
+        return cls(**values)
+
+
+_LARGE = STFTUNetConfig(widths=(80, 160, 320), blocks=(2, 2, 2), embedding=256, heads=5)
+
+# A run goes into what separates: states where samplers of few evaluations begin, with little noise.
+_NEAR_THE_MIXTURE = CorruptionSettings(
+    sigma_median=0.25,
+    sigma_spread=0.6,
+    cross_talk=0.95,
+    quiet_noise=0.95,
+    quiet_power=8.0,
+    blind=0.9,
+)
+
+_CPU = TrainSettings(
+    network=STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128),
+    corruption=_NEAR_THE_MIXTURE,
+    warmup_steps=40,
+    decay_steps=500,
+    ema_length=0.08,
+)
+
+PRESETS: dict[str, TrainSettings] = {
+    "cpu-2h": _CPU,
+    # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
+    "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
+    # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.
+    "cpu-wide": replace(
+        _CPU,
+        network=replace(_CPU.network, widths=(64, 128, 256), heads=8),
+        data=DataSettings(items_per_step=2.0),
+        learning_rate=9e-4,
+    ),
+    "gpu-25min": TrainSettings(
+        network=_LARGE,
+        corruption=_NEAR_THE_MIXTURE,
+        data=DataSettings(batch=64, window=4096, initial=512, items_per_step=8.0),
+        steps=8_000,
+        warmup_steps=300,
+        decay_steps=2_000,
+        learning_rate=1.2e-3,
+        checkpoint_minutes=2.0,
+    ),
+}
+
+
+def preset(name: str, dry: bool = False) -> TrainSettings:
+    """Settings of a preset by name; ``dry`` shrinks run, batch and pool, never the code path.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such preset.
+    """
+    if name not in PRESETS:
+        raise SettingsError(f"there is no preset {name!r}; choose one of {sorted(PRESETS)}")
+    settings = PRESETS[name]
+    if not dry:
+        return settings
+    data = replace(settings.data, batch=2, window=8, initial=4, items_per_step=0.5, crop=16_384)
+    return replace(
+        settings, data=data, steps=6, warmup_steps=2, decay_steps=2, checkpoint_minutes=1e-3
+    )

@@ -1,0 +1,330 @@
+"""Training of the spectral denoiser with Lightning Fabric, resumable to the bit on a CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+
+from mgdm_audio.priors.precision import resolve_precision
+from mgdm_audio.priors.stft_unet.network import STFTUNet
+from mgdm_core.array_types import Complex, Float, Tensor
+from mgdm_core.errors import MGDMError
+from recipes.music_prior.training.corruption import corrupt, draw_sigmas
+from recipes.music_prior.training.data import (
+    SegmentPool,
+    SegmentsFrom,
+    SegmentSource,
+    average_power,
+    draw_batch,
+    random_equaliser,
+    random_texture,
+)
+from recipes.music_prior.training.loss import ChosenBins, PowerAverage, choose_bins, denoising_loss
+from recipes.music_prior.training.optimizer import MuonAdamW
+from recipes.music_prior.training.presets import TrainSettings
+from recipes.music_prior.training.train_log import InterruptFlag, Log, Tally
+from recipes.music_prior.training.widen import widened
+
+__all__ = ["Progress", "learning_rate", "read_checkpoint", "train"]
+
+CHECKPOINT = "last.pt"
+BEFORE_DECAY = "before_decay.pt"
+WIDENING_NOISE = 0.1
+# Processes render songs of their own: numbers of the next begin this much further on.
+SEGMENTS_PER_PROCESS = 10**9 + 7
+Progress = Callable[[dict[str, float]], None]
+
+
+class _Objective(nn.Module):
+    """Network and loss in one module, so that Fabric wraps what is differentiated."""
+
+    def __init__(self, network: STFTUNet, compiled: bool) -> None:
+        super().__init__()
+        self.network = network
+        parts = torch.compile(network.denoise_bins) if compiled else network.denoise_bins
+        # Not as a submodule: only the network's weights are to be found here.
+        object.__setattr__(self, "parts", parts)
+
+    def forward(
+        self,
+        noisy: Complex[Tensor, "batch stems bins frames"],
+        clean: Complex[Tensor, "batch stems bins frames"],
+        sigma: Float[Tensor, " batch"],
+        chosen: ChosenBins,
+    ) -> Float[Tensor, "batch stems"]:
+        pair = torch.view_as_real(noisy.transpose(2, 3))
+        real, imaginary = pair[..., 0].contiguous(), pair[..., 1].contiguous()
+        estimate = self.parts(real, imaginary, sigma, chosen.bins)  # type: ignore[operator]
+        sigma_data = self.network.config.sigma_data
+        return denoising_loss(estimate[:2], clean.transpose(2, 3), sigma, sigma_data, chosen)
+
+
+def learning_rate(settings: TrainSettings, step: int) -> float:
+    """Learning rate of update number ``step`` (from 0): rise, plateau, half cosine to zero."""
+    rate = settings.learning_rate
+    if step < settings.warmup_steps:
+        rate *= (step + 1) / settings.warmup_steps
+    left = settings.steps - step
+    if left <= settings.decay_steps:
+        rate *= 0.5 * (1 - cos(pi * left / (settings.decay_steps + 1)))
+    return rate
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Checkpoint of a run: tensors and plain values only."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise MGDMError(f"no checkpoint at {path}") from error
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def _describe_machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _seed(*numbers: int) -> int:
+    """One seed out of several numbers, spread over 63 bits."""
+    value = 0x9E3779B97F4A7C15
+    for number in numbers:
+        value ^= number + 0x632BE59BD9B4E019
+        value = (value * 0xBF58476D1CE4E5B9) % (1 << 64)
+        value ^= value >> 31
+    return value >> 1
+
+
+def _initialised(settings: TrainSettings, origin: STFTUNet | None) -> STFTUNet:
+    # Layers draw their first weights from the global stream, which is put back afterwards.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(_seed(settings.seed))
+        network = STFTUNet(settings.network)
+    if origin is not None:
+        generator = torch.Generator().manual_seed(_seed(settings.seed, 3))
+        network.load_state_dict(widened(origin, network, WIDENING_NOISE, generator))
+    return network
+
+
+def train(
+    settings: TrainSettings,
+    source: SegmentSource,
+    out: Path,
+    *,
+    resume: bool = True,
+    minutes: float | None = None,
+    stop_after: int | None = None,
+    origin: STFTUNet | None = None,
+    identity: str = "",
+    report_every: int = 20,
+    progress: Progress | None = None,
+    devices: int | str = "auto",
+    accelerator: str = "auto",
+) -> dict[str, Any]:
+    """Train, or go on training, and leave a checkpoint in ``out``.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        What to train; of a resumed run only lengths and the learning rate may differ.
+    source : SegmentSource
+        Clean songs.
+    out : Path
+        Folder of the run: checkpoints, ``log.csv``, ``settings.json``, the ring of segments.
+    resume : bool
+        Whether to go on from the checkpoint there, if there is one.
+    minutes : float, optional
+        Wall time after which to save and return (a piece of the run).
+    stop_after : int, optional
+        Number of updates after which to save and return.
+    origin : STFTUNet, optional
+        Network to start a new run from: of the same sizes, or narrower (see `widen`).
+    identity : str
+        Names the source; the ring of segments of another source is not used again.
+    report_every : int
+        Updates between reports.
+    progress : callable, optional
+        Called with every report.
+    devices, accelerator : see Fabric
+        One process per device.
+
+    Returns
+    -------
+    dict
+        The last checkpoint.
+    """
+    began = time.perf_counter()
+    # Before there are other processes: what is refused here is said once.
+    network = _initialised(settings, origin)
+    device_kind = (
+        "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
+    )
+    half = resolve_precision(settings.precision, device_kind) == torch.bfloat16
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=1 if device_kind == "cpu" and devices == "auto" else devices,
+        precision="bf16-mixed" if half else "32-true",
+    )
+    fabric.launch()
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / CHECKPOINT
+    state = read_checkpoint(checkpoint) if resume and checkpoint.exists() else None
+    if state is not None:
+        stored = TrainSettings.from_dict(json.loads(state["settings"]))
+        if stored.network != settings.network:
+            raise MGDMError(
+                f"the run in {out} has another network; use another folder or its own settings"
+            )
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if state is not None:
+        network.load_state_dict(state["network"])
+    optimizer = MuonAdamW(network.parameters(), settings.learning_rate, settings.weight_decay)
+    objective, optimizer = fabric.setup(_Objective(network, settings.compile), optimizer)
+    weights: dict[str, Tensor] = dict(network.named_parameters())
+    average = PowerAverage(weights, settings.ema_length)
+    step, seconds = 0, 0.0
+    if state is not None:
+        try:
+            optimizer.load_state_dict(state["optimizer"])
+        except ValueError as error:
+            raise MGDMError(
+                f"the run in {out} was trained by another optimizer; start a new one from its "
+                f"weights with --init"
+            ) from error
+        for name, value in state["average"].items():
+            average.values[name].copy_(value)
+        step, seconds = int(state["step"]), float(state["seconds"])
+
+    device = fabric.device
+    rank = fabric.global_rank
+    source = source if rank == 0 else SegmentsFrom(source, rank * SEGMENTS_PER_PROCESS)
+    pool = SegmentPool(source, settings.data, out / f"pool{rank}", identity)
+    if state is None and origin is None:
+        start, stop = settings.data.span(0)
+        pool.need(start, stop)
+        segments = (pool.get(number) for number in range(start, stop))
+        power = average_power(segments, network.spectral)
+        network.start_from_average(fabric.broadcast(power))
+    log = Log(out / "log.csv", step) if rank == 0 else None
+    generator = torch.Generator(device=device)
+    stopping = InterruptFlag()
+
+    def current() -> dict[str, Any]:
+        return {
+            "network": {k: v.detach().cpu() for k, v in network.state_dict().items()},
+            "average": {k: v.cpu() for k, v in average.values.items()},
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": seconds + time.perf_counter() - began,
+            "settings": json.dumps(settings.to_dict()),
+            "machine": _describe_machine(device),
+            "data": identity,
+        }
+
+    def save(name: str) -> None:
+        if rank == 0:
+            _write_checkpoint(out / name, current())
+        fabric.barrier()
+
+    if rank == 0:
+        (out / "settings.json").write_text(json.dumps(settings.to_dict(), indent=1))
+    last_save = last_report = time.perf_counter()
+    first_step = step
+    sums = Tally()
+    try:
+        with stopping:
+            while step < settings.steps:
+                if step == settings.steps - settings.decay_steps and settings.decay_steps:
+                    save(BEFORE_DECAY)
+                pool_waited = pool.waited
+                clean_wave = draw_batch(pool, settings.data, step, settings.seed, rank)
+                waited = pool.waited - pool_waited
+                generator.manual_seed(_seed(settings.seed, rank, step, 1))
+                wave = torch.from_numpy(clean_wave).to(device)
+                white = torch.randn(wave.shape, generator=generator, device=device)
+                with torch.no_grad():
+                    clean = network.spectral.forward(wave)
+                    clean = random_texture(clean, settings.data, generator)
+                    clean = clean * random_equaliser(
+                        *clean.shape[:3], settings.data, generator=generator
+                    )
+                    sigma = draw_sigmas(len(wave), settings.corruption, generator)
+                    noisy = corrupt(
+                        clean,
+                        network.spectral.forward(white),
+                        sigma,
+                        settings.corruption,
+                        generator,
+                        network.average_power,
+                    )
+                    bins = network.config.n_fft // 2
+                    chosen = choose_bins(bins, settings.bin_share, generator)
+                rate = learning_rate(settings, step)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                losses = objective(noisy, clean, sigma, chosen)
+                fabric.backward(losses.mean())
+                norm = fabric.clip_gradients(
+                    objective, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
+                )
+                if norm is None or not torch.isfinite(norm):
+                    raise MGDMError(f"the gradient is not finite at step {step}; lower the rate")
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                average.update(weights, step)
+                sums.add(losses.detach(), sigma, norm, waited)
+
+                now = time.perf_counter()
+                if log is not None and (step % report_every == 0 or step == settings.steps):
+                    row = sums.row(step, rate, now - last_report, seconds + now - began)
+                    left = (settings.steps - step) * row["step_seconds"]
+                    log.add(row)
+                    if progress is not None:
+                        progress({**row, "eta_seconds": left, "steps": settings.steps})
+                    last_report, sums = now, Tally()
+                out_of_time = minutes is not None and now - began > 60 * minutes
+                done = stop_after is not None and step - first_step >= stop_after
+                flags = torch.tensor(
+                    [
+                        float(out_of_time or done or stopping.raised),
+                        float(now - last_save > 60 * settings.checkpoint_minutes),
+                    ]
+                )
+                if fabric.world_size > 1:
+                    # All processes must agree, or one would wait for the others for ever.
+                    total = fabric.all_reduce(flags.to(device), reduce_op="sum")
+                    assert isinstance(total, torch.Tensor)
+                    flags = total.cpu()
+                if flags[0] > 0:
+                    break
+                if flags[1] > 0:
+                    save(CHECKPOINT)
+                    last_save = time.perf_counter()
+        save(CHECKPOINT)
+    finally:
+        pool.close()
+    return current()
