@@ -15,7 +15,8 @@ from mgdm_audio.datasets.tracks import Mixture, Track
 from mgdm_audio.errors import AudioError
 from mgdm_audio.evaluation.estimators import Estimates, Estimator, EstimatorSpec, Job
 from mgdm_audio.evaluation.run_folder import Variant
-from mgdm_audio.metrics.si_sdr import SLAKH_RATE, WindowScores, slakh_si_sdr_improvement
+from mgdm_audio.metrics.si_sdr import SLAKH_RATE, WindowScores, score_windows
+from mgdm_audio.metrics.silence import active_stems
 from mgdm_core.errors import SettingsError
 
 __all__ = ["EvaluationSettings", "EvaluationWork", "TrackResult", "failure"]
@@ -127,7 +128,7 @@ class EvaluationWork:
         # All references go in, because whether a window counts depends on all of them.
         silence = np.zeros_like(audio.mixture)
         stacked = np.stack([guess.get(name, silence) for name in audio.stems])
-        scores = slakh_si_sdr_improvement(
+        scores = score_windows(
             torch.from_numpy(stacked).to(device),
             torch.from_numpy(audio.stacked()).to(device),
             torch.from_numpy(audio.mixture).to(device),
@@ -236,7 +237,7 @@ def _failed(track: Track, variant: Variant, error: Exception) -> TrackResult:
 def _excerpt(scores: WindowScores, rows: list[int], n: int, rate: int) -> tuple[int, int]:
     """First and last sample of what is kept for listening: around the worst window."""
     length = min(n, round(LISTEN_SECONDS * rate))
-    scored = scores.scored[rows]
+    scored = active_stems(scores)[rows]
     count = scored.sum(dim=0)
     total = torch.where(scored, scores.improvement[rows], 0.0).sum(dim=0)
     mean = torch.where(count > 0, total / count, math.inf)

@@ -7,6 +7,7 @@ Everything here is batched over stems and windows and stays on the device of its
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,8 @@ __all__ = [
     "SILENCE_THRESHOLD",
     "SLAKH_RATE",
     "WindowScores",
+    "score_windows",
     "si_sdr",
-    "slakh_si_sdr_improvement",
     "slakh_windows",
 ]
 
@@ -94,7 +95,12 @@ def _si_sdr(estimate: Tensor, reference: Tensor, energy: Tensor, eps: float) -> 
     return 10.0 * torch.log10((scale.square() * energy + eps) / (noise + eps))
 
 
-def slakh_windows(n: int, rate: int = SLAKH_RATE) -> list[tuple[int, int]]:
+def slakh_windows(
+    n: int,
+    rate: int = SLAKH_RATE,
+    window: float = WINDOW_SECONDS,
+    hop: float = HOP_SECONDS,
+) -> list[tuple[int, int]]:
     """Windows ``(start, stop)`` over which the published score is computed.
 
     Windows of 4 s start every 2 s; there are ceil((n - overlap) / step) of them with an overlap of
@@ -106,6 +112,8 @@ def slakh_windows(n: int, rate: int = SLAKH_RATE) -> list[tuple[int, int]]:
         Length of the track in samples.
     rate : int
         Samples per second.
+    window, hop : float
+        Length and distance of the windows in seconds; 4 and 2 in the published protocol.
 
     Returns
     -------
@@ -115,18 +123,23 @@ def slakh_windows(n: int, rate: int = SLAKH_RATE) -> list[tuple[int, int]]:
     Raises
     ------
     SettingsError
-        If the rate is not positive.
+        If the rate is not positive, or the hop not between 0 and the window.
     """
     if rate <= 0:
         raise SettingsError(f"the sample rate must be positive, found {rate}; give it in Hz")
-    window, step = round(WINDOW_SECONDS * rate), round(HOP_SECONDS * rate)
-    count = max(0, math.ceil((n - (window - step)) / step))
-    return [(i * step, min(i * step + window, n)) for i in range(count)]
+    length, step = round(window * rate), round(hop * rate)
+    if not 0 < step <= length:
+        raise SettingsError(
+            f"windows need a hop of at least a sample and at most their length, found windows of "
+            f"{window} s every {hop} s at {rate} Hz"
+        )
+    count = max(0, math.ceil((n - (length - step)) / step))
+    return [(i * step, min(i * step + length, n)) for i in range(count)]
 
 
 @dataclass(frozen=True)
 class WindowScores:
-    """SI-SDR of one track, per stem and window.
+    """What is measured of one track, per stem and window; every score follows from it.
 
     Attributes
     ----------
@@ -137,13 +150,23 @@ class WindowScores:
     mixture_si_sdr : Tensor
         dB of the mixture taken as estimate, ``[stems, windows]``.
     active : Tensor
-        Where the reference is not silent, ``[stems, windows]``.
+        Where the published protocol takes the reference for active, ``[stems, windows]``.
+    rms, estimate_rms : Tensor
+        Root mean square of reference and estimate, ``[stems, windows]``.
+    rest_rms : Tensor
+        That of the mixture less the reference, ``[stems, windows]``.
+    mixture_rms : Tensor
+        That of the mixture, ``[windows]``.
     """
 
     windows: list[tuple[int, int]]
     si_sdr: Float[Tensor, "stems windows"]
     mixture_si_sdr: Float[Tensor, "stems windows"]
     active: Bool[Tensor, "stems windows"]
+    rms: Float[Tensor, "stems windows"]
+    estimate_rms: Float[Tensor, "stems windows"]
+    rest_rms: Float[Tensor, "stems windows"]
+    mixture_rms: Float[Tensor, " windows"]
 
     @property
     def kept(self) -> Bool[Tensor, " windows"]:
@@ -151,52 +174,25 @@ class WindowScores:
         return self.active.sum(dim=0) > 1
 
     @property
-    def scored(self) -> Bool[Tensor, "stems windows"]:
-        """What the silence-safe score counts: kept windows where the stem itself is active."""
-        return self.active & self.kept
-
-    @property
     def improvement(self) -> Float[Tensor, "stems windows"]:
         """SI-SDR of the estimate less that of the mixture, in dB."""
         return self.si_sdr - self.mixture_si_sdr
 
-    @property
-    def published_mean(self) -> Float[Tensor, " stems"]:
-        """Mean improvement per stem over the kept windows; NaN where there is none.
 
-        A stem that is silent in a kept window is scored there too, as in the published figures,
-        which can be worth up to +100 dB where the reference is exactly zero.
-        """
-        return _masked_mean(self.improvement, self.kept.expand_as(self.active))
-
-    @property
-    def silence_safe_mean(self) -> Float[Tensor, " stems"]:
-        """Mean improvement per stem over the kept windows in which that stem is active."""
-        return _masked_mean(self.improvement, self.scored)
-
-    @property
-    def silence_safe_si_sdr(self) -> Float[Tensor, " stems"]:
-        """Mean SI-SDR of the estimates over the windows of :attr:`silence_safe_mean`, in dB."""
-        return _masked_mean(self.si_sdr, self.scored)
-
-
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    total = torch.where(mask, values, torch.zeros_like(values)).sum(dim=-1)
-    return total / mask.sum(dim=-1)  # 0 / 0 is NaN: no window, no score
-
-
-def slakh_si_sdr_improvement(
+def score_windows(
     estimates: Float[Tensor, "stems samples"],
     references: Float[Tensor, "reference_stems reference_samples"],
     mixture: Float[Tensor, " mixture_samples"],
     rate: int = SLAKH_RATE,
+    windows: Sequence[tuple[int, int]] | None = None,
     eps: float = 1e-8,
     silence_threshold: float = SILENCE_THRESHOLD,
 ) -> WindowScores:
-    """Score one track as published on Slakh2100: SI-SDR improvement in windows of 4 s every 2 s.
+    """Measure one track in windows: SI-SDR of estimates and mixture, and what sounds where.
 
-    The published figure of a data set is the mean over **all** windows of all tracks, so
-    tracks are joined by their window scores, not by their means.
+    Scores that people read follow from it: the published one from ``kept`` and ``improvement``,
+    those of :mod:`mgdm_audio.metrics.silence` from the levels. All of them are means over **all**
+    windows of all tracks, so tracks are joined by their windows, not by their means.
 
     Parameters
     ----------
@@ -206,15 +202,12 @@ def slakh_si_sdr_improvement(
         What was separated, ``[samples]``: the sum of the references in the published protocol.
     rate : int
         Samples per second; 22 050 in the published protocol.
+    windows : sequence of (int, int), optional
+        Where to measure, in order and evenly spaced; :func:`slakh_windows` by default.
     eps : float
         See :func:`si_sdr`.
     silence_threshold : float
-        A reference window x of n samples is silent where ||x||_2 / n is below this.
-
-    Returns
-    -------
-    WindowScores
-        Per stem and window, with the published and the silence-safe mean.
+        A reference window x of n samples is silent to the protocol where ||x||_2 / n is below it.
 
     Raises
     ------
@@ -233,28 +226,43 @@ def slakh_si_sdr_improvement(
             f"{tuple(mixture.shape)}; cut or pad them first"
         )
     stems, n = references.shape
-    windows = slakh_windows(n, rate)
-    full = sum(stop - start == windows[0][1] for start, stop in windows)
+    windows = list(slakh_windows(n, rate) if windows is None else windows)
+    full = sum(stop - start == windows[0][1] - windows[0][0] for start, stop in windows)
     budget = _CHUNK_ELEMENTS["cpu" if references.device.type == "cpu" else "other"]
     # Full windows go through in stacks of equal length, a short last one by itself, so that no
     # window is padded and every sum runs over exactly its own samples.
     groups = [windows[i : i + 1] for i in range(full, len(windows))]
     if full:
-        stack = max(1, budget // (stems * windows[0][1]))
+        stack = max(1, budget // (stems * (windows[0][1] - windows[0][0])))
         groups = [windows[i : min(i + stack, full)] for i in range(0, full, stack)] + groups
     parts = []
     for group in groups:
-        reference = _stack(references, group)
+        reference, estimate = _stack(references, group), _stack(estimates, group)
+        mixed = _stack(mixture, group)
+        length = reference.shape[-1]
         energy = torch.linalg.vecdot(reference, reference)
-        own = _si_sdr(_stack(estimates, group), reference, energy, eps)
-        mixed = _si_sdr(_stack(mixture, group).expand_as(reference), reference, energy, eps)
-        level = energy.sqrt() / reference.shape[-1]
-        parts.append((own, mixed, level >= silence_threshold))
+        rms = (energy / length).sqrt()
+        parts.append(
+            (
+                _si_sdr(estimate, reference, energy, eps),
+                _si_sdr(mixed.expand_as(reference), reference, energy, eps),
+                energy.sqrt() / length >= silence_threshold,
+                rms,
+                _rms(estimate),
+                _rms(mixed - reference),
+                _rms(mixed),
+            )
+        )
     if not parts:
-        empty = references.new_zeros((stems, 0)).cpu()
-        return WindowScores([], empty, empty, torch.zeros((stems, 0), dtype=torch.bool))
-    own, mixed, active = (torch.cat(part, dim=1).cpu() for part in zip(*parts, strict=True))
-    return WindowScores(windows, own, mixed, active)
+        none = torch.zeros((stems, 0))
+        return WindowScores([], none, none, none.bool(), none, none, none, none[0])
+    return WindowScores(
+        windows, *(torch.cat(part, dim=-1).cpu() for part in zip(*parts, strict=True))
+    )
+
+
+def _rms(signal: Tensor) -> Tensor:
+    return signal.square().mean(-1).sqrt()
 
 
 def _stack(signal: Tensor, group: list[tuple[int, int]]) -> Tensor:

@@ -27,7 +27,7 @@ from mgdm_audio.compute.machine import describe_machine
 from mgdm_audio.evaluation.run_folder import write_text
 from mgdm_audio.io.reader import read
 from mgdm_audio.io.resampling import resample
-from mgdm_audio.metrics.si_sdr import slakh_si_sdr_improvement
+from mgdm_audio.metrics.silence import active_stem_improvement
 from mgdm_audio.priors.catalogue import resolve
 from mgdm_audio.priors.checkpoint.store import load_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
@@ -183,8 +183,8 @@ def _measured(
 def _improvement(
     estimate: torch.Tensor, truth: torch.Tensor, prior: WaveformPrior
 ) -> dict[str, float]:
-    scores = slakh_si_sdr_improvement(estimate, truth, truth.sum(0), prior.rate)
-    return dict(zip(prior.stems, scores.silence_safe_mean.tolist(), strict=True))
+    scores = active_stem_improvement(estimate, truth, truth.sum(0), prior.rate)
+    return dict(zip(prior.stems, scores.per_stem.tolist(), strict=True))
 
 
 def _wiener(prior: WaveformPrior, truth: torch.Tensor) -> Row | None:
@@ -214,8 +214,8 @@ def _head(prior: WaveformPrior, budget: float, seconds: float) -> list[str]:
     machine = describe_machine([str(prior.device)])
     amx = "with" if machine["amx"] else "without"
     return [
-        "SI-SDR improvement in dB, silence-safe, by "
-        "`mgdm_audio.metrics.si_sdr.slakh_si_sdr_improvement`;",
+        "SI-SDR improvement in dB over active stems, by "
+        "`mgdm_audio.metrics.silence.active_stem_improvement`;",
         f"{seconds:.1f} s of audio. Evaluations and vector-Jacobian products per window, of all",
         f"posterior samples together: at most {budget:.0f} in all (a VJP counts as two), or the",
         "least above that at which a sampler does anything. Seconds are for the whole recording.",

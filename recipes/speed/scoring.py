@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from mgdm_audio.metrics.bss_eval import bss_eval
-from mgdm_audio.metrics.si_sdr import SLAKH_RATE, slakh_si_sdr_improvement
+from mgdm_audio.metrics.si_sdr import SLAKH_RATE, score_windows
 from recipes.speed.timing import Measurement, measure
 
 __all__ = ["time_scoring"]
@@ -34,7 +34,7 @@ def time_scoring(
             "scoring",
             f"SI-SDR improvement, {si_sdr_seconds:g} s of {len(STEMS)} stems",
             si_sdr_seconds,
-            lambda: slakh_si_sdr_improvement(estimates, references, mixture),
+            lambda: score_windows(estimates, references, mixture),
             repeats=repeats,
             device=device,
         )
