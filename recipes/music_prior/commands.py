@@ -19,7 +19,6 @@ class _Lazy(Group):
     """Commands of the renderer, imported when they are asked for: they need FluidSynth."""
 
     _elsewhere = {  # noqa: RUF012
-        "render": "recipes.music_prior.sound.render",
         "inspect": "recipes.music_prior.sound.inspect_songs",
     }
 
@@ -37,18 +36,10 @@ def main() -> None:
     """Compose, render, train, validate and export the bundled music prior."""
 
 
-def _stream_settings(midi_dirs, soundfonts, workers, seed, split, composed_share, per_song):
+def _stream_settings(workers: int = 1, per_song: int = 12, **music):
     from recipes.music_prior.sound.stream import StreamSettings
 
-    return StreamSettings(
-        midi_dirs=tuple(midi_dirs),
-        soundfonts=tuple(soundfonts),
-        workers=workers,
-        seed=seed,
-        split=split,
-        composed_share=composed_share,
-        segments_per_song=per_song,
-    )
+    return StreamSettings(workers=workers, segments_per_song=per_song, **music)
 
 
 def _source(data_dir, **stream):
@@ -63,23 +54,26 @@ def _source(data_dir, **stream):
     return source, source.identity
 
 
-def _song_options(command):
+def _music_options(command):
+    """What songs are made of."""
     for option in (
-        click.option(
-            "--per-song", default=4, show_default=True, help="Segments of 6 s cut from each song."
-        ),
         click.option(
             "--composed-share",
             default=0.5,
             show_default=True,
             help="Share of composed songs beside those of --midi-dir.",
         ),
-        click.option("--workers", default=1, show_default=True, help="Processes that render."),
+        click.option(
+            "--heldout-soundfont",
+            "heldout_soundfonts",
+            multiple=True,
+            help="Soundfont that is never trained on and alone plays validation (repeatable).",
+        ),
         click.option(
             "--soundfont",
             "soundfonts",
             multiple=True,
-            help="Soundfont file or folder [default: the MIT-licensed ones of Debian].",
+            help="Soundfont file or folder, or debian (repeatable) [default: debian].",
         ),
         click.option(
             "--midi-dir",
@@ -88,6 +82,19 @@ def _song_options(command):
             type=click.Path(exists=True, file_okay=False),
             help="Folder of MIDI songs; may be given several times.",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def _song_options(command):
+    """Where segments come from: songs rendered on the fly, or packed ones."""
+    for option in (
+        click.option(
+            "--per-song", default=4, show_default=True, help="Segments of 6 s cut from each song."
+        ),
+        click.option("--workers", default=1, show_default=True, help="Processes that render."),
+        _music_options,
         click.option(
             "--data-dir",
             type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -96,6 +103,31 @@ def _song_options(command):
     ):
         command = option(command)
     return command
+
+
+@main.command()
+@click.option("--hours", type=float, help="How many hours of songs to render.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the data set.")
+@click.option("--example", type=click.Path(path_type=Path), help="Render the example mix instead.")
+@click.option("--split", type=click.Choice(("train", "valid")), default="train", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@_music_options
+def render(hours, out, example, split, seed, **music) -> None:
+    """Render whole songs to {out}/{split}/TrackNNNNN/{bass,drums,guitar,piano}.wav at 22 050 Hz.
+
+    What is there is kept: the command goes on where an earlier one stopped.
+    """
+    from recipes.music_prior.sound import render_files
+
+    if example is not None:
+        render_files.example_mix(example, music["soundfonts"])
+        click.echo(str(example))
+        return
+    if hours is None or out is None:
+        raise click.UsageError("give --hours and --out, or --example FILE")
+    settings = _stream_settings(**music, seed=seed, split=split)
+    for folder, seconds, done in render_files.write_tracks(settings, out, hours):
+        click.echo(f"{folder}  {seconds:.0f} s  ({done / 3600:.2f} of {hours:g} h)")
 
 
 @main.command()

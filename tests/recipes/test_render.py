@@ -17,9 +17,15 @@ from recipes.music_prior.songs.song import RATE, STEMS, Bend, Note, Song, Track
 from recipes.music_prior.sound import render_files
 from recipes.music_prior.sound.drum_kit import play_kit
 from recipes.music_prior.sound.effects import active_rms
-from recipes.music_prior.sound.render import STAND_IN_SHARE, Fonts, render_song
+from recipes.music_prior.sound.render import (
+    ANY_INSTRUMENT_SHARE,
+    STAND_IN_SHARE,
+    Fonts,
+    render_song,
+)
 from recipes.music_prior.sound.soundfonts import (
     DEFAULT_FONTS,
+    FLUID,
     STAND_INS,
     Preset,
     SoundfontError,
@@ -297,6 +303,53 @@ def test_other_instruments_stand_in_in_training_only(fonts):
     assert abs(share - expected) < 0.05
     held_out = Fonts(FONT, "valid")
     assert not {held_out.choose(track, rng).program for _ in range(300)} & {*STAND_INS["guitar"]}
+
+
+def shared_fonts(shared_dir: Path) -> dict[str, str]:
+    found = {p.stem: str(p) for p in (shared_dir / "soundfonts").glob("*.sf3")}
+    return found or pytest.skip("the shared soundfonts are not here")
+
+
+def test_instruments_of_a_class_are_equally_likely_whatever_files_hold_them(fonts, shared_dir):
+    """Chi-squared over the basses of three files, within the share that is drawn uniformly."""
+    shared = shared_fonts(shared_dir)
+    many = Fonts((*FONT, shared["basses"], shared["generaluser"]))
+    found = many.instruments["bass"]
+    assert {recordings[0].source for recordings in found} == {FLUID, "basses", "generaluser"}
+    assert len(found) > 40
+    address = {preset: i for i, recordings in enumerate(found) for preset in recordings}
+    rng = np.random.default_rng(0)
+    counts = np.zeros(len(found))
+    for _ in range(6000):
+        preset = many.choose(Track("bass", 33, ()), rng)
+        if preset in address:
+            counts[address[preset]] += 1
+    # Where the song does not ask for it, only the uniform draw reaches a fretless bass.
+    asked = {i for p, i in address.items() if p.program in (33, 34, 36, 37)}
+    rest = np.array([n for i, n in enumerate(counts) if i not in asked])
+    assert counts.min() > 0
+    expected = 6000 * (1 - STAND_IN_SHARE) * ANY_INSTRUMENT_SHARE / len(found)
+    assert rest.mean() == pytest.approx(expected, rel=0.25)  # with the rare "any of the class"
+    statistic = np.sum((rest - rest.mean()) ** 2 / rest.mean())
+    assert statistic < len(rest) + 5 * np.sqrt(2 * len(rest))
+
+
+def test_held_out_soundfonts_alone_play_validation(fonts, shared_dir):
+    heldout = shared_fonts(shared_dir)["heldout"]
+    valid = Fonts(FONT, "valid", (heldout,))
+    assert [path.name for path in valid.paths] == ["heldout.sf3"]
+    rng = np.random.default_rng(0)
+    names = {valid.choose(Track("guitar", 30, ()), rng).name for _ in range(60)}
+    assert names == {"UIowa Classical", "Steel Acoustic 467", "FSFT Telecaster Clea"}
+    train = Fonts(FONT, "train", (heldout,))
+    assert [str(path) for path in train.paths] == [*FONT]
+    with pytest.raises(SoundfontError, match="both trained on and held out"):
+        Fonts(FONT, "train", FONT)
+
+
+def test_a_soundfont_without_a_class_is_refused(shared_dir):
+    with pytest.raises(SoundfontError, match=r"pianos\.sf3 can play the stem bass"):
+        Fonts((shared_fonts(shared_dir)["pianos"],))
 
 
 def test_presets_are_listed_with_their_names(fonts):

@@ -1,5 +1,7 @@
 """Songs as data: classes, augmentation, cutting, MIDI files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,7 @@ from recipes.music_prior.sound.soundfonts import (
     Preset,
     SoundfontError,
     find_soundfonts,
+    instruments,
     split_presets,
     stand_ins,
     stem_of_preset,
@@ -256,6 +259,36 @@ def test_a_tiny_soundfont_serves_both_splits():
     tiny = [Preset(0, 0, 0), Preset(0, 0, 25), Preset(0, 0, 33), Preset(0, DRUM_BANK, 0)]
     assert split_presets(tiny, "train") == split_presets(tiny, "valid")
     assert set(split_presets(tiny, "train")) == set(tiny)
+
+
+def test_only_debians_own_addresses_are_held_out():
+    """Another soundfont's bank 0 program 26 is another instrument: it is trained on."""
+    others = [replace(preset, font=1, source="guitars") for preset in presets()]
+    train, valid = (
+        split_presets(presets() + others, "train"),
+        split_presets(presets() + others, "valid"),
+    )
+    assert {p for p in train if p.source == "guitars"} == {
+        p for p in others if stem_of_preset(p) is not None
+    }
+    assert not [p for p in valid if p.source == "guitars"]
+
+
+def test_one_instrument_in_two_fonts_of_a_collection_is_one():
+    fluid = [Preset(0, 0, 0), Preset(1, 0, 0), Preset(1, 0, 1), Preset(0, 0, 25)]
+    other = Preset(2, 0, 0, source="pianos")
+    found = instruments([*fluid, other], "piano")
+    assert found == [[fluid[0], fluid[1]], [fluid[2]], [other]]
+
+
+def test_a_held_out_soundfont_is_passed_over_in_a_folder_and_refused_by_name(tmp_path):
+    for name in ("pianos.sf3", "heldout.sf3"):
+        (tmp_path / name).touch()
+    heldout = str(tmp_path / "heldout.sf3")
+    assert [path.name for path in find_soundfonts((str(tmp_path),))] == ["pianos.sf3"]
+    with pytest.raises(SoundfontError, match="--heldout-soundfont"):
+        find_soundfonts((heldout,))
+    assert [path.name for path in find_soundfonts((heldout,), "valid")] == ["heldout.sf3"]
 
 
 def test_absent_soundfonts_are_reported_with_the_packages(tmp_path, monkeypatch):

@@ -1,28 +1,22 @@
-"""Songs to sound: humanised, played from soundfonts, produced.
-
-    python -m recipes.music_prior.sound.render --hours 1 --out DIR --split valid
-
-writes a data set in the four-stem layout.
-"""
+"""Songs to sound: humanised, played from soundfonts, produced."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import click
 import numpy as np
 
-from mgdm_audio.cli.common import Command
 from recipes.music_prior.songs.song import RATE, STEMS, Song, Track, excerpt, humanise
 from recipes.music_prior.sound import production
 from recipes.music_prior.sound.drum_kit import play_kit
 from recipes.music_prior.sound.modelled import SHARE, Patch, draw_patch, play_modelled
 from recipes.music_prior.sound.soundfonts import (
     Preset,
+    SoundfontError,
     family,
     find_soundfonts,
+    instruments,
     split_presets,
     stand_ins,
     stem_of_preset,
@@ -36,6 +30,10 @@ LEAD_IN = 0.5  # seconds played before a cut, so that sounding notes and rooms a
 RELEASE = {"bass": (0.5, 2.0), "drums": (0.0, 0.5), "guitar": (1.0, 2.8), "piano": (0.0, 1.5)}
 _CLEAN_PROGRAMS = (26, 27, 28)
 STAND_IN_SHARE = 1 / 7
+# Share of the other tracks whose instrument is any of its class, whatever the song asks for.
+ANY_INSTRUMENT_SHARE = 0.65
+# With this many instruments of a class there is less need for computed ones.
+MANY_INSTRUMENTS = 24
 
 
 class Fonts:
@@ -47,20 +45,36 @@ class Fonts:
         Soundfont files or folders; empty: the MIT-licensed ones of Debian.
     split
         "train" or "valid": which presets may be used.
+    heldout
+        Soundfont files or folders for validation only: in "valid" they alone play.
 
     Raises
     ------
     SoundfontError
-        When no soundfont or no FluidSynth is installed; names the packages.
+        When no soundfont or no FluidSynth is installed; names the packages. When a soundfont is
+        given both for training and as held out.
     """
 
-    def __init__(self, paths: Sequence[str] = (), split: str = "train") -> None:
-        self.paths = find_soundfonts(tuple(paths))
+    def __init__(
+        self, paths: Sequence[str] = (), split: str = "train", heldout: Sequence[str] = ()
+    ) -> None:
         self.split = split
+        self.foreign = bool(heldout) and split == "valid"
+        self.paths = find_soundfonts(tuple(heldout if self.foreign else paths), split)
+        if heldout and not self.foreign:
+            kept = {path.resolve() for path in find_soundfonts(tuple(heldout), "valid")}
+            both = [path for path in self.paths if path.resolve() in kept]
+            if both:
+                raise SoundfontError(f"{both[0]} cannot be both trained on and held out")
         self._players: dict[int, Synthesizer] = {}
         presets = self.player(RATE).presets()
-        self.presets = split_presets(presets, split)
+        self.presets = presets if self.foreign else split_presets(presets, split)
+        self.instruments = {stem: instruments(self.presets, stem) for stem in STEMS}
         self.stand_ins = {stem: stand_ins(presets, stem) for stem in STEMS}
+        for stem, found in self.instruments.items():
+            if not found:
+                names = ", ".join(path.name for path in self.paths)
+                raise SoundfontError(f"no instrument in {names} can play the stem {stem}")
 
     def player(self, rate: int) -> Synthesizer:
         """Return the synthesizer of a rate; made once."""
@@ -71,13 +85,19 @@ class Fonts:
     def choose(self, track: Track, rng: np.random.Generator) -> Preset:
         """Choose a preset for a track: its own program, or a relative, or any of its stem.
 
-        In training an instrument of another class plays one track in seven. A driven guitar is, one
-        time in three, a clean one: the amplifier will do the rest, to whole chords rather than to
-        single notes.
+        In training an instrument of another class plays one track in seven, and most of the others
+        are played by any instrument of the class, all equally likely; held-out soundfonts always
+        are. Else a driven guitar is, one time in three, a clean one: the amplifier will do the
+        rest, to whole chords rather than to single notes.
         """
         others = self.stand_ins[track.stem] if self.split == "train" else []
         if others and rng.random() < STAND_IN_SHARE:
             return others[int(rng.integers(len(others)))]
+        any_of_class = self.split == "train" and rng.random() < ANY_INSTRUMENT_SHARE
+        if self.foreign or any_of_class:
+            found = self.instruments[track.stem]
+            recordings = found[int(rng.integers(len(found)))]
+            return recordings[int(rng.integers(len(recordings)))]
         of_stem = [preset for preset in self.presets if stem_of_preset(preset) == track.stem]
         wanted: tuple[int, ...] = (track.program,)
         if track.program in production.DRIVEN and track.stem == "guitar" and rng.random() < 0.35:
@@ -109,7 +129,8 @@ def draw_timbre(track: Track, rng: np.random.Generator) -> Timbre:
 
 def _patch(track: Track, fonts: Fonts, rng: np.random.Generator) -> Patch | None:
     """Say whether a computed instrument plays a track; never in validation, nor bent strings."""
-    computed = rng.random() < SHARE[track.stem]
+    many = len(fonts.instruments[track.stem]) >= MANY_INSTRUMENTS
+    computed = rng.random() < SHARE[track.stem] / (3 if many else 1)
     if not computed or fonts.split != "train" or track.bends:
         return None
     return draw_patch(track, rng)
@@ -211,40 +232,3 @@ def _play(
             angle = np.pi / 4 * (1 + production.pan_of(track, rng))
             sound *= np.sqrt(2) * np.array([[np.cos(angle)], [np.sin(angle)]], np.float32)
         stem += sound
-
-
-@click.command("render", cls=Command)
-@click.option("--hours", type=float, help="How many hours of songs to render.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the data set.")
-@click.option("--example", type=click.Path(path_type=Path), help="Render the example mix instead.")
-@click.option("--split", type=click.Choice(("train", "valid")), default="train", show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--midi-dir", "midi_dirs", multiple=True, help="Folder of MIDI files (repeatable).")
-@click.option("--soundfont", "soundfonts", multiple=True, help=".sf2/.sf3 file (repeatable).")
-@click.option("--composed-share", default=0.6, show_default=True, help="With --midi-dir.")
-def main(hours, out, example, split, seed, midi_dirs, soundfonts, composed_share) -> None:
-    """Render songs to {out}/{split}/TrackNNNNN/{bass,drums,guitar,piano}.wav, 22 050 Hz mono.
-
-    What is there is kept: the command goes on where an earlier one stopped.
-    """
-    from recipes.music_prior.sound import render_files
-
-    if example is not None:
-        render_files.example_mix(example, soundfonts)
-        click.echo(str(example))
-        return
-    if hours is None or out is None:
-        raise click.UsageError("give --hours and --out, or --example FILE")
-    settings = render_files.StreamSettings(
-        midi_dirs=midi_dirs,
-        composed_share=composed_share,
-        soundfonts=soundfonts,
-        seed=seed,
-        split=split,
-    )
-    for folder, seconds, done in render_files.write_tracks(settings, out, hours):
-        click.echo(f"{folder}  {seconds:.0f} s  ({done / 3600:.2f} of {hours:g} h)")
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ from recipes.music_prior.songs.composer.arrange import write_song
 from recipes.music_prior.songs.composer.styles import STYLES
 from recipes.music_prior.songs.song import RATE, STEMS, Song
 from recipes.music_prior.sound.render import Fonts, render_song
-from recipes.music_prior.sound.stream import SongSource, StreamSettings
+from recipes.music_prior.sound.stream import SongSource, StreamSettings, open_fonts
 
 FOLDERS = {"train": "train", "valid": "validation"}  # as in the four-stem layout of MSDM
 # A pop song at 97 bpm in which all four play throughout, and a take with balanced levels.
@@ -52,7 +52,7 @@ def write_tracks(
         if track.is_dir():
             total += soundfile.info(track / f"{STEMS[0]}.wav").duration
         else:
-            fonts = fonts or Fonts(settings.soundfonts, settings.split)
+            fonts = fonts or open_fonts(settings)
             rng = source.rng(number)
             song = source.song(rng)
             sound = render_song(song, rng, fonts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes.music_prior.songs.song import SongError, stem_of
+from recipes.music_prior.songs.song import STEMS, SongError, stem_of
 
 DRUM_BANK = 128
 # Debian's places; MIT-licensed soundfonts only. Others are given by path.
@@ -15,8 +15,13 @@ DEFAULT_FONTS = (
 )
 # Kits of a marching band or an orchestra, and metronomes: no drum kit of a song.
 LAST_BAND_KIT = 47
-# Kept for validation in every soundfont, as (bank, program): near relatives of what is trained on.
-# Both default fonts descend from one collection, so one font alone cannot be held out.
+DEBIAN = "debian"  # stands for Debian's soundfonts among those given by path
+# Both default fonts descend from one collection: an address in them is one instrument.
+FLUID = "FluidR3"
+# Soundfonts of this name are for validation only, wherever they are found.
+HELD_OUT_FONT = "heldout"
+# Kept for validation in Debian's soundfonts, as (bank, program): near relatives of what is trained
+# on, because with one collection behind both, a whole font cannot be held out.
 HELD_OUT = {
     "piano": ((0, 1), (8, 4), (8, 5)),  # bright grand, detuned electric pianos
     "guitar": ((0, 26), (8, 25), (8, 28), (8, 30)),  # jazz, twelve strings, funk, feedback
@@ -57,47 +62,80 @@ class SoundfontError(SongError):
 
 @dataclass(frozen=True)
 class Preset:
-    """One instrument of one soundfont: its number in the list of fonts, its bank and program."""
+    """One preset of one soundfont.
+
+    Attributes
+    ----------
+    font
+        The soundfont's number in the list of fonts.
+    bank, program
+        Its address there.
+    name
+        Its name there.
+    source
+        The collection it comes from: presets of one collection with one address are one instrument.
+    """
 
     font: int
     bank: int
     program: int
     name: str = ""
+    source: str = FLUID
 
 
-def find_soundfonts(paths: tuple[str, ...] = ()) -> tuple[Path, ...]:
+def source_of(path: Path) -> str:
+    """Return the collection that a soundfont belongs to: Debian's two share one."""
+    debian = {Path(place).name for _, place in DEFAULT_FONTS}
+    return FLUID if path.name in debian else path.stem
+
+
+def find_soundfonts(paths: tuple[str, ...] = (), split: str = "train") -> tuple[Path, ...]:
     """Return the soundfonts to use: the given ones, or the MIT-licensed ones of Debian.
 
     Parameters
     ----------
     paths
-        Files (.sf2, .sf3), or folders of such files. Empty: Debian's places.
+        Files (.sf2, .sf3), folders of such files, or "debian" for Debian's places. Empty: Debian's
+        places. In a folder, ``heldout.sf2`` and ``heldout.sf3`` are passed over.
+    split
+        "train" or "valid".
 
     Raises
     ------
     SoundfontError
-        When a given path does not exist or none is installed; names the packages to install.
+        When a given path does not exist, or is held out and the split is "train", or none is
+        installed; names the packages to install.
     """
-    if not paths:
-        found = tuple(Path(path) for _, path in DEFAULT_FONTS if Path(path).is_file())
-        if not found:
-            packages = " ".join(package for package, _ in DEFAULT_FONTS)
-            raise SoundfontError(
-                f"no soundfont is installed; run `apt-get install {packages}` "
-                "or name .sf2/.sf3 files with --soundfont"
-            )
-        return found
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found += sorted(p for p in path.iterdir() if p.suffix.lower() in (".sf2", ".sf3"))
-        elif path.is_file():
-            found.append(path)
-        else:
+    found: list[Path] = []
+    for name in paths or (DEBIAN,):
+        path = Path(name)
+        if name == DEBIAN:
+            found += _debian_fonts()
+        elif path.is_dir():
+            fonts = sorted(p for p in path.iterdir() if p.suffix.lower() in (".sf2", ".sf3"))
+            found += [font for font in fonts if font.stem != HELD_OUT_FONT]
+        elif not path.is_file():
             raise SoundfontError(f"a soundfont must be an .sf2 or .sf3 file; there is no {path}")
+        elif path.stem == HELD_OUT_FONT and split == "train":
+            raise SoundfontError(
+                f"{path} is for validation only; give it with --heldout-soundfont, not --soundfont"
+            )
+        else:
+            found.append(path)
     if not found:
         raise SoundfontError(f"no .sf2 or .sf3 file in {', '.join(paths)}")
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
+
+
+def _debian_fonts() -> list[Path]:
+    found = [Path(path) for _, path in DEFAULT_FONTS if Path(path).is_file()]
+    if not found:
+        packages = " ".join(package for package, _ in DEFAULT_FONTS)
+        raise SoundfontError(
+            f"no soundfont is installed; run `apt-get install {packages}` "
+            "or name .sf2/.sf3 files with --soundfont"
+        )
+    return found
 
 
 def stem_of_preset(preset: Preset) -> str | None:
@@ -116,8 +154,9 @@ def stand_ins(presets: list[Preset], stem: str) -> list[Preset]:
 
 
 def is_held_out(preset: Preset) -> bool:
-    """Say whether a preset is kept for validation."""
-    return (preset.bank, preset.program) in HELD_OUT.get(stem_of_preset(preset) or "", ())
+    """Say whether a preset of Debian's soundfonts is kept for validation."""
+    address = (preset.bank, preset.program)
+    return preset.source == FLUID and address in HELD_OUT.get(stem_of_preset(preset) or "", ())
 
 
 def split_presets(presets: list[Preset], split: str) -> list[Preset]:
@@ -126,12 +165,12 @@ def split_presets(presets: list[Preset], split: str) -> list[Preset]:
     Parameters
     ----------
     presets
-        All presets that some stem can play.
+        All presets of the soundfonts.
     split
         "train" or "valid".
     """
     kept = []
-    for stem in ("bass", "drums", "guitar", "piano"):
+    for stem in STEMS:
         of_stem = [preset for preset in presets if stem_of_preset(preset) == stem]
         held_out = [preset for preset in of_stem if is_held_out(preset)]
         rest = [preset for preset in of_stem if preset not in held_out]
@@ -139,3 +178,17 @@ def split_presets(presets: list[Preset], split: str) -> list[Preset]:
             held_out = rest = of_stem
         kept += rest if split == "train" else held_out
     return kept
+
+
+def instruments(presets: list[Preset], stem: str) -> list[list[Preset]]:
+    """Return the instruments that can play a stem, each with the presets that are recordings of it.
+
+    A class is known by its instruments: one that two soundfonts of one collection hold is not to be
+    heard twice as often as one that a single file holds.
+    """
+    found: dict[tuple[str, int, int], list[Preset]] = {}
+    for preset in presets:
+        if stem_of_preset(preset) == stem:
+            address = (preset.source, preset.bank, preset.program)
+            found.setdefault(address, []).append(preset)
+    return list(found.values())

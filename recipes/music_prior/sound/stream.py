@@ -41,6 +41,9 @@ class StreamSettings:
         The share of composed songs where there are MIDI files too, 0 to 1.
     soundfonts
         Files or folders; empty: the MIT-licensed ones of Debian.
+    heldout_soundfonts
+        Files or folders that are never trained on; where there are some, they alone play the
+        split "valid".
     workers
         Processes that render; 0 renders in the caller's process. Without influence on the data.
     seed
@@ -55,6 +58,7 @@ class StreamSettings:
     midi_dirs: tuple[str, ...] = ()
     composed_share: float = 0.6
     soundfonts: tuple[str, ...] = ()
+    heldout_soundfonts: tuple[str, ...] = ()
     workers: int = 1
     seed: int = 0
     split: str = "train"
@@ -68,6 +72,11 @@ class StreamSettings:
             raise StreamError(f"composed_share must be in 0..1; got {self.composed_share}")
         if self.split not in SPLITS:
             raise StreamError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
+
+
+def open_fonts(settings: StreamSettings) -> Fonts:
+    """Load the soundfonts of a stream's split."""
+    return Fonts(settings.soundfonts, settings.split, settings.heldout_soundfonts)
 
 
 class SongSource:
@@ -179,7 +188,7 @@ class StemStream:
 
     def _render_here(self, first: int, skip: int) -> Iterator[np.ndarray]:
         source = SongSource(self.settings)
-        fonts = Fonts(self.settings.soundfonts, self.settings.split)
+        fonts = open_fonts(self.settings)
         number = first
         while True:
             yield from render_segments(source, fonts, number)[skip:]
@@ -234,7 +243,7 @@ def _work(settings: StreamSettings, number: int, stride: int, items) -> None:
         threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
     try:
         source = SongSource(settings)
-        fonts = Fonts(settings.soundfonts, settings.split)
+        fonts = open_fonts(settings)
         while True:
             for segment in render_segments(source, fonts, number):
                 items.put(segment)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from recipes.music_prior.songs.song import Track
-from recipes.music_prior.sound.soundfonts import DRUM_BANK, Preset, SoundfontError
+from recipes.music_prior.sound.soundfonts import DRUM_BANK, Preset, SoundfontError, source_of
 
 BLOCK = 64  # FluidSynth computes in blocks of 64 samples: events fall on their edges
 BEND_RANGE = 12  # semitones
@@ -143,6 +143,7 @@ class Synthesizer:
         self._lib.fluid_settings_setnum(self._settings, b"synth.sample-rate", float(rate))
         loader = self._lib.new_fluid_synth(self._settings)
         self._fonts = []
+        self._sources = [source_of(Path(path)) for path in fonts]
         for path in fonts:
             identity = self._lib.fluid_synth_sfload(loader, str(path).encode(), 0)
             if identity < 0:
@@ -165,6 +166,7 @@ class Synthesizer:
                     bank=self._lib.fluid_preset_get_banknum(item),
                     program=self._lib.fluid_preset_get_num(item),
                     name=self._lib.fluid_preset_get_name(item).decode("latin-1"),
+                    source=self._sources[index],
                 )
                 found.append(preset)
         return sorted(found, key=lambda p: (p.font, p.bank, p.program))

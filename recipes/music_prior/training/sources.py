@@ -29,7 +29,8 @@ class RenderSource:
         values = asdict(self.settings)
         values.pop("workers")
         values["midi_dirs"] = [Path(d).name for d in self.settings.midi_dirs]
-        values["soundfonts"] = [Path(f).name for f in self.settings.soundfonts]
+        for kind in ("soundfonts", "heldout_soundfonts"):
+            values[kind] = [Path(f).name for f in values[kind]]
         return json.dumps(values, sort_keys=True)
 
     def stream(self, start: int) -> Iterator[Array]:
