@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mgdm_core.errors import MGDMError
+from mgdm_core.errors import MGDMError, SettingsError
 
 __all__ = [
     "AudioClipError",
@@ -15,6 +15,7 @@ __all__ = [
     "CheckpointError",
     "DatasetError",
     "PriorError",
+    "UnknownPriorError",
     "display_name",
     "os_reason",
 ]
@@ -47,6 +48,10 @@ class AudioClipError(AudioWriteError):
 
 class PriorError(AudioError):
     """A prior is unknown, or does not fit what is asked of it."""
+
+
+class UnknownPriorError(PriorError, SettingsError):
+    """No prior has this name, or no file this path: wrong usage rather than a failure."""
 
 
 class CheckpointError(PriorError):

@@ -185,30 +185,12 @@ class DeviceType(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the device, or fail with what is available."""
-        import torch
+        from mgdm_audio.compute.device import resolve_device
 
-        if isinstance(value, torch.device):
-            return value
-        text = str(value).strip().lower()
-        cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        mps = torch.backends.mps.is_available()
-        if text == "auto":
-            return torch.device("cuda" if cuda else "mps" if mps else "cpu")
-        if text == "cpu":
-            return torch.device("cpu")
-        if text == "mps":
-            if not mps:
-                self.fail("mps is not available on this machine; use cpu or auto", param, ctx)
-            return torch.device("mps")
-        kind, colon, number = text.partition(":")
-        if kind != "cuda" or (colon and not (number.isascii() and number.isdigit())):
-            self.fail(f"{value!r} is none of auto, cpu, cuda, cuda:0, ..., mps", param, ctx)
-        if not cuda:
-            self.fail("no CUDA device is available; use cpu or auto", param, ctx)
-        index = int(number or 0)
-        if index >= cuda:
-            self.fail(f"{text}: this machine has cuda:0 to cuda:{cuda - 1}", param, ctx)
-        return torch.device("cuda", index)
+        try:
+            return resolve_device(value)
+        except SettingsError as error:
+            self.fail(str(error), param, ctx)
 
 
 def device_option(function: F) -> F:

@@ -15,19 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgdm_audio.errors import PriorError, display_name
+import torch
+
+from mgdm_audio.compute.device import resolve_device
+from mgdm_audio.errors import PriorError, UnknownPriorError, display_name
+from mgdm_audio.priors.checkpoint import store
 from mgdm_audio.priors.checkpoint.layout import read_layout
 from mgdm_audio.priors.checkpoint.store import write_atomically
+from mgdm_audio.priors.waveform_prior import WaveformPrior
 
 __all__ = [
     "DEFAULT_PRIOR",
     "PriorEntry",
     "bundled_priors",
+    "canonical_name",
     "check_name_free",
     "default_path",
     "forget",
     "home",
     "list_priors",
+    "load_prior",
     "register",
     "resolve",
 ]
@@ -237,6 +244,15 @@ def list_priors() -> list[PriorEntry]:
     return entries
 
 
+def canonical_name(name: str) -> str | None:
+    """Name on the list that this stands for: ``-`` and ``_`` are one; None if there is none."""
+    names = [*bundled_priors(), *_read_index()]
+    if name in names:
+        return name
+    same = [known for known in names if known.replace("_", "-") == name.replace("_", "-")]
+    return same[0] if len(same) == 1 else None
+
+
 # -- resolving ------------------------------------------------------------------------------------
 
 
@@ -254,43 +270,67 @@ def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
 
     Raises
     ------
+    UnknownPriorError
+        If the name is unknown (the valid ones are listed) or there is no such file.
     PriorError
-        If the name is unknown (the valid ones are listed), the file is missing, or it is not the
-        one that was registered.
+        If the file is gone, or is not the one that was registered.
     """
     text = str(name_or_path)
     if text.startswith("hf://"):
         return _from_hub(text)
-    if isinstance(name_or_path, str):
+    if isinstance(name_or_path, str) and (name := canonical_name(text)) is not None:
         bundled = bundled_priors()
-        if text in bundled:
-            if not bundled[text].is_file():
-                raise PriorError(
-                    f"the bundled prior {text!r} is not in this installation "
-                    f"({bundled[text]}); reinstall mgdm, or give a checkpoint's path"
-                )
-            return bundled[text]
-        entry = _read_index().get(text)
-        if entry is not None:
-            return _checked_entry(text, entry)
+        if name not in bundled:
+            return _checked_entry(name, _read_index()[name])
+        if not bundled[name].is_file():
+            raise PriorError(
+                f"the bundled prior {name!r} is not in this installation "
+                f"({bundled[name]}); reinstall mgdm, or give a checkpoint's path"
+            )
+        return bundled[name]
     path = Path(text).expanduser()
     shown = display_name(text)
     if path.suffix in {".ckpt", ".pt", ".pth", ".bin"}:
-        raise PriorError(
+        raise UnknownPriorError(
             f"{shown}: a Lightning or PyTorch file must be imported first: "
             f"mgdm-models import msdm {shown} -o OUT.safetensors"
         )
     if path.is_file():
         return path
     if path.is_dir():
-        raise PriorError(f"{shown}: a folder; give the checkpoint's file")
+        raise UnknownPriorError(f"{shown}: a folder; give the checkpoint's file")
     if path.suffix == ".safetensors" or len(path.parts) > 1:
-        raise PriorError(f"{shown}: no such file")
+        raise UnknownPriorError(f"{shown}: no such file")
     known = ", ".join(entry.name for entry in list_priors())
-    raise PriorError(
+    raise UnknownPriorError(
         f"unknown prior {text!r}; known are: {known}; or give the path of a .safetensors file, "
         f"or hf://owner/name/file"
     )
+
+
+def load_prior(
+    name_or_path: str | Path = DEFAULT_PRIOR,
+    *,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+) -> WaveformPrior:
+    """Load a prior by name, path or address.
+
+    Parameters
+    ----------
+    name_or_path
+        As for :func:`resolve`.
+    device, precision
+        As for :class:`~mgdm_audio.priors.waveform_prior.WaveformPrior`; ``"auto"`` takes CUDA,
+        then MPS, then the CPU.
+
+    Raises
+    ------
+    PriorError, CheckpointError, SettingsError
+        In one line.
+    """
+    where = resolve_device(device)
+    return store.load_prior(resolve(name_or_path), device=where, precision=precision)
 
 
 def _checked_entry(name: str, entry: Mapping[str, str]) -> Path:

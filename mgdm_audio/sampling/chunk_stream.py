@@ -11,26 +11,38 @@ from collections.abc import Callable
 
 import torch
 
+from mgdm_audio.sampling.cost import count_evaluations
+from mgdm_audio.sampling.crossfade import fade_in, reflected
 from mgdm_audio.sampling.level import is_silent
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK
 from mgdm_audio.sampling.stem_sampler import StemSampler
 from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import CancelledError
 from mgdm_core.trace import Trace
 
-__all__ = ["PADDING", "ChunkStream", "reflected"]
+__all__ = ["PADDING", "ChunkStream", "ShiftedStreams", "chunk_sizes"]
 
 PADDING = NOISE_BLOCK
 """Reflected samples before the first and at least half as many after the last sample."""
 
 
-def reflected(x: Float[Tensor, " samples"], before: int, after: int) -> Float[Tensor, " padded"]:
-    """Reflect a signal at its first and last sample, as often as the padding needs."""
-    n = x.shape[-1]
-    index = torch.arange(-before, n + after)
-    if n == 1:
-        return x[torch.zeros_like(index)]
-    index = index.remainder(2 * (n - 1))
-    return x[torch.where(index < n, index, 2 * (n - 1) - index)]
+def chunk_sizes(sampler: StemSampler, samples: int, shift: int = 0) -> list[int]:
+    """Lengths of the chunks in which a stream is sampled; silent ones cost nothing.
+
+    Parameters
+    ----------
+    sampler : StemSampler
+    samples : int
+        Length of the stream at the prior's rate.
+    shift : int
+        As for :class:`ChunkStream`.
+    """
+    chunk, overlap = sampler.chunk_length(), sampler.window - sampler.hop
+    left, sizes = samples + PADDING + shift + PADDING // 2, []
+    while left > chunk:
+        sizes.append(chunk)
+        left -= chunk - overlap
+    return [*sizes, sampler.padded_length(left)]
 
 
 class ChunkStream:
@@ -43,7 +55,9 @@ class ChunkStream:
     samples : int
         Length of the whole stream.
     on_progress : callable, optional
-        Receives the fraction done; return False to cancel.
+        Receives the fraction done after every evaluation of the network; return False to cancel.
+    shift : int
+        Samples by which windows begin earlier, a multiple of the noise block.
 
     Attributes
     ----------
@@ -57,16 +71,26 @@ class ChunkStream:
         seed: int,
         samples: int,
         on_progress: Callable[[float], object] | None = None,
+        shift: int = 0,
     ) -> None:
         self.sampler, self.seed, self.length = sampler, seed, samples
         self.traces: list[Trace] = []
         self._on_progress = on_progress
         self._overlap = sampler.window - sampler.hop
         self._buffer = torch.zeros(0)
-        self._start = -PADDING  # position of the next chunk in the recording
+        self._start = -PADDING - shift  # position of the next chunk in the recording
         self._given = 0  # samples of the recording returned so far
         self._received = 0
         self._tail: Tensor | None = None  # the last chunk's estimate where the next overlaps it
+        self._sizes = chunk_sizes(sampler, samples, shift)
+        self._chunk = 0
+        self._share = 0.0
+        self._evaluations = 0.0
+        if on_progress is not None:
+            counted = count_evaluations(
+                sampler.settings, sampler.prior.schedule, len(sampler.prior.stems)
+            )
+            self._evaluations = max(1.0, counted[0])
 
     def push(self, block: Float[Tensor, " samples"]) -> list[Float[Tensor, "draws stems part"]]:
         """Take the next block of the mixture; return the pieces that are finished."""
@@ -96,9 +120,7 @@ class ChunkStream:
         estimate = self._sample(mixture)
         overlap = self._overlap
         if self._tail is not None:
-            ramp = (torch.arange(overlap, dtype=torch.float32) + 0.5) / overlap
-            ramp = torch.sin(0.5 * torch.pi * ramp) ** 2
-            head = self._tail + ramp * (estimate[..., :overlap] - self._tail)
+            head = self._tail + fade_in(overlap) * (estimate[..., :overlap] - self._tail)
             estimate = torch.cat([head, estimate[..., overlap:]], -1)
         final = min(self.length, stop if last else stop - overlap)
         done = estimate[..., self._given - self._start : final - self._start]
@@ -108,7 +130,8 @@ class ChunkStream:
             self._start = stop - overlap
             drop = self._start - base
             self._buffer = self._buffer[max(0, drop) :].clone()
-        self._report(0.0, size, last)
+        self._chunk += 1
+        self._report(0.0)
         return done
 
     def _sample(self, mixture: Tensor) -> Tensor:
@@ -117,21 +140,83 @@ class ChunkStream:
         if is_silent(mixture):
             count, stems = sampler.settings.samples, len(sampler.prior.stems)
             return torch.zeros(count, stems, size)
+        windows = 1 + max(0, size - sampler.window) // sampler.hop
+        expected = max(1.0, windows * sampler.settings.samples * self._evaluations)
+        done = 0
+
+        def evaluated(some: int) -> None:
+            nonlocal done
+            done += some
+            self._report(min(1.0, done / expected))
+
         result = sampler.sample(
-            mixture,
-            self._start,
-            self.seed,
-            pinned=self._tail,
-            on_progress=lambda share: self._report(share, size, False),
+            mixture, self._start, self.seed, pinned=self._tail, on_windows=evaluated
         )
         if result.trace is not None:
             self.traces.append(result.trace)
         return result.samples
 
-    def _report(self, share: float, size: int, last: bool) -> object:
+    def _report(self, share: float) -> None:
+        """Say how much is done, ``share`` of the present chunk included."""
         if self._on_progress is None:
-            return None
-        # The overlap with the next chunk counts for that one, so progress never falls back.
-        total = self._end() + PADDING
-        position = self._start + PADDING + share * (size - self._overlap)
-        return self._on_progress(1.0 if last else min(1.0, position / total))
+            return
+        done = sum(self._sizes[: self._chunk])
+        if self._chunk < len(self._sizes):
+            done += share * self._sizes[self._chunk]
+        # A chunk that has to be begun again in smaller batches does not fall back.
+        self._share = max(self._share, min(1.0, done / sum(self._sizes)))
+        if self._on_progress(self._share) is False:
+            raise CancelledError("the separation was cancelled")
+
+
+class ShiftedStreams:
+    """The mean over several :class:`ChunkStream` whose windows begin at different places.
+
+    Parameters
+    ----------
+    sampler, seed, samples, on_progress
+        As for :class:`ChunkStream`; ``sampler.settings.shifts`` streams are averaged.
+    """
+
+    def __init__(
+        self,
+        sampler: StemSampler,
+        seed: int,
+        samples: int,
+        on_progress: Callable[[float], object] | None = None,
+    ) -> None:
+        self.sampler = sampler
+        count, blocks = sampler.settings.shifts, sampler.hop // NOISE_BLOCK
+        self._shares = [0.0] * count
+
+        def told(k: int) -> Callable[[float], object] | None:
+            def tell(share: float) -> object:
+                self._shares[k] = share
+                return on_progress(sum(self._shares) / count) if on_progress else None
+
+            return None if on_progress is None else tell
+
+        self._streams = [
+            ChunkStream(sampler, seed, samples, told(k), NOISE_BLOCK * (k * blocks // count))
+            for k in range(count)
+        ]
+        draws, stems = sampler.settings.samples, len(sampler.prior.stems)
+        self._held = [torch.zeros(draws, stems, 0) for _ in self._streams]
+
+    @property
+    def traces(self) -> list[Trace]:
+        """One per chunk that was sampled."""
+        return [trace for stream in self._streams for trace in stream.traces]
+
+    def push(self, block: Float[Tensor, " samples"]) -> list[Float[Tensor, "draws stems part"]]:
+        """Take the next block of the mixture; return the pieces that are finished in all."""
+        if len(self._streams) == 1:
+            return self._streams[0].push(block)
+        for k, stream in enumerate(self._streams):
+            self._held[k] = torch.cat([self._held[k], *stream.push(block)], -1)
+        ready = min(held.shape[-1] for held in self._held)
+        if ready == 0:
+            return []
+        mean = sum(held[..., :ready] for held in self._held) / len(self._held)
+        self._held = [held[..., ready:] for held in self._held]
+        return [torch.as_tensor(mean)]

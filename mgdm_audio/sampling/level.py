@@ -76,14 +76,6 @@ class Level:
     peak: float
     silent: bool
 
-    @property
-    def upmix(self) -> Float[Tensor, " channels"]:
-        """What a mono stem is multiplied by to get its part in each channel, before panning.
-
-        The least-norm inverse of the downmix: ones where the channels are averaged.
-        """
-        return self.downmix / self.downmix.square().sum()
-
     def to_prior(self, block: Float[Tensor, "channels samples"]) -> Float[Tensor, " samples"]:
         """Mix a block down to mono at the prior's level, without the offset.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 from mgdm_audio.sampling.stem_sampler import SamplingSettings
 from mgdm_core.conditionals import Tweedie
@@ -48,8 +50,8 @@ def sampling_settings(
     preset: str = DEFAULT_PRESET,
     *,
     sampler: str | None = None,
-    changes: Mapping[str, str] | None = None,
-    **fields: object,
+    changes: Mapping[str, Any] | None = None,
+    **outer: object,
 ) -> SamplingSettings:
     """Settings of a preset, with another sampler or some settings changed.
 
@@ -59,10 +61,11 @@ def sampling_settings(
         One of :data:`PRESETS`.
     sampler : str, optional
         Another sampler; it runs with its own default settings.
-    changes : mapping of str to str, optional
-        ``name=value`` for the sampler's dataclass, or for :class:`SamplingSettings` itself where
-        the sampler has no such name.
-    **fields
+    changes : mapping, optional
+        Values for the sampler's dataclass, or for :class:`SamplingSettings` itself where the
+        sampler has no such name; ``"conditional.draw"`` is field ``draw`` of the object in field
+        ``conditional``. Text is read as on the command line, other values are taken as they are.
+    **outer
         Fields of :class:`SamplingSettings`; None leaves the preset's value.
 
     Raises
@@ -76,22 +79,48 @@ def sampling_settings(
     if sampler is not None and sampler != chosen.sampler:
         info = get_sampler(sampler)
         chosen = replace(chosen, sampler=sampler, settings=info.settings())
-    given = {name: value for name, value in fields.items() if value is not None}
-    chosen = replace(chosen, **given)  # type: ignore[arg-type]
-    for name, text in (changes or {}).items():
-        outer = [n for n in setting_names(chosen) if "." not in n and n not in _RESERVED]
+    for name, value in outer.items():
+        if name not in setting_names(chosen) or name in _RESERVED:
+            raise SettingsError(
+                f"there is no setting {name!r}; valid names: "
+                f"{', '.join(n for n in setting_names(chosen) if '.' not in n)}"
+            )
+        if value is not None:
+            chosen = _changed(chosen, name, value)
+    for name, value in (changes or {}).items():
+        own = [n for n in setting_names(chosen) if "." not in n and n not in _RESERVED]
         inner = setting_names(chosen.settings)
-        if name in outer and name not in inner:
-            chosen = change_settings(chosen, {name: text})
+        if name in own and name not in inner:
+            chosen = _changed(chosen, name, value)
             continue
         if name not in inner:
             raise SettingsError(
                 f"sampler {chosen.sampler!r} has no setting {name!r}; "
-                f"valid names: {', '.join(inner + outer)}"
+                f"valid names: {', '.join(inner + own)}"
             )
-        settings = change_settings(chosen.settings, {name: text})
-        chosen = replace(chosen, settings=settings)
+        chosen = replace(chosen, settings=_changed(chosen.settings, name, value))
     return chosen
+
+
+def _changed(settings: Any, name: str, value: Any) -> Any:
+    """Copy of a settings dataclass with one field changed, ``a.b`` for field b of field a."""
+    if isinstance(value, str):
+        return change_settings(settings, {name: value})
+    head, _, rest = name.partition(".")
+    if rest:
+        value = _changed(getattr(settings, head), rest, value)
+    else:
+        kinds = {f.name: str(f.type) for f in fields(settings)}[head].split(" | ")
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+            value = int(value) if "int" in kinds else float(value) if "float" in kinds else value
+        elif isinstance(value, numbers.Real) and "float" in kinds:
+            value = float(value)
+        elif isinstance(value, float) and "int" in kinds:
+            raise SettingsError(f"{name} is a whole number; found {value!r}")
+    try:
+        return replace(settings, **{head: value})
+    except TypeError:  # a rule met a value that it cannot compare
+        raise SettingsError(f"setting {name!r} cannot be {value!r}") from None
 
 
 _RESERVED = ("sampler", "settings")

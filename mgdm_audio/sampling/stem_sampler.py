@@ -18,7 +18,7 @@ from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import SumOverChannels
 from mgdm_core.run import Start
 from mgdm_core.samplers import get_sampler
-from mgdm_core.trace import Progress, Trace
+from mgdm_core.trace import Trace
 
 __all__ = ["ChunkResult", "SamplingSettings", "StemSampler"]
 
@@ -52,6 +52,8 @@ class SamplingSettings:
         common.
     chunk : float
         Seconds sampled jointly; memory grows with it, not with the recording.
+    shifts : int
+        Separations that are averaged, each with its windows elsewhere; the cost grows with it.
     """
 
     sampler: str = "mgdm"
@@ -66,6 +68,7 @@ class SamplingSettings:
     window: float | None = None
     overlap: float = 0.25
     chunk: float = 40.0
+    shifts: int = 1
 
     def __post_init__(self) -> None:
         info = get_sampler(self.sampler)
@@ -75,19 +78,21 @@ class SamplingSettings:
                 f"found {type(self.settings).__name__}"
             )
         rules = (
-            (self.samples >= 1, "samples is at least 1", self.samples),
+            (1 <= self.samples <= 64, "samples lies in 1..64", self.samples),
+            (1 <= self.shifts <= 32, "shifts lies in 1..32", self.shifts),
             (self.start in ("wiener", "noise"), "start is 'wiener' or 'noise'", self.start),
             (
                 self.variance in VARIANCES,
                 f"variance is one of {', '.join(VARIANCES)}",
                 self.variance,
             ),
-            (self.start_sigma > 0, "start_sigma is positive", self.start_sigma),
+            (0 < self.start_sigma < 1e3, "start_sigma lies in (0, 1000)", self.start_sigma),
             (0 <= self.temperature <= 1, "temperature lies in [0, 1]", self.temperature),
-            (self.sigma_y > 0, "sigma_y is positive", self.sigma_y),
+            (0 < self.sigma_y < 1e3, "sigma_y lies in (0, 1000)", self.sigma_y),
             (0 <= self.overlap <= 0.75, "overlap lies in [0, 0.75]", self.overlap),
-            (self.window is None or self.window >= 1, "window is at least 1 s", self.window),
-            (self.chunk >= 1, "chunk is at least 1 s", self.chunk),
+            # What is sampled jointly is held in memory some twenty times over.
+            (self.window is None or 1 <= self.window <= 60, "window lies in 1..60 s", self.window),
+            (1 <= self.chunk <= 600, "chunk lies in 1..600 s", self.chunk),
         )
         for holds, rule, found in rules:
             if not holds:
@@ -159,7 +164,7 @@ class StemSampler:
         seed: int,
         *,
         pinned: Float[Tensor, "samples stems overlap"] | None = None,
-        on_progress: Callable[[float], object] | None = None,
+        on_windows: Callable[[int], None] | None = None,
     ) -> ChunkResult:
         """Draw posterior samples of the stems of one chunk.
 
@@ -174,12 +179,13 @@ class StemSampler:
             Posterior sample j of every chunk uses seed + j.
         pinned : Tensor, optional
             What the chunk before said of this chunk's first samples.
-        on_progress : callable, optional
-            Receives the fraction of the chunk that is done; return False to cancel.
+        on_windows : callable, optional
+            Called after every evaluation of the network with the windows that it took; may raise
+            to stop.
         """
         while True:
             try:
-                return self._sample(mixture, origin, seed, pinned, on_progress)
+                return self._sample(mixture, origin, seed, pinned, on_windows)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
@@ -197,7 +203,7 @@ class StemSampler:
         origin: int,
         seed: int,
         pinned: Tensor | None,
-        on_progress: Callable[[float], object] | None,
+        on_windows: Callable[[int], None] | None,
     ) -> ChunkResult:
         cfg, prior = self.settings, self.prior
         info = get_sampler(cfg.sampler)
@@ -211,14 +217,10 @@ class StemSampler:
             pinned=None if pinned is None else Pinned(pinned.to(y)),
             variance=cfg.variance,
             variance_floor=cfg.variance_floor,
+            on_windows=on_windows,
         )
         likelihood = GaussianLikelihood(SumOverChannels(stems), y, cfg.sigma_y)
         streams = PositionStreams(range(seed, seed + count), origin, length, cfg.temperature)
-
-        def report(progress: Progress) -> object:
-            if on_progress is None:
-                return None
-            return on_progress(progress.step / max(1, progress.steps))
 
         result = info.run(
             long_prior,
@@ -227,7 +229,6 @@ class StemSampler:
             streams,
             cfg.settings if cfg.settings is not None else info.settings(),
             start=self._start(y),
-            callback=report,
         )
         return ChunkResult(result.x.float().cpu(), result.trace)
 

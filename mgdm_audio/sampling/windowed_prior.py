@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
+from mgdm_audio.sampling.crossfade import fade_in
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.priors import Denoised, level_vector
@@ -62,6 +63,9 @@ class WindowedPrior:
     batch_size : int
         Windows evaluated at once. Does not change the result beyond rounding.
     pinned : Pinned, optional
+    on_windows : callable, optional
+        Called after every evaluation of the network with the number of windows that it took; may
+        raise to stop.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class WindowedPrior:
         schedule: NoiseSchedule | None = None,
         batch_size: int = 4,
         pinned: Pinned | None = None,
+        on_windows: Callable[[int], None] | None = None,
     ) -> None:
         if not 0 < hop <= window:
             raise SettingsError(f"windows need 0 < hop <= window; found {hop} and {window}")
@@ -81,6 +86,11 @@ class WindowedPrior:
         self.prior = prior if schedule is None else prior.with_schedule(schedule)
         self.schedule = self.prior.schedule
         self.window, self.hop, self.batch_size, self.pinned = window, hop, batch_size, pinned
+        self._on_windows = on_windows
+
+    def _tell(self, windows: int) -> None:
+        if self._on_windows is not None:
+            self._on_windows(windows)
 
     def _starts(self, length: int) -> list[int]:
         if length <= self.window:
@@ -96,8 +106,7 @@ class WindowedPrior:
         """Weight of one window: ramps over the overlaps, flat at the ends of the signal."""
         weight = torch.ones(size, dtype=like.dtype, device=like.device)
         if overlap > 0:
-            ramp = (torch.arange(overlap, dtype=like.dtype, device=like.device) + 0.5) / overlap
-            ramp = torch.sin(0.5 * torch.pi * ramp) ** 2
+            ramp = fade_in(overlap, like.dtype, like.device)
             if not first:
                 weight[:overlap] = ramp
             if not last:
@@ -119,7 +128,9 @@ class WindowedPrior:
         length, batch = x.shape[-1], x.shape[0]
         starts = self._starts(length)
         if len(starts) == 1 and batch <= self.batch_size:
-            return list(call(x, t))
+            whole = list(call(x, t))
+            self._tell(batch)
+            return whole
         size = min(self.window, length)
         jobs = [(item, start) for start in starts for item in range(batch)]
         sums: list[Tensor] = []
@@ -128,6 +139,7 @@ class WindowedPrior:
             some = jobs[k : k + self.batch_size]
             pieces = torch.stack([x[i, :, s : s + size] for i, s in some])
             outputs = call(pieces, t[[i for i, _ in some]])
+            self._tell(len(some))
             if not sums:
                 for out, grid in zip(outputs, grids):
                     steps = length if grid == 1 else length // grid + 1
@@ -166,11 +178,14 @@ class WindowedPrior:
         length = x.shape[-1]
         starts = self._starts(length)
         if len(starts) == 1:
-            return self.prior.denoise(x, index)
+            whole = self.prior.denoise(x, index)
+            self._tell(len(x))
+            return whole
         out = torch.zeros_like(x)
         norm = torch.zeros(length, dtype=x.dtype, device=x.device)
         for start in starts:
             piece = self.prior.denoise(x[..., start : start + self.window], index)
+            self._tell(len(x))
             weight = self._fade(
                 self.window,
                 self.window - self.hop,
@@ -260,6 +275,7 @@ def windowed(
     pinned: Pinned | None = None,
     variance: str = "tweedie",
     variance_floor: float = 0.0,
+    on_windows: Callable[[int], None] | None = None,
 ) -> WindowedPrior:
     """Return the windowed prior that the prior's capabilities allow."""
     if isinstance(prior, SpectralWaveformPrior):
@@ -272,7 +288,14 @@ def windowed(
             pinned=pinned,
             variance=variance,
             variance_floor=variance_floor,
+            on_windows=on_windows,
         )
     return WindowedPrior(
-        prior, window, hop, schedule=schedule, batch_size=batch_size, pinned=pinned
+        prior,
+        window,
+        hop,
+        schedule=schedule,
+        batch_size=batch_size,
+        pinned=pinned,
+        on_windows=on_windows,
     )

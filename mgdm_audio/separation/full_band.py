@@ -23,6 +23,7 @@ from typing import NamedTuple
 import torch
 
 from mgdm_audio.io.resampling import Resampler
+from mgdm_audio.sampling.crossfade import fade_in
 from mgdm_audio.sampling.level import Level
 from mgdm_audio.separation.stereo_image import ChannelImage, bands, fit_image
 from mgdm_core.array_types import Complex, Float, Int, Tensor
@@ -202,9 +203,7 @@ class FullBand:
         stems = stems[..., begin - start :]
         overlap = self._tail.shape[-1]
         if overlap:
-            ramp = (torch.arange(overlap) + 0.5) / overlap
-            weight = torch.sin(ramp * (math.pi / 2)) ** 2
-            stems[..., :overlap] = torch.lerp(self._tail, stems[..., :overlap], weight)
+            stems[..., :overlap] = torch.lerp(self._tail, stems[..., :overlap], fade_in(overlap))
         kept = 0 if last else self._fade
         self._tail = stems[..., stems.shape[-1] - kept :].clone()
         self._done = stop

@@ -7,81 +7,33 @@
 
 from __future__ import annotations
 
+import numbers
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from mgdm_audio.errors import AudioError
-from mgdm_audio.io.reader import open_blocks, probe, read
-from mgdm_audio.priors.catalogue import resolve
-from mgdm_audio.priors.checkpoint.store import load_prior
+from mgdm_audio.io.reader import MAX_CHANNELS, check_supported, open_blocks, probe, read
+from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.level import Level, LevelMeter
 from mgdm_audio.sampling.presets import DEFAULT_PRESET, sampling_settings
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
+from mgdm_audio.separation.result import Separation
 from mgdm_audio.separation.stream import Piece, SeparationStream, StreamOptions
 from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.trace import Trace
 
-__all__ = ["Separation", "Separator", "merged_trace", "resolve_device"]
+__all__ = ["Separator", "merged_trace"]
 
 _BLOCK = 1 << 16
 
 Mix = np.ndarray | torch.Tensor | str | os.PathLike
-
-
-@dataclass(frozen=True)
-class Separation:
-    """What a separator returns.
-
-    Attributes
-    ----------
-    stems : dict of str to array
-        As the mix was given: numpy or torch, ``(n,)`` or ``(channels, n)``, float32, at ``rate``.
-    residual : array
-        The mix minus the stems: stems and residual sum to the mix to 1e-6 of full scale.
-    rate : int
-        In hertz.
-    uncertainty : dict of str to ndarray, or None
-        Deviation between the posterior samples per stem and frame of ``uncertainty_hop`` prior-rate
-        samples, root mean square, at the mix's level; None with fewer than two samples.
-    samples : dict of str to array, or None
-        With ``keep_samples``: every posterior sample, ``(draws, ...)``.
-    trace : Trace or None
-        Sum of the chunks' traces; None for silence.
-    level : Level
-        What was measured of the mix.
-    """
-
-    stems: dict[str, Any]
-    residual: Any
-    rate: int
-    uncertainty: dict[str, Float[Array, " frames"]] | None
-    samples: dict[str, Any] | None
-    trace: Trace | None
-    level: Level
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto`` takes CUDA, then MPS, then the CPU; anything else is a torch device."""
-    if isinstance(device, torch.device):
-        return device
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise SettingsError(
-            f"a device is auto, cpu, cuda, cuda:0, ... or mps; found {device!r}"
-        ) from None
 
 
 def merged_trace(traces: list[Trace]) -> Trace | None:
@@ -124,13 +76,15 @@ class Separator:
         batch_size: int = 4,
         on_note: Callable[[str], None] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise SettingsError(f"batch_size is at least 1; found {batch_size}")
+        if isinstance(prior, str | os.PathLike):
+            raise SettingsError(
+                f"a Separator takes a loaded prior; for a name or a path write "
+                f"Separator.from_pretrained({os.fspath(prior)!r})"
+            )
         self.prior = prior
         self.sampling = sampling_settings() if sampling is None else sampling
-        self.batch_size = batch_size
+        self.batch_size = _whole("batch_size", batch_size, 1, 4096)
         self.on_note = on_note
-        self._lock = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -154,16 +108,14 @@ class Separator:
         device, precision
             Where and in what arithmetic the network runs.
         preset, sampler, settings
-            See :func:`mgdm_audio.sampling.presets.sampling_settings`; values of ``settings`` may be
-            text or numbers.
+            See :func:`mgdm_audio.sampling.presets.sampling_settings`, ``settings`` being its
+            ``changes``: Python values stay what they are, text is read as on the command line.
         **fields
             Fields of :class:`~mgdm_audio.sampling.stem_sampler.SamplingSettings`, such as
             ``samples=4``.
         """
-        changes = {name: str(value) for name, value in (settings or {}).items()}
-        sampling = sampling_settings(preset, sampler=sampler, changes=changes, **fields)
-        path = resolve(os.fspath(name_or_path))
-        prior = load_prior(path, device=resolve_device(device), precision=precision)
+        sampling = sampling_settings(preset, sampler=sampler, changes=settings, **fields)
+        prior = load_prior(os.fspath(name_or_path), device=device, precision=precision)
         return cls(prior, sampling, batch_size=batch_size)
 
     @property
@@ -215,9 +167,9 @@ class Separator:
     def __call__(
         self,
         mix: Mix,
-        rate: int | None = None,
+        rate: int | float | np.integer | np.floating | None = None,
         *,
-        seed: int = 0,
+        seed: int | np.integer = 0,
         on_progress: Callable[[float], object] | None = None,
         share_residual: bool = False,
         keep_samples: bool = False,
@@ -244,6 +196,7 @@ class Separator:
         AudioError, ShapeError, SettingsError
             For a mix that cannot be separated, in one line.
         """
+        seed = _whole("seed", seed, 0, 2**62)
         if isinstance(mix, str | os.PathLike):
             array, file_rate = read(mix)
             if rate is not None and rate != file_rate:
@@ -252,21 +205,10 @@ class Separator:
                 )
             return self._separate(array, file_rate, mix, seed, on_progress, share_residual,
                                   keep_samples)  # fmt: skip
-        if rate is None:
-            raise SettingsError("an array needs its rate in hertz; found none")
         data = mix.detach().cpu().numpy() if isinstance(mix, torch.Tensor) else np.asarray(mix)
-        if data.ndim not in (1, 2) or data.shape[-1] < 1:
-            raise ShapeError(
-                f"a mix is (n,) or (channels, n) with at least one sample; found {data.shape}"
-            )
-        if not np.issubdtype(data.dtype, np.floating):
-            raise ShapeError(
-                f"a mix is floating point with full scale 1; found {data.dtype}; "
-                f"divide integers by their full scale"
-            )
-        if not np.isfinite(data).all():
-            raise AudioError("the mix holds NaN or infinity; replace them by numbers")
-        return self._separate(data, rate, mix, seed, on_progress, share_residual, keep_samples)
+        checked = _checked_rate(rate)
+        _check_array(data, checked)
+        return self._separate(data, checked, mix, seed, on_progress, share_residual, keep_samples)
 
     def _separate(
         self,
@@ -321,6 +263,45 @@ class Separator:
             batch_size=self.batch_size,
             on_note=self.on_note,
         )
+
+
+def _whole(name: str, value: Any, low: int, high: int) -> int:
+    """Return a whole number within bounds, of whatever type says that it is one."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise SettingsError(f"{name} is a whole number; found {value!r}")
+    if not low <= int(value) <= high:
+        raise SettingsError(f"{name} lies in {low}..{high}; found {value}")
+    return int(value)
+
+
+def _checked_rate(rate: Any) -> int:
+    if rate is None:
+        raise SettingsError("an array needs its rate in hertz; found none")
+    if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or float(rate) % 1 != 0:
+        raise SettingsError(f"rate is a whole number of hertz, such as 44100; found {rate!r}")
+    return int(float(rate))
+
+
+def _check_array(data: np.ndarray, rate: int) -> None:
+    """Refuse what is no recording; frames first, as soundfile reads them, above all."""
+    if data.ndim not in (1, 2) or data.shape[-1] < 1 or data.shape[0] < 1:
+        raise ShapeError(
+            f"a mix is (n,) or (channels, n) with at least one sample; found {data.shape}"
+        )
+    if data.ndim == 2 and (len(data) > MAX_CHANNELS or len(data) > data.shape[1]):
+        raise ShapeError(
+            f"a mix is (channels, n) with 1 to {MAX_CHANNELS} channels and no more channels than "
+            f"samples; found {data.shape}; frames first, as soundfile.read gives them, "
+            f"are transposed by mix.T"
+        )
+    if not np.issubdtype(data.dtype, np.floating):
+        raise ShapeError(
+            f"a mix is floating point with full scale 1; found {data.dtype}; "
+            f"divide integers by their full scale"
+        )
+    if not np.isfinite(data).all():
+        raise AudioError("the mix holds NaN or infinity; replace them by numbers")
+    check_supported(rate, 1 if data.ndim == 1 else len(data), "the mix")
 
 
 def measure(

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from mgdm_audio.io.resampling import Resampler
-from mgdm_audio.sampling.chunk_stream import ChunkStream
+from mgdm_audio.sampling.chunk_stream import ShiftedStreams
 from mgdm_audio.sampling.level import Level
 from mgdm_audio.sampling.stem_sampler import StemSampler
 from mgdm_audio.separation.full_band import FullBand, FullBandBlock
 from mgdm_core.array_types import Array, Float, Tensor
-from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.errors import CancelledError, SettingsError, ShapeError
 from mgdm_core.trace import Trace
 
 __all__ = ["Piece", "SeparationStream", "StreamOptions"]
@@ -102,7 +102,7 @@ class SeparationStream:
         self.options = options
         self._stems = len(prior.stems)
         self._down = Resampler(rate, prior.rate)
-        self._chunks = ChunkStream(sampler, seed, self._down.length(frames), on_progress)
+        self._chunks = ShiftedStreams(sampler, seed, self._down.length(frames), on_progress)
         self._on_progress = on_progress
         self._received = 0
         self._deviation = _Deviation(self._stems)
@@ -184,8 +184,9 @@ class SeparationStream:
         return rest
 
     def _silent(self, mix: Tensor) -> Piece:
-        if self._on_progress is not None:
-            self._on_progress(self._received / self.frames)
+        tell = self._on_progress
+        if tell is not None and tell(self._received / self.frames) is False:
+            raise CancelledError("the separation was cancelled")
         if self.options.raw:
             # Nothing to resample: raw output of silence is silence of the right length.
             before = self._down.length(self._received - mix.shape[-1])

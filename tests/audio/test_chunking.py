@@ -4,7 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.sampling.chunk_stream import PADDING, ChunkStream, reflected
+from mgdm_audio.sampling.chunk_stream import (
+    PADDING,
+    ChunkStream,
+    ShiftedStreams,
+    chunk_sizes,
+)
+from mgdm_audio.sampling.crossfade import fade_in, reflected
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
 from mgdm_audio.sampling.windowed_prior import Pinned, windowed
@@ -160,12 +166,42 @@ class TestWindowedPrior:
             )
 
 
-class TestReflected:
+class TestCrossfade:
+    @given(n=st.integers(1, 5000))
+    def test_a_fade_and_its_mirror_image_sum_to_one(self, n):
+        ramp = fade_in(n, torch.float64)
+        assert torch.allclose(ramp + ramp.flip(0), torch.ones(n, dtype=torch.float64))
+        assert bool((ramp.diff() > 0).all())
+
     @given(n=st.integers(1, 40), before=st.integers(0, 100), after=st.integers(0, 100))
-    def test_equals_numpy(self, n, before, after):
+    def test_reflection_equals_numpys(self, n, before, after):
         x = np.arange(n, dtype=np.float32)
         want = np.pad(x, (before, after), mode="reflect" if n > 1 else "edge")
         assert np.array_equal(reflected(torch.from_numpy(x), before, after).numpy(), want)
+
+
+class TestShifts:
+    def test_their_mean_is_the_mean_of_the_shifted_streams(self):
+        mixture = draw_stems(120_000).sum(0)
+        sampler = make_sampler(shifts=2, chunk=4.0)
+        together = ShiftedStreams(sampler, 0, len(mixture))
+        found = torch.cat([p for at in range(0, 120_000, 70_000)
+                           for p in together.push(mixture[at : at + 70_000])], -1)  # fmt: skip
+        shift = NOISE_BLOCK * (sampler.hop // NOISE_BLOCK // 2)
+        alone = [ChunkStream(sampler, 0, len(mixture), shift=s) for s in (0, shift)]
+        want = torch.stack([torch.cat(a.push(mixture), -1) for a in alone])
+        assert float((want[0] - want[1]).abs().max()) > 0
+        torch.testing.assert_close(found, want.mean(0))
+        assert float((found.sum(1) - mixture).abs().max()) < 1e-3 * float(mixture.abs().max())
+
+    @given(n=st.integers(1, 900_000), shift=st.integers(0, 2))
+    def test_sizes_of_chunks_are_known_beforehand(self, n, shift):
+        sampler = make_sampler()
+        sizes = chunk_sizes(sampler, n, shift * NOISE_BLOCK)
+        overlap = sampler.window - sampler.hop
+        covered = sum(sizes) - overlap * (len(sizes) - 1) - PADDING - shift * NOISE_BLOCK
+        assert n + PADDING // 2 <= covered < n + PADDING // 2 + max(sampler.hop, NOISE_BLOCK)
+        assert all(size == sampler.chunk_length() for size in sizes[:-1])
 
 
 class TestChunkStream:
@@ -242,8 +278,11 @@ class TestChunkStream:
     def test_progress_rises_to_one_and_can_cancel(self):
         seen = []
         mixture = draw_stems(300_000).sum(0)
-        separate(make_sampler(), mixture, on_progress=seen.append)
+        _, stream = separate(make_sampler(), mixture, on_progress=seen.append)
         assert seen == sorted(seen)
         assert seen[-1] == 1.0
+        # At every evaluation of a batch of windows, not once per chunk or level.
+        evaluations = sum(trace.evaluations for trace in stream.traces)
+        assert len(set(seen)) >= evaluations > len(stream.traces)
         with pytest.raises(CancelledError):
             separate(make_sampler(), mixture, on_progress=lambda share: share < 0.3)

@@ -250,7 +250,7 @@ def test_shared_options(monkeypatch):
     )
     for device, words in {
         "cuda": "no CUDA device", "cuda:0": "no CUDA device", "mps": "mps is not available",
-        "tpu": "none of auto, cpu", "cuda:x": "none of auto", "cuda:-1": "none of auto",
+        "tpu": "is auto, cpu", "cuda:x": "is auto, cpu", "cuda:-1": "is auto, cpu",
     }.items():  # fmt: skip
         result = runner.invoke(shared, ["-d", device])
         assert result.exit_code == 2

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -11,6 +13,7 @@ from mgdm_audio.errors import AudioError
 from mgdm_audio.sampling.presets import PRESETS, sampling_settings
 from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import CancelledError, SettingsError, ShapeError
+from mgdm_core.index_laws import Fraction
 from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
 
 
@@ -36,6 +39,7 @@ class TestCall:
     def test_stems_and_residual_sum_to_the_input_whatever_it_is(
         self, separator, n, rate, channels, scale, offset
     ):
+        n = max(n, channels)  # fewer samples than channels are taken for frames first
         mix = scale * (song(n / rate, rate, channels) + np.float32(offset))
         result = separator(mix, rate)
         total = sum(result.stems[s].astype(np.float64) for s in STEMS) + result.residual
@@ -113,8 +117,31 @@ class TestCall:
         separator(mix, 22_050, on_progress=seen.append)
         assert seen == sorted(seen)
         assert seen[-1] == 1.0
+        calls: list[float] = []
         with pytest.raises(CancelledError):
-            separator(mix, 22_050, on_progress=lambda share: False)
+            separator(mix, 22_050, on_progress=lambda share: calls.append(share) or False)
+        assert len(calls) == 1
+
+    def test_fast_reports_before_a_chunk_is_done_and_can_be_cancelled(self, path, monkeypatch):
+        """It once reported after whole chunks only, and took no notice of a cancelling callback."""
+        fast = Separator.from_pretrained(path, device="cpu", preset="fast", batch_size=1)
+        mix = song(12.0, 22_050, 1)[0]
+        evaluations: list[int] = []
+        real = type(fast.prior).denoise_with_mask
+
+        def counted(self, x, t):
+            evaluations.append(len(x))
+            return real(self, x, t)
+
+        monkeypatch.setattr(type(fast.prior), "denoise_with_mask", counted)
+        with pytest.raises(CancelledError):
+            fast(mix, 22_050, on_progress=lambda share: share < 0.3)
+        stopped = len(evaluations)
+        seen: list[float] = []
+        fast(mix, 22_050, on_progress=seen.append)
+        assert stopped < 0.5 * (len(evaluations) - stopped)
+        assert len(set(seen)) > 5
+        assert max(b - a for a, b in zip([0.0, *seen], seen)) < 0.2
 
     def test_threads_do_not_disturb_each_other(self, separator):
         mixes = [song(0.5, 22_050, 1, seed=k)[0] for k in range(3)]
@@ -159,6 +186,11 @@ class TestBadInput:
         ("mix", "rate", "error", "says"),
         [
             (np.zeros(100), None, SettingsError, "rate"),
+            (np.zeros(100), 44_100.5, SettingsError, "whole number of hertz"),
+            (np.zeros(100), 7, AudioError, "8000 to 192000"),
+            (np.zeros((66_150, 2)), 44_100, ShapeError, r"mix\.T"),
+            (np.zeros((3, 2)), 44_100, ShapeError, r"mix\.T"),
+            (np.zeros((9, 100)), 44_100, ShapeError, "1 to 8 channels"),
             (np.zeros((2, 3, 4)), 44_100, ShapeError, "channels"),
             (np.zeros((2, 0)), 44_100, ShapeError, "at least one sample"),
             (np.zeros(100, np.int16), 44_100, ShapeError, "floating point"),
@@ -170,6 +202,49 @@ class TestBadInput:
         with pytest.raises(error, match=says) as caught:
             separator(mix, rate)
         assert "\n" not in str(caught.value)
+
+    def test_numbers_of_any_kind_but_no_text(self, separator):
+        mix = song(0.2, 22_050, 1)[0]
+        plain = separator(mix, 22_050, seed=1)
+        other = separator(mix, np.float64(22_050), seed=np.int64(1))
+        assert np.array_equal(plain.stems["bass"], other.stems["bass"])
+        with pytest.raises(SettingsError, match="seed"):
+            separator(mix, 22_050, seed=-1)
+
+    def test_wrong_types_get_one_line_too(self, path, tmp_path):
+        """In a process of its own: the suite's type checker would be first to complain."""
+        script = tmp_path / "script.py"
+        script.write_text(
+            f"""
+import numpy as np, torch
+torch.cuda.is_available = lambda: False
+from mgdm_audio import Separator
+from mgdm_core.errors import MGDMError
+s = Separator.from_pretrained({str(path)!r}, device="cpu", preset="fast")
+mix = np.zeros(100)
+for call in (
+    lambda: s(mix, "44100"), lambda: s(mix, 44100, seed=1.5), lambda: s(mix, 44100, seed="1"),
+    lambda: s(mix, 44100, seed=True), lambda: s([[1, 2], [3, 4]], 44100),
+    lambda: Separator("music-stems"), lambda: Separator(s.prior, batch_size="4"),
+    lambda: Separator.from_pretrained({str(path)!r}, device="cuda"),
+    lambda: Separator.from_pretrained({str(path)!r}, device="gpu"),
+    lambda: Separator.from_pretrained({str(path)!r}, device=1),
+):
+    try:
+        call()
+    except MGDMError as error:
+        print(error)
+"""
+        )
+        done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+        says = (
+            "rate is a whole number", "seed is a whole", "seed is a whole", "seed is a whole",
+            "floating point", "from_pretrained('music-stems')", "batch_size is a whole",
+            "no CUDA device", "a device is auto", "a device is auto",
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        assert len(lines) == len(says), done.stdout
+        assert all(word in line for word, line in zip(says, lines)), done.stdout
 
     def test_a_rate_beside_a_file_that_has_another(self, separator, tmp_path):
         file = tmp_path / "x.wav"
@@ -184,6 +259,24 @@ class TestPresets:
         changed = sampling_settings("fast", changes={"levels": "5", "start_sigma": "0.2"})
         assert changed.settings.levels == 5
         assert changed.start_sigma == 0.2
+
+    def test_python_values_stay_python_values(self):
+        changes = {"levels": 5, "start_sigma": 1, "index_law": Fraction(0.25)}
+        changed = sampling_settings("fast", changes=changes | {"conditional.draw": True}, window=3)
+        assert changed.settings.index_law == Fraction(0.25)
+        assert changed.settings.conditional.draw is True
+        assert (changed.start_sigma, changed.window) == (1.0, 3.0)
+        assert isinstance(changed.start_sigma, float)
+        for wrong, says in (
+            ({"levels": 2.5}, "whole number"),
+            ({"levels": [3]}, "levels"),
+            ({"window": 1e9}, r"1\.\.60 s"),
+            ({"window": float("nan")}, r"1\.\.60 s"),
+        ):
+            with pytest.raises(SettingsError, match=says):
+                sampling_settings("fast", changes=wrong)
+        with pytest.raises(SettingsError, match="no setting 'sample'"):
+            sampling_settings(sample=3)
 
     def test_another_sampler_takes_its_own_settings(self):
         chosen = sampling_settings("fast", sampler="dps", changes={"steps": "12"})

@@ -77,6 +77,8 @@ class PriorHeader:
         bad = [s for s in self.stems if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}", s)]
         if bad:  # the names become file names
             raise SettingsError(f"stems are named by letters, digits, _ . -; found {bad[0]!r}")
+        if "residual" in self.stems:  # the file of what no stem takes has this name
+            raise SettingsError("no stem may be called 'residual'; give it another name")
         if not 1000 <= self.rate <= 768_000:
             raise SettingsError(f"rate is within 1000..768000 Hz; found {self.rate}")
         if not 1 <= self.window <= 2**28:

@@ -1,0 +1,155 @@
+"""What a separator returns, and what can be done with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mgdm_audio.io.atomic import AtomicOutput, abort_all, commit_all
+from mgdm_audio.io.encoders import OutputFormat
+from mgdm_audio.io.stem_writer import StemWriter, common_gain
+from mgdm_audio.sampling.level import Level
+from mgdm_core.array_types import Array, Float
+from mgdm_core.trace import Trace
+
+__all__ = ["RESIDUAL", "Separation"]
+
+RESIDUAL = "residual"
+"""Name of what no stem takes; no prior may call a stem so."""
+
+
+@dataclass(frozen=True, repr=False)
+class Separation:
+    """What a separator returns.
+
+    Attributes
+    ----------
+    stems : dict of str to array
+        As the mix was given: numpy or torch, ``(n,)`` or ``(channels, n)``, float32, at ``rate``.
+    residual : array
+        The mix minus the stems: stems and residual sum to the mix to 1e-6 of full scale.
+    rate : int
+        In hertz.
+    uncertainty : dict of str to ndarray, or None
+        Deviation between the posterior samples per stem and frame of 512 samples at the prior's
+        rate, root mean square, at the mix's level; None with fewer than two samples. It says where
+        samples differ, not how far they are from the truth.
+    samples : dict of str to array, or None
+        With ``keep_samples``: every posterior sample, ``(draws, ...)``.
+    trace : Trace or None
+        Sum of the chunks' traces; None for silence.
+    level : Level
+        What was measured of the mix.
+    """
+
+    stems: dict[str, Any]
+    residual: Any
+    rate: int
+    uncertainty: dict[str, Float[Array, " frames"]] | None
+    samples: dict[str, Any] | None
+    trace: Trace | None
+    level: Level
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers: numpy arrays, numbers and text, nothing of this package or of torch.
+
+        Returns
+        -------
+        dict
+            ``rate``, ``stems``, ``residual``, ``uncertainty``, ``samples``, ``trace`` (or None)
+            and ``level`` (offset and downmix per channel, gain, peak, silent).
+        """
+        return {
+            "rate": self.rate,
+            "stems": _arrays(self.stems),
+            "residual": _array(self.residual),
+            "uncertainty": None if self.uncertainty is None else dict(self.uncertainty),
+            "samples": None if self.samples is None else _arrays(self.samples),
+            "trace": None if self.trace is None else self.trace.to_dict(),
+            "level": {
+                "offset": self.level.offset.tolist(),
+                "downmix": self.level.downmix.tolist(),
+                "gain": float(self.level.gain),
+                "peak": float(self.level.peak),
+                "silent": bool(self.level.silent),
+            },
+        }
+
+    def save(
+        self,
+        folder: str | os.PathLike,
+        format: str | OutputFormat = "wav",
+        *,
+        overwrite: bool = False,
+        residual: bool = True,
+    ) -> dict[str, Path]:
+        """Write ``{stem}.{ext}`` for every stem; all of them appear or none.
+
+        Integer formats lose what exceeds full scale: where a stem would, all are turned down
+        together, so that they still sum to the (quieter) mix.
+
+        Parameters
+        ----------
+        folder : path
+            Made where it is missing.
+        format : str or OutputFormat
+            ``"wav"`` (32-bit float), ``"flac"`` (24-bit), ``"mp3"``, or the details.
+        overwrite : bool
+            Whether existing files may be replaced.
+        residual : bool
+            Whether ``residual`` is written too.
+
+        Returns
+        -------
+        dict of str to Path
+            The files, by stem.
+
+        Raises
+        ------
+        AudioWriteError, AudioFormatError, SettingsError
+            Where they cannot be written; nothing is left behind.
+        """
+        output = format if isinstance(format, OutputFormat) else OutputFormat(format)
+        tracks = _arrays(self.stems)
+        if residual:
+            tracks[RESIDUAL] = _array(self.residual)
+        paths = {name: Path(folder) / f"{name}.{output.extension}" for name in tracks}
+        writers: list[AtomicOutput] = []
+        try:
+            for name, track in tracks.items():
+                block = np.atleast_2d(track)
+                writer = StemWriter(paths[name], self.rate, len(block), output, overwrite)
+                writers.append(writer)
+                writer.write(block)
+            commit_all(writers, common_gain(writers))
+        except BaseException:
+            abort_all(writers)
+            raise
+        return paths
+
+    def __repr__(self) -> str:
+        shape = np.atleast_2d(_array(self.residual)).shape
+        return (
+            f"Separation({', '.join(self.stems)} and {RESIDUAL}: {shape[1] / self.rate:.2f} s, "
+            f"{shape[0]} channel(s) at {self.rate} Hz)"
+        )
+
+    def _repr_html_(self) -> str:
+        """Players and a picture, for notebooks."""
+        from mgdm_audio.separation.result_html import players
+
+        return players({**_arrays(self.stems), RESIDUAL: _array(self.residual)}, self.rate)
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _arrays(tracks: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: _array(value) for name, value in tracks.items()}
