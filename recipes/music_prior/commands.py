@@ -130,6 +130,23 @@ def render(hours, out, example, split, seed, **music) -> None:
         click.echo(f"{folder}  {seconds:.0f} s  ({done / 3600:.2f} of {hours:g} h)")
 
 
+@main.command("sets")
+@click.argument("shared", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where they are kept [default: validation_sets in MGDM_HOME or the user's cache].",
+)
+def sets(shared: Path, cache: Path | None) -> None:
+    """Render the validation sets A, B and C from the material in SHARED; show what they are."""
+    from recipes.music_prior.sound.validation_sets import SETS, validation_set
+
+    for name in SETS:
+        found = validation_set(name, shared, cache)
+        items, _, samples = found.stems.shape
+        click.echo(f"{found.identity}  {items} x {samples / 22_050:.1f} s")
+
+
 @main.command()
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--preset", "preset_name", default="cpu-2h", show_default=True)

@@ -23,6 +23,7 @@ from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.sampling.stem_sampler import StemSampler
 from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import MGDMError
+from recipes.music_prior.sound.validation_sets import MIXTURE_RMS, separable
 from recipes.music_prior.training.data import INT16_SCALE, SegmentSource
 from recipes.music_prior.training.wiener_baseline import wiener_separate, wiener_spectra
 
@@ -39,7 +40,6 @@ __all__ = [
 
 STEMS = ("bass", "drums", "guitar", "piano")
 SIGMAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-MIXTURE_RMS = 0.1
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def held_out(source: SegmentSource, folder: Path, segments: int, identity: str) 
         return np.load(path).astype(np.float32) / INT16_SCALE
     chosen: list[Array] = []
     for item in source.stream(0):
-        scaled = _normalised(item)
+        scaled = separable(item)
         if scaled is not None:
             chosen.append(scaled)
         if len(chosen) == segments:
@@ -147,15 +147,6 @@ def real_pieces(folder: Path, seconds: float = 6.0, rate: int = 22_050) -> Array
     song *= MIXTURE_RMS / max(1e-9, float(np.sqrt(np.mean(song.sum(0) ** 2))))
     pieces = [song[:, i : i + length] for i in range(0, song.shape[1] - length + 1, length)]
     return np.stack(pieces)
-
-
-def _normalised(item: Array) -> Array | None:
-    rms = np.sqrt(np.mean(np.square(item.sum(0))))
-    if rms < 1e-3:
-        return None
-    item = item * (MIXTURE_RMS / rms)
-    active = np.sqrt(np.mean(np.square(item), axis=1)) > 0.005
-    return item if active.sum() >= 2 else None
 
 
 @torch.no_grad()
