@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,14 @@ from mgdm_audio.cli.evaluate_options import (
     expand_variants,
     parse_devices,
     print_tables,
-    progress_bars,
 )
-from mgdm_audio.datasets import Dataset, open_dataset
-from mgdm_audio.evaluation.estimators import (
-    EstimateFiles,
-    EstimatorSpec,
-    PretrainedSpec,
-    find_estimates,
-)
-from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
+from mgdm_audio.cli.evaluate_run import evaluate_and_show, show_summary
+from mgdm_audio.datasets import open_dataset
+from mgdm_audio.datasets.patterns import open_patterns
+from mgdm_audio.evaluation.estimators import EstimateFiles, PretrainedSpec
+from mgdm_audio.evaluation.run import EngineSettings
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import SCORES, SILENCE_SAFE, RunSummary, write_summary
+from mgdm_audio.evaluation.track_scores import ACTIVE, SCORES
 from mgdm_audio.metrics.si_sdr import SLAKH_RATE
 
 __all__ = ["main"]
@@ -68,6 +63,13 @@ _selection = _together(
     click.option("--split", metavar="NAME|all", help="Split  [default: test where there is one]"),
     click.option("--tracks", metavar="NAME,...", help="Only these tracks."),
     click.option("--limit", type=click.IntRange(1), help="Only the first so many tracks."),
+)
+_mixture = click.option(
+    "--mixture",
+    type=click.Choice(["sum", "mix"]),
+    default="sum",
+    show_default=True,
+    help="What was to be separated: the sum of the reference stems, or the mixture file.",
 )
 _scoring = _together(
     click.option("-o", "--out", type=_FOLDER, help="Folder of the run  [default: in evaluations]"),
@@ -119,13 +121,7 @@ _scoring = _together(
     help="Change a setting; several values make a sweep. SAMPLER:NAME=... for one sampler.",
 )
 @click.option("--seed", default=0, show_default=True, help="The same for every track.")
-@click.option(
-    "--mixture",
-    type=click.Choice(["sum", "mix"]),
-    default="sum",
-    show_default=True,
-    help="Separate the sum of the reference stems, or the data set's own mixture file.",
-)
+@_mixture
 @device_option
 @click.option("--devices", metavar="0,1,...", help="Several devices, a process for each.")
 @precision_option
@@ -185,7 +181,7 @@ def run_command(
         )
     selected = choose_tracks(open_dataset(dataset), split, tracks, limit)
     out = out or Path("evaluations") / f"{dataset.resolve().name}-{Path(prior).stem}-{preset}"
-    return _evaluate(selected, spec, variants, RunFolder(out), settings, **options)
+    return evaluate_and_show(selected, spec, variants, RunFolder(out), settings, **options)
 
 
 def make_spec(prior: str, preset: str, precision: str, batch_size: int) -> PretrainedSpec:
@@ -206,6 +202,23 @@ def default_sampler(preset: str) -> str:
 @_selection
 @click.option("--name", help="Name of the row  [default: the folder's]")
 @click.option("--allow-missing", is_flag=True, help="Leave out tracks without estimates.")
+@click.option(
+    "--estimate-pattern",
+    metavar="PATTERN",
+    help='How the estimates are named, such as "generated_{stem}_{n}.wav": {stem}, and {track} or '
+    "{n} for the track's name or number  [default: TRACK/STEM.wav]",
+)
+@click.option(
+    "--reference-pattern",
+    metavar="PATTERN",
+    help="How the references are named  [default: a data set's layout]",
+)
+@click.option(
+    "--mixture-pattern",
+    metavar="PATTERN",
+    help="How the mixtures beside the references are named; with --reference-pattern.",
+)
+@_mixture
 @_scoring
 def score_command(
     estimates: Path,
@@ -215,20 +228,34 @@ def score_command(
     limit: int | None,
     name: str | None,
     allow_missing: bool,
+    estimate_pattern: str | None,
+    reference_pattern: str | None,
+    mixture_pattern: str | None,
     out: Path | None,
     **options: Any,
 ) -> int:
     """Score stems that any program made.
 
     ESTIMATES holds TRACK/STEM.wav, with or without split folders around; REFERENCES is a data set.
-    Tracks and stems are paired by name.
+    Tracks and stems are paired by name. The patterns are for files that are named otherwise, such
+    as the published outputs of a paper; any rate will do.
     """
     if not estimates.is_dir():
         raise click.UsageError(f"{estimates} is not a folder; give the folder of the estimates")
-    selected = choose_tracks(open_dataset(references), split, tracks, limit)
-    missing = [t.name for t in selected.tracks if find_estimates(estimates, t) is None]
-    if missing and allow_missing:
-        there = [t.key for t in selected.tracks if t.name not in missing]
+    if mixture_pattern is not None and reference_pattern is None:
+        raise click.UsageError("--mixture-pattern goes with --reference-pattern")
+    with as_usage():
+        spec = EstimateFiles(estimates, pattern=estimate_pattern)
+        if reference_pattern is None:
+            found = open_dataset(references)
+        else:
+            found = open_patterns(references, reference_pattern, mixture_pattern)
+    selected = choose_tracks(found, split, tracks, limit)
+    if missing := allow_missing:
+        find = spec.finder()
+        missing = [t.key for t in selected.tracks if find(t) is None]
+    if missing:
+        there = [t.key for t in selected.tracks if t.key not in missing]
         if not there:
             raise click.UsageError(f"{estimates} has estimates for none of the tracks")
         report_error(f"left out, without estimates: {len(missing)} tracks")
@@ -236,71 +263,7 @@ def score_command(
     variant = Variant(name or estimates.resolve().name)
     out = out or Path("evaluations") / f"{references.resolve().name}-{variant.slug}"
     settings = EngineSettings(bss_jobs=options["jobs"])
-    run = RunFolder(out)
-    return _evaluate(selected, EstimateFiles(estimates), [variant], run, settings, **options)
-
-
-def _evaluate(
-    dataset: Dataset,
-    spec: EstimatorSpec,
-    variants: list[Variant],
-    run: RunFolder,
-    engine: EngineSettings,
-    rate: int,
-    bss: bool,
-    jobs: int,
-    keep: str,
-    report: bool,
-    overwrite: bool,
-    as_json: bool,
-    quiet: bool,
-    mixture: str = "sum",
-    seed: int = 0,
-) -> int:
-    import torch
-
-    from mgdm_audio.compute.machine import describe_machine, describe_versions
-
-    del jobs  # in engine
-    with as_usage():
-        settings = EvaluationSettings(
-            rate=rate,
-            mixture="mix" if mixture == "mix" else "sum",
-            seed=seed,
-            bss=bss,
-            keep={"listen": "listen", "all": "all"}.get(keep, "none"),  # type: ignore[arg-type]
-        )
-    if engine.threads is not None:
-        torch.set_num_threads(engine.threads)
-    facts = {
-        "Machine": describe_machine(list(engine.devices)),
-        "Versions": describe_versions(),
-        "Begun": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    with progress_bars(quiet, bss) as tell:
-        failed = evaluate(dataset, spec, variants, run, settings, engine, overwrite, facts, tell)
-    summary = write_summary(run)
-    _show(summary, run, as_json)
-    if report and any(v.tracks for v in summary.variants):
-        from mgdm_audio.reports.html import write_report
-
-        page = write_report(run)
-        if not as_json:
-            click.echo(f"report: {page}")
-    if failed:
-        report_error(f"{failed} of {len(dataset.tracks) * len(variants)} tracks failed")
-        return EXIT_FAILED
-    return 0
-
-
-def _show(summary: RunSummary, run: RunFolder, as_json: bool) -> None:
-    from mgdm_audio.reports.tables import cost_table, score_tables
-
-    if as_json:
-        click.echo((run.path / "summary.json").read_text(encoding="utf-8"), nl=False)
-        return
-    print_tables([*score_tables(summary), cost_table(summary)])
-    click.echo(f"results: {run.path}")
+    return evaluate_and_show(selected, spec, [variant], RunFolder(out), settings, **options)
 
 
 # -- looking at results ---------------------------------------------------------------------------
@@ -311,9 +274,10 @@ def _show(summary: RunSummary, run: RunFolder, as_json: bool) -> None:
 def report_command(run: Path) -> None:
     """Write summary, results.parquet and the page of RUN again."""
     from mgdm_audio.reports.html import write_report
+    from mgdm_audio.reports.summary_page import write_summary
 
     folder = RunFolder(run)
-    _show(write_summary(folder), folder, as_json=False)
+    show_summary(write_summary(folder), folder, as_json=False)
     click.echo(f"report: {write_report(folder)}")
 
 
@@ -322,7 +286,7 @@ def report_command(run: Path) -> None:
 @click.argument("run_b", type=_FOLDER)
 @click.option("--a", "variant_a", metavar="VARIANT", help="Row of RUN_A, where it has several.")
 @click.option("--b", "variant_b", metavar="VARIANT", help="Row of RUN_B, where it has several.")
-@click.option("--score", type=click.Choice(SCORES), default=SILENCE_SAFE, show_default=True)
+@click.option("--score", type=click.Choice(SCORES), default=ACTIVE, show_default=True)
 @click.option("-o", "--out", type=_FOLDER, help="Folder of the page  [default: none is written]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare_command(
@@ -338,9 +302,10 @@ def compare_command(
 
     `mgdm-evaluate --compare RUN_A RUN_B` means the same.
     """
-    from mgdm_audio.evaluation.compare import compare_runs, comparison_table
-    from mgdm_audio.evaluation.summary import plain
+    from mgdm_audio.evaluation.compare import compare_runs
+    from mgdm_audio.evaluation.result_files import plain
     from mgdm_audio.reports.html import write_comparison
+    from mgdm_audio.reports.tables import comparison_table
 
     found = compare_runs(RunFolder(run_a), RunFolder(run_b), variant_a, variant_b, score)
     if as_json:

@@ -54,6 +54,10 @@ class StemFolderTrack(Track):
 
     stem_names: tuple[str, ...] = ()
 
+    def stem_paths(self) -> dict[str, Path]:
+        """Files of the track's stems, by name."""
+        return stem_files(self.path)
+
     def mix_path(self) -> Path | None:
         """The track's own mixture file; None where there is none."""
         found = (find_audio(self.path, name) for name in MIXTURE_NAMES)
@@ -61,7 +65,7 @@ class StemFolderTrack(Track):
 
     def load(self, rate: int, mixture: Mixture = "sum") -> TrackAudio:
         """See :meth:`Track.load`."""
-        files = stem_files(self.path)
+        files = self.stem_paths()
         read = {name: read_mono(files[name]) for name in self.stem_names if name in files}
         if not read:
             raise DatasetError(

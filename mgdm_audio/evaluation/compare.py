@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 from mgdm_audio.errors import AudioError
+from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import ALL, SILENCE_SAFE, TrackScores
+from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
 from mgdm_audio.metrics.statistics import PairedComparison, compare_paired
-from mgdm_audio.reports.tables import Table, format_interval
 
-__all__ = ["Comparison", "ComparisonRow", "choose_variant", "compare_runs", "comparison_table"]
+__all__ = ["Comparison", "ComparisonRow", "choose_variant", "compare_runs"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,17 @@ class ComparisonRow:
     stem : str
         Name of the stem, or ``all`` for the mean over the stems.
     pairs : list of (float, float)
-        Scores of A and B in dB, by track; NaN where one has none.
+        Scores of A and B in their unit, by track; NaN where one has none.
     result : PairedComparison
         Difference and test.
+    nothing : dict of str to float
+        Means over the same tracks of the rows that separate nothing.
     """
 
     stem: str
     pairs: list[tuple[float, float]]
     result: PairedComparison
+    nothing: dict[str, float]
 
     @property
     def means(self) -> tuple[float, float]:
@@ -98,7 +101,7 @@ def compare_runs(
     b: RunFolder,
     variant_a: str | None = None,
     variant_b: str | None = None,
-    score: str = SILENCE_SAFE,
+    score: str = ACTIVE,
 ) -> Comparison:
     """Compare two runs, or two variants of one run, track by track.
 
@@ -109,7 +112,7 @@ def compare_runs(
     variant_a, variant_b : str, optional
         Which variants; not needed where a run has one.
     score : str
-        One of :data:`mgdm_audio.evaluation.summary.SCORES`.
+        One of :data:`mgdm_audio.evaluation.track_scores.SCORES`.
 
     Raises
     ------
@@ -118,27 +121,31 @@ def compare_runs(
     """
     sides = [(a, choose_variant(a, variant_a)), (b, choose_variant(b, variant_b))]
     asked = [run.description["asked"] for run, _ in sides]
-    held = [
-        {
-            r["track"]: TrackScores.of(r)
-            for r in run.records(variant, facts["tracks"])
-            if r["error"] is None
-        }
+    records = [
+        {r["track"]: r for r in run.records(variant, facts["tracks"]) if r["error"] is None}
         for (run, variant), facts in zip(sides, asked, strict=True)
     ]
+    held = [{key: TrackScores.of(r) for key, r in own.items()} for own in records]
     tracks = [key for key in held[0] if key in held[1]]
     if not tracks:
         raise AudioError(f"{a.path} and {b.path} have no evaluated track in common")
     stems = [s for s in asked[0]["stems"] if any(s in h[t].stems for h in held for t in tracks)]
+    nothing = {
+        name: [TrackScores.of(records[0][t], name) for t in tracks]
+        for name in (MIXTURE, ORACLE)
+        if all(name in records[0][t].get("nothing", {}) for t in tracks)
+    }
     rows = []
     for stem in (*stems, ALL):
-        pairs = [
-            tuple(h[t].mean_of(score) if stem == ALL else h[t].value(score, stem) for h in held)
-            for t in tracks
-        ]
+
+        def of(track: TrackScores, stem: str = stem) -> float:
+            return track.mean_of(score) if stem == ALL else track.value(score, stem)
+
+        pairs = [tuple(of(h[t]) for h in held) for t in tracks]
         first, second = ([p[i] for p in pairs] for i in (0, 1))
         pairs = list(zip(first, second, strict=True))
-        rows.append(ComparisonRow(stem, pairs, compare_paired(first, second)))
+        empty = {name: _mean([of(track) for track in own]) for name, own in nothing.items()}
+        rows.append(ComparisonRow(stem, pairs, compare_paired(first, second), empty))
     remarks = [
         f"{name} differs: {asked[0].get(name)!r} and {asked[1].get(name)!r}"
         for name in ("rate", "mixture", "seed")
@@ -152,32 +159,6 @@ def compare_runs(
     return Comparison(names, score, tracks, rows, remarks)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Means of both, paired difference with its interval, and the test."""
-    rows = []
-    for row in comparison.rows:
-        result = row.result
-        a, b = row.means
-        rows.append(
-            [
-                row.stem,
-                _decibels(a),
-                _decibels(b),
-                format_interval(result.difference),
-                _decibels(result.median),
-                f"{result.better}/{result.worse}",
-                "–" if math.isnan(result.p_value) else f"{result.p_value:.2g}",
-            ]
-        )
-    caption = (
-        f"{comparison.score} in dB, mean over each track's windows, {len(comparison.tracks)} "
-        f"tracks in common. A: {comparison.names[0]}. B: {comparison.names[1]}. "
-        "Difference: mean over tracks with 95 % bootstrap interval; p: Wilcoxon signed-rank test, "
-        "two-sided, not corrected for the number of rows"
-    )
-    columns = ["", "A", "B", "B less A", "median", "B better/worse", "p"]
-    return Table("Paired comparison", caption, columns, rows)
-
-
-def _decibels(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
+def _mean(values: list[float]) -> float:
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan

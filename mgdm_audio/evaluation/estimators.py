@@ -10,12 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mgdm_audio.datasets.four_stem import stem_files
+from mgdm_audio.datasets.patterns import FilePattern
 from mgdm_audio.datasets.tracks import Track, TrackAudio, fit_length, read_mono, resample
 from mgdm_audio.errors import AudioError, DatasetError
 from mgdm_audio.evaluation.run_folder import Variant
 from mgdm_core.errors import SettingsError
 
 __all__ = [
+    "WIENER",
     "EstimateFiles",
     "Estimates",
     "Estimator",
@@ -62,12 +64,15 @@ class Estimates:
         posterior samples together: a measure of effort that the track's length does not change.
     warnings : tuple of str
         What the sampler warned of.
+    nothing : mapping of str to mapping
+        Stems of yardsticks that need no sampler, by the name of their row in the tables.
     """
 
     stems: Mapping[str, np.ndarray]
     evaluations: float = 0.0
     vjps: float = 0.0
     warnings: tuple[str, ...] = ()
+    nothing: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
 Estimator = Callable[[Sequence[Job]], list[Estimates]]
@@ -181,12 +186,12 @@ class PretrainedSpec:
             result = separator(
                 job.audio.mixture, job.audio.rate, seed=job.seed, on_progress=on_progress
             )
+            nothing = _wiener(prior, job.audio)
             if result.trace is None:  # silence
-                return Estimates(result.stems)
+                return Estimates(result.stems, nothing=nothing)
             evaluations, vjps = costs[job.variant]
-            return Estimates(
-                result.stems, evaluations, vjps, tuple(map(str, result.trace.warnings))
-            )
+            warnings = tuple(map(str, result.trace.warnings))
+            return Estimates(result.stems, evaluations, vjps, warnings, nothing)
 
         def estimate(jobs: Sequence[Job]) -> list[Estimates]:
             for variant in {job.variant for job in jobs} - set(costs):
@@ -228,6 +233,31 @@ class PretrainedSpec:
         return sampling_settings(self.preset, sampler=variant.sampler, changes=changes)
 
 
+WIENER = "nothing: Wiener filter of average spectra"
+"""Row of a prior that knows its stems' average spectra: it separates without looking."""
+
+
+def _wiener(prior: Any, audio: TrackAudio) -> dict[str, dict[str, np.ndarray]]:
+    """The row that needs the prior's average spectra and no diffusion; none without them."""
+    import torch
+
+    from mgdm_audio.sampling.wiener import average_spectrum_wiener
+
+    power, spectral = prior.average_power, getattr(prior, "spectral", None)
+    if power is None or spectral is None:
+        return {}
+    mixture = torch.from_numpy(resample(audio.mixture, audio.rate, prior.rate))
+    with torch.no_grad():
+        stems = average_spectrum_wiener(mixture[None].to(prior.device), power, spectral)[0].cpu()
+    n = len(audio.mixture)
+    return {
+        WIENER: {
+            name: fit_length(resample(stem.numpy(), prior.rate, audio.rate), n)
+            for name, stem in zip(prior.stems, stems)
+        }
+    }
+
+
 @dataclass(frozen=True)
 class EstimateFiles:
     """Estimates that are read from ``{stem}.wav`` files, paired with the references by name.
@@ -239,37 +269,63 @@ class EstimateFiles:
     tolerance : float
         Seconds by which estimates may be longer or shorter than the references: they are cut or
         padded. More than that is an error, as the two are not of one recording.
+    pattern : str or None
+        How the files are named where it is not ``TRACK/{stem}.wav``, see
+        :class:`~mgdm_audio.datasets.patterns.FilePattern`.
     """
 
     root: Path
     tolerance: float = 0.1
+    pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None and not FilePattern(self.pattern).has_stem:
+            raise SettingsError(f"the estimates' pattern needs {{stem}}; found {self.pattern!r}")
 
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`; the device is not used."""
         del device
-        return lambda jobs: [self._read(job) for job in jobs]
+        find = self.finder()
+        return lambda jobs: [self._read(job, find(job.track)) for job in jobs]
 
     def describe(self) -> dict[str, Any]:
         """See :class:`EstimatorSpec`."""
-        return {"estimates": str(self.root.resolve())}
+        named = {} if self.pattern is None else {"pattern": self.pattern}
+        return {"estimates": str(self.root.resolve()), **named}
+
+    def finder(self) -> Callable[[Track], dict[str, Path] | None]:
+        """What finds a track's files by stem; it gives None where a track has none."""
+        if self.pattern is None:
+
+            def find(track: Track) -> dict[str, Path] | None:
+                folder = find_estimates(self.root, track)
+                return None if folder is None else stem_files(folder)
+
+            return find
+        pattern = FilePattern(self.pattern)
+        found = pattern.files(self.root)
+        return lambda track: pattern.of_track(found, track.name)
 
     def settings_of(self, variant: Variant) -> dict[str, Any]:
         """See :class:`EstimatorSpec`; files have none."""
         del variant
         return {}
 
-    def _read(self, job: Job) -> Estimates:
-        folder = find_estimates(self.root, job.track)
-        if folder is None:
+    def _read(self, job: Job, found: dict[str, Path] | None) -> Estimates:
+        if found is None and self.pattern is not None:
+            raise DatasetError(
+                f"{self.root}: has no estimates named {self.pattern} for {job.track.key}"
+            )
+        if found is None:
             raise DatasetError(
                 f"{self.root}: has no folder of estimates for {job.track.key}; "
                 f"it should be named {job.track.name}"
             )
-        files = {name: path for name, path in stem_files(folder).items() if name in job.audio.stems}
+        files = {name: path for name, path in found.items() if name in job.audio.stems}
         if not files:
             raise DatasetError(
-                f"{folder}: has none of the stems {', '.join(job.audio.stems)}; "
-                f"files are paired by name"
+                f"{self.root}: has none of the stems {', '.join(job.audio.stems)} for "
+                f"{job.track.key}; files are paired by name"
             )
         n, rate = len(job.audio.mixture), job.audio.rate
         stems, remarks = {}, []

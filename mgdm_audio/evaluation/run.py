@@ -17,7 +17,7 @@ from mgdm_audio.datasets.four_stem import stem_files
 from mgdm_audio.datasets.tracks import Dataset, Track, read_mono
 from mgdm_audio.evaluation.estimators import EstimatorSpec
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import TrackScores
+from mgdm_audio.evaluation.track_scores import TrackScores
 from mgdm_audio.evaluation.track_work import EvaluationSettings, EvaluationWork, failure
 from mgdm_audio.metrics.bss_eval import BssItem, BssScores, BssWork
 from mgdm_core.errors import SettingsError

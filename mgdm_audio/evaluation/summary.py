@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mgdm_audio.evaluation.run_folder import RunFolder, Variant, write_text
+from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.track_scores import ALL, SCORES, TrackScores, has_levels, in_units
 from mgdm_audio.metrics.bss_eval import METRICS
 from mgdm_audio.metrics.statistics import (
     Interval,
@@ -21,110 +21,10 @@ from mgdm_audio.metrics.statistics import (
     track_median,
 )
 
-__all__ = [
-    "ALL",
-    "PUBLISHED",
-    "SCORES",
-    "SILENCE_SAFE",
-    "RunSummary",
-    "TrackScores",
-    "VariantSummary",
-    "plain",
-    "result_rows",
-    "summarise",
-    "write_parquet",
-    "write_summary",
-]
+__all__ = ["NothingSummary", "RunSummary", "VariantSummary", "summarise"]
 
-PUBLISHED = "SI-SDRi published"
-SILENCE_SAFE = "SI-SDRi"
-SI_SDR = "SI-SDR"
-SCORES = (SILENCE_SAFE, PUBLISHED, SI_SDR, *METRICS)
-"""Names of all scores; :data:`SILENCE_SAFE` is the one to compare by."""
-
-ALL = "all"
-"""Name of the mean over the stems."""
-
-
-@dataclass(frozen=True)
-class TrackScores:
-    """Sums and counts over the windows of one track, from which every mean follows.
-
-    Attributes
-    ----------
-    stems : tuple of str
-        Stems that were scored.
-    sums : dict of str to ndarray
-        By score (:data:`PUBLISHED`, :data:`SILENCE_SAFE`, :data:`SI_SDR`), dB summed over the
-        windows that count, ``[stems]``.
-    counts : dict of str to ndarray
-        Number of those windows, ``[stems]``.
-    bss : dict of str to ndarray
-        By metric of BSSEval, median over frames, ``[stems]``; NaN where there is none.
-    """
-
-    stems: tuple[str, ...]
-    sums: dict[str, np.ndarray]
-    counts: dict[str, np.ndarray]
-    bss: dict[str, np.ndarray]
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> TrackScores:
-        """Scores of a record without error.
-
-        Parameters
-        ----------
-        record : dict
-            As the evaluation writes it, with the BSSEval record as ``"bss"`` if there is one.
-        """
-        stems = tuple(record["stems"])
-        count = len(next(iter(record["si_sdr"].values()), []))
-
-        def table(name: str, dtype: type) -> np.ndarray:
-            return np.array([record[name][s] for s in stems], dtype).reshape(len(stems), count)
-
-        own, mixed, active = (
-            table("si_sdr", float),
-            table("mixture_si_sdr", float),
-            table("active", bool),
-        )
-        sounding = np.array(list(record["active"].values()), bool).reshape(-1, count)
-        kept = np.broadcast_to(sounding.sum(axis=0) > 1, own.shape)
-        values = {PUBLISHED: own - mixed, SILENCE_SAFE: own - mixed, SI_SDR: own}
-        masks = {PUBLISHED: kept, SILENCE_SAFE: kept & active, SI_SDR: kept & active}
-        medians = ((record.get("bss") or {}).get("medians")) or {}
-        bss = {
-            metric: np.array(
-                [_number(medians.get(stem, {}).get(metric)) for stem in stems], dtype=float
-            )
-            for metric in METRICS
-        }
-        return cls(
-            stems,
-            {name: np.where(masks[name], v, 0.0).sum(axis=1) for name, v in values.items()},
-            {name: mask.sum(axis=1).astype(float) for name, mask in masks.items()},
-            bss,
-        )
-
-    def value(self, score: str, stem: str) -> float:
-        """One score of one stem in dB; NaN where no window or frame counts."""
-        if stem not in self.stems:
-            return math.nan
-        row = self.stems.index(stem)
-        if score in self.bss:
-            return float(self.bss[score][row])
-        count = self.counts[score][row]
-        return float(self.sums[score][row] / count) if count else math.nan
-
-    @property
-    def mean(self) -> float:
-        """Mean over the stems of the silence-safe improvement, by which tracks are ranked."""
-        return self.mean_of(SILENCE_SAFE)
-
-    def mean_of(self, score: str) -> float:
-        """Mean over the stems of one score, in dB; stems without one are left out."""
-        known = [v for stem in self.stems if not math.isnan(v := self.value(score, stem))]
-        return sum(known) / len(known) if known else math.nan
+Scores = dict[str, dict[str, Interval]]
+"""``scores[score][stem]``, the mean over stems as stem ``all``."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +34,9 @@ class VariantSummary:
     Attributes
     ----------
     label, slug : str
-        Name for people and name of the folder.
+        Name by which it is asked for, and name of the folder.
+    name : str
+        For tables: the label with the preset that it started from.
     tracks, failed, missing : int
         Evaluated, ended with an error, not evaluated yet.
     scores : dict of str to dict of str to Interval
@@ -151,15 +53,32 @@ class VariantSummary:
 
     label: str
     slug: str
+    name: str
     tracks: int
     failed: int
     missing: int
-    scores: dict[str, dict[str, Interval]]
+    scores: Scores
     evaluations: float
     vjps: float
     seconds_per_second: float
     hours_of_audio: float
     errors: dict[str, str]
+
+
+@dataclass(frozen=True)
+class NothingSummary:
+    """Scores of a row that separates nothing.
+
+    Attributes
+    ----------
+    name : str
+        What it is.
+    scores : dict of str to dict of str to Interval
+        As those of :class:`VariantSummary`.
+    """
+
+    name: str
+    scores: Scores
 
 
 @dataclass(frozen=True)
@@ -176,12 +95,18 @@ class RunSummary:
         Scores that there are.
     variants : list of VariantSummary
         In the order in which they were asked for.
+    nothing : list of NothingSummary
+        Rows that separate nothing, over all tracks that any variant was scored on.
+    remarks : list of str
+        What a reader of the tables has to know.
     """
 
     name: str
     stems: tuple[str, ...]
     scores: tuple[str, ...]
     variants: list[VariantSummary]
+    nothing: list[NothingSummary]
+    remarks: list[str]
 
 
 def summarise(run: RunFolder) -> RunSummary:
@@ -190,7 +115,7 @@ def summarise(run: RunFolder) -> RunSummary:
     Parameters
     ----------
     run : RunFolder
-        A run, finished or not.
+        A run, finished or not, of this version or of an earlier one.
 
     Raises
     ------
@@ -201,17 +126,50 @@ def summarise(run: RunFolder) -> RunSummary:
     found = {v: list(run.records(v, asked["tracks"])) for v in run.variants()}
     good = [r for records in found.values() for r in records if r["error"] is None]
     stems = tuple(s for s in asked["stems"] if any(s in r["stems"] for r in good))
-    scores = SCORES if asked.get("bss") else SCORES[:3]
+    scores = tuple(s for s in SCORES if s not in METRICS or asked.get("bss"))
+    preset = (asked.get("estimator") or {}).get("preset")
     variants = [
-        _summarise_variant(v, records, len(asked["tracks"]), stems, scores)
+        _summarise_variant(v, records, preset, len(asked["tracks"]), stems, scores)
         for v, records in found.items()
     ]
-    return RunSummary(Path(asked["dataset"]).name, stems, tuple(scores), variants)
+    remarks = []
+    old = len({r["track"] for r in good if not has_levels(r)})
+    if old:
+        remarks.append(
+            f"{old} of {len({r['track'] for r in good})} tracks were scored by version 0.1.0, "
+            "which kept no levels: of them a stem counts as active where the published protocol "
+            "says so, and silence has no scores; evaluate again for both"
+        )
+    return RunSummary(
+        Path(asked["dataset"]).name, stems, scores, variants, _nothing(good, stems, scores), remarks
+    )
+
+
+def _nothing(
+    good: list[dict[str, Any]], stems: tuple[str, ...], names: tuple[str, ...]
+) -> list[NothingSummary]:
+    by_track: dict[str, dict[str, dict[str, Any]]] = {}
+    for record in good:
+        for row in record.get("nothing", {}):
+            held = by_track.setdefault(row, {})
+            # Of several variants the one that scored most stems.
+            before = held.get(record["track"])
+            if before is None or len(before["stems"]) < len(record["stems"]):
+                held[record["track"]] = record
+    rows = {
+        row: [TrackScores.of(record, row) for record in held.values()]
+        for row, held in by_track.items()
+    }
+    return [
+        NothingSummary(row, {name: _intervals(held, stems, name) for name in names})
+        for row, held in rows.items()
+    ]
 
 
 def _summarise_variant(
     variant: Variant,
     records: list[dict[str, Any]],
+    preset: str | None,
     tracks: int,
     stems: tuple[str, ...],
     names: Sequence[str],
@@ -228,6 +186,7 @@ def _summarise_variant(
     return VariantSummary(
         variant.label,
         variant.slug,
+        variant.label if preset is None else f"{variant.label} (preset {preset})",
         len(good),
         len(records) - len(good),
         tracks - len(records),
@@ -260,140 +219,15 @@ def _intervals(held: list[TrackScores], stems: tuple[str, ...], name: str) -> di
     found = {}
     for row, stem in enumerate(stems):
         some = counts[row] > 0
-        found[stem] = bootstrap(pooled_mean, sums[row, some], counts[row, some])
+        found[stem] = bootstrap(
+            lambda s, c: in_units(name, pooled_mean(s, c)), sums[row, some], counts[row, some]
+        )
     some = (counts > 0).any(axis=0)
-    return {**found, ALL: bootstrap(pooled_means, sums[:, some], counts[:, some])}
+    everything = bootstrap(
+        lambda s, c: in_units(name, pooled_means(s, c)), sums[:, some], counts[:, some]
+    )
+    return {**found, ALL: everything}
 
 
 def _mean(values: Sequence[int | float]) -> float:
     return sum(values) / len(values) if values else math.nan
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-COLUMNS = {
-    "variant": "string",
-    "sampler": "string",
-    "settings": "string",
-    "split": "string",
-    "track": "string",
-    "stem": "string",
-    "windows": "int64",
-    "windows_kept": "int64",
-    "windows_scored": "int64",
-    "si_sdr_improvement": "float64",
-    "si_sdr_improvement_published": "float64",
-    "si_sdr": "float64",
-    "sdr": "float64",
-    "isr": "float64",
-    "sir": "float64",
-    "sar": "float64",
-    "evaluations": "float64",
-    "vjps": "float64",
-    "seconds_audio": "float64",
-    "seconds": "float64",
-    "notes": "string",
-    "error": "string",
-}
-"""Columns of results.parquet and their types; one row per variant, track and stem."""
-
-
-def result_rows(run: RunFolder) -> list[dict[str, Any]]:
-    """One row per variant, track and stem; a failed track is one row without a stem."""
-    rows = []
-    for variant in run.variants():
-        settings = json.dumps(dict(variant.settings))
-        for record in run.records(variant, run.description["asked"]["tracks"]):
-            head = {
-                "variant": variant.label,
-                "sampler": variant.sampler,
-                "settings": settings,
-                "split": record["split"],
-                "track": record["track"],
-            }
-            if record["error"] is not None:
-                rows.append(_row({**head, "error": record["error"]["message"]}))
-                continue
-            scores = TrackScores.of(record)
-            bss = record["bss"] or {}
-            notes = [*record["notes"], *record["warnings"], *bss.get("notes", [])]
-            for row, stem in enumerate(scores.stems):
-                values = {metric.lower(): scores.value(metric, stem) for metric in METRICS}
-                rows.append(
-                    _row(
-                        {
-                            **head,
-                            "stem": stem,
-                            "windows": len(record["si_sdr"][stem]),
-                            "windows_kept": int(scores.counts[PUBLISHED][row]),
-                            "windows_scored": int(scores.counts[SILENCE_SAFE][row]),
-                            "si_sdr_improvement": scores.value(SILENCE_SAFE, stem),
-                            "si_sdr_improvement_published": scores.value(PUBLISHED, stem),
-                            "si_sdr": scores.value(SI_SDR, stem),
-                            **values,
-                            "evaluations": record["evaluations"],
-                            "vjps": record["vjps"],
-                            "seconds_audio": record["seconds_audio"],
-                            "seconds": record["seconds"],
-                            "notes": "; ".join(notes),
-                        }
-                    )
-                )
-    return rows
-
-
-def _row(known: dict[str, Any]) -> dict[str, Any]:
-    row = {name: known.get(name) for name in COLUMNS}
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-
-
-def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows of :func:`result_rows` as a Parquet file, whole or not at all.
-
-    Parameters
-    ----------
-    rows : list of dict
-        The rows.
-    path : Path
-        Where to.
-    """
-    import os
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
-    partial = path.with_name(f".mgdm-{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
-    os.replace(partial, path)
-
-
-def write_summary(run: RunFolder) -> RunSummary:
-    """Write results.parquet, summary.json and summary.md of a run, and return the summary."""
-    from mgdm_audio.reports.tables import summary_markdown
-
-    summary = summarise(run)
-    write_parquet(result_rows(run), run.path / "results.parquet")
-    content = json.dumps(plain(summary), indent=1, ensure_ascii=False)
-    write_text(run.path / "summary.json", content + "\n")
-    write_text(run.path / "summary.md", summary_markdown(summary, run.description))
-    return summary
-
-
-def plain(value: Any) -> Any:
-    """Turn results into what JSON can hold: None stands for NaN.
-
-    Parameters
-    ----------
-    value : object
-        Dataclasses, dictionaries, lists and numbers.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

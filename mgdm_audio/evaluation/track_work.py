@@ -14,7 +14,9 @@ import torch
 from mgdm_audio.datasets.tracks import Mixture, Track
 from mgdm_audio.errors import AudioError
 from mgdm_audio.evaluation.estimators import Estimates, Estimator, EstimatorSpec, Job
+from mgdm_audio.evaluation.nothing import rows_of_nothing
 from mgdm_audio.evaluation.run_folder import Variant
+from mgdm_audio.evaluation.track_scores import nothing_of, record_of
 from mgdm_audio.metrics.si_sdr import SLAKH_RATE, WindowScores, score_windows
 from mgdm_audio.metrics.silence import active_stems
 from mgdm_core.errors import SettingsError
@@ -128,25 +130,22 @@ class EvaluationWork:
         # All references go in, because whether a window counts depends on all of them.
         silence = np.zeros_like(audio.mixture)
         stacked = np.stack([guess.get(name, silence) for name in audio.stems])
-        scores = score_windows(
-            torch.from_numpy(stacked).to(device),
-            torch.from_numpy(audio.stacked()).to(device),
-            torch.from_numpy(audio.mixture).to(device),
-            audio.rate,
-        )
-        own, mixed, active = (
-            dict(zip(audio.stems, values.tolist(), strict=True))
-            for values in (scores.si_sdr, scores.mixture_si_sdr, scores.active)
-        )
+        truth, mixture = (torch.from_numpy(x).to(device) for x in (audio.stacked(), audio.mixture))
+        scores = score_windows(torch.from_numpy(stacked).to(device), truth, mixture, audio.rate)
+        nothing = rows_of_nothing(truth, mixture, audio.rate)
+        for row, stems in estimates.nothing.items():
+            stacked = np.stack([stems.get(name, silence) for name in audio.stems])
+            guessed = torch.from_numpy(stacked).to(device)
+            nothing[row] = score_windows(guessed, truth, mixture, audio.rate)
+        every = list(audio.stems)
         record = {
             **_head(job.track, job.variant),
             "seconds_audio": audio.seconds,
             "rate": audio.rate,
             "samples": len(audio.mixture),
             "stems": names,
-            "si_sdr": {name: own[name] for name in names},
-            "mixture_si_sdr": {name: mixed[name] for name in names},
-            "active": active,
+            **record_of(scores, every, names),
+            "nothing": {row: nothing_of(held, every, names) for row, held in nothing.items()},
             "evaluations": estimates.evaluations,
             "vjps": estimates.vjps,
             "seconds": seconds,
@@ -157,7 +156,7 @@ class EvaluationWork:
         }
         excerpt: dict[str, np.ndarray] = {}
         if self.settings.keep != "none":
-            rows = [list(audio.stems).index(name) for name in names]
+            rows = [every.index(name) for name in names]
             start, stop = _excerpt(scores, rows, len(audio.mixture), audio.rate)
             record["excerpt"] = [start, stop]
             excerpt = {"mixture": audio.mixture[start:stop]}

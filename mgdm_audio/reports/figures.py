@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from mgdm_audio.evaluation.compare import Comparison
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import ALL, SILENCE_SAFE, RunSummary, TrackScores
+from mgdm_audio.evaluation.summary import RunSummary
+from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
 from mgdm_core.array_types import Array, Float
 
 __all__ = [
@@ -26,6 +28,12 @@ __all__ = [
 ]
 
 COLOURS = ("#2f6f9f", "#c2662d", "#4d8f4a", "#8e4b8a", "#a8963c", "#5d5d9e", "#b24a52", "#3f8f8f")
+
+FREQUENCIES = (125, 500, 1000, 2000, 4000, 8000, 16000)
+"""Ticks of a spectrogram in Hz."""
+
+FAINTEST_DB = -70.0
+"""Lower end of a spectrogram's colours."""
 
 SHOWN_TRACKS = 40
 """Up to so many tracks every one is drawn beside its box."""
@@ -47,7 +55,7 @@ def track_values(
     stems : sequence of str
         Stems.
     score : str
-        One of :data:`mgdm_audio.evaluation.summary.SCORES`.
+        One of :data:`mgdm_audio.evaluation.track_scores.SCORES`.
     """
     values = {}
     for record in run.records(variant, keys):
@@ -104,10 +112,12 @@ def box_plot(
     str
         An ``<svg>`` element.
     """
-    rows = max(1, len(values))
-    figure = _figure(10.0, 1.1 + 0.36 * rows)
-    panels = figure.subplots(1, len(stems), sharex=True, sharey=True, squeeze=False)[0]
-    for axes, stem in zip(panels, stems):
+    rows, columns = max(1, len(values)), min(2, len(stems))
+    high = math.ceil(len(stems) / columns)
+    # Narrow enough to be read on a telephone, where nothing scrolls sideways.
+    figure = _figure(5.4, 0.5 + high * (0.75 + 0.3 * rows))
+    grid = figure.subplots(high, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, stem in zip(grid.flat, stems):
         for row, tracks in enumerate(values.values()):
             colour = COLOURS[row % len(COLOURS)]
             drawn = [t[stem] for t in tracks.values() if not math.isnan(t.get(stem, math.nan))]
@@ -118,12 +128,23 @@ def box_plot(
         axes.grid(axis="x", color="#dddddd", linewidth=0.7)
         axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
+        _integers(axes.xaxis)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
-    panels[0].set_yticks(range(len(values)), list(values))
-    panels[0].set_ylim(rows - 0.4, -0.6)  # the first variant on top
+    for axes in grid.flat[len(stems) :]:
+        axes.set_axis_off()
+    labels = [textwrap.fill(name, 18) for name in values]
+    grid[0, 0].set_yticks(range(len(values)), labels, fontsize="x-small")
+    grid[0, 0].set_ylim(rows - 0.4, -0.6)  # the first variant on top
     figure.supxlabel(xlabel, fontsize="medium")
     return _svg(figure)
+
+
+def _integers(axis: Any) -> None:
+    """Whole numbers as ticks, and few of them."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=2))
 
 
 def _box(axes: Any, row: int, drawn: list[float], colour: str) -> None:
@@ -147,7 +168,7 @@ def _box(axes: Any, row: int, drawn: list[float], colour: str) -> None:
     axes.plot(np.mean(drawn), row, "D", color="#222222", markersize=3)
 
 
-def sweep_plot(summary: RunSummary, score: str = SILENCE_SAFE) -> str | None:
+def sweep_plot(summary: RunSummary, score: str = ACTIVE) -> str | None:
     """Draw the score against denoiser evaluations; None where that makes no curve.
 
     Variants of one sampler are joined by a line; bars are 95 % intervals over tracks.
@@ -166,7 +187,7 @@ def sweep_plot(summary: RunSummary, score: str = SILENCE_SAFE) -> str | None:
     ]
     if len({v.evaluations for v in drawn}) < 2:
         return None
-    figure = _figure(6.0, 3.6)
+    figure = _figure(5.4, 3.4)
     axes = _axes(figure, f"{score} (dB), mean of the stems")
     samplers: dict[str, list[Any]] = {}
     for variant in drawn:
@@ -186,6 +207,9 @@ def sweep_plot(summary: RunSummary, score: str = SILENCE_SAFE) -> str | None:
                 label, (across, up), xytext=(4, 4), textcoords="offset points", fontsize="x-small"
             )
     axes.set_xscale("log")
+    axes.set_xticks(costs := sorted({v.evaluations for v in drawn}), [f"{x:.0f}" for x in costs])
+    axes.minorticks_off()
+    _integers(axes.yaxis)
     axes.set_xlabel("denoiser evaluations per window")
     if len(samplers) > 1:
         axes.legend(fontsize="small", frameon=False)
@@ -201,9 +225,13 @@ def difference_plot(comparison: Comparison) -> str:
         Two runs on the same tracks.
     """
     rows = comparison.rows
-    figure = _figure(max(6.0, 1.9 * len(rows)), 2.8)
-    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-    for axes, row in zip(panels, rows):
+    columns = min(2, len(rows))
+    high = math.ceil(len(rows) / columns)
+    figure = _figure(5.4, 0.4 + 1.7 * high)
+    grid = figure.subplots(high, columns, sharey=True, squeeze=False)
+    for axes in grid.flat[len(rows) :]:
+        axes.set_axis_off()
+    for axes, row in zip(grid.flat, rows):
         values = sorted(b - a for a, b in row.pairs if not math.isnan(b - a))
         colours = [COLOURS[0] if v >= 0 else COLOURS[1] for v in values]
         axes.bar(range(len(values)), values, color=colours, width=0.9)
@@ -214,7 +242,8 @@ def difference_plot(comparison: Comparison) -> str:
         axes.set_axisbelow(True)
         for side in ("top", "right", "bottom"):
             axes.spines[side].set_visible(False)
-    panels[0].set_ylabel("B less A (dB), per track")
+    _integers(grid[0, 0].yaxis)
+    figure.supylabel("B less A, per track", fontsize="medium")
     return _svg(figure)
 
 
@@ -243,25 +272,33 @@ def spectrogram(samples: Float[Array, " samples"], rate: int, peak: float | None
     reference = max(peak if peak is not None else float(power.max(initial=0.0)), 1e-10)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2, 1.7))
-    axes = figure.add_axes((0.09, 0.12, 0.89, 0.84))  # a layout engine would double the time
-    librosa.display.specshow(
+    figure = Figure(figsize=(4.6, 2.0))
+    axes = figure.add_axes((0.125, 0.2, 0.73, 0.76))  # a layout engine would double the time
+    drawn = librosa.display.specshow(
         librosa.power_to_db(power, ref=reference, amin=1e-10 * reference, top_db=None),
         sr=rate,
         hop_length=_hop(rate),
         x_axis="s",
         y_axis="mel",
         fmax=rate / 2,
-        vmin=-70.0,
+        vmin=FAINTEST_DB,
         vmax=0.0,
         cmap="magma",
         ax=axes,
     )
-    axes.set(xlabel="", ylabel="")
+    _integers(axes.xaxis)
+    high = [f for f in FREQUENCIES if f < rate / 2]
+    axes.set_yticks(high, [str(f) for f in high])
+    axes.set_xlabel("s", fontsize=7, labelpad=0)
+    axes.set_ylabel("Hz", fontsize=7, labelpad=0)
     axes.tick_params(labelsize=6)
     axes.minorticks_off()
+    scale = figure.colorbar(drawn, cax=figure.add_axes((0.875, 0.2, 0.02, 0.76)))
+    scale.set_ticks([-60, -40, -20, 0])
+    scale.set_label("dB", fontsize=7, labelpad=0)
+    scale.ax.tick_params(labelsize=6)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 
 

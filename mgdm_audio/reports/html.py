@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
 from mgdm_audio.errors import AudioError, AudioWriteError, os_reason
-from mgdm_audio.evaluation.compare import Comparison, compare_runs, comparison_table
+from mgdm_audio.evaluation.compare import Comparison, compare_runs
 from mgdm_audio.evaluation.run import LISTEN_TRACKS, best_and_worst
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import ALL, SILENCE_SAFE, RunSummary, summarise
+from mgdm_audio.evaluation.summary import RunSummary, summarise
+from mgdm_audio.evaluation.track_scores import ACTIVE, ALL
 from mgdm_audio.reports.figures import (
     box_plot,
     difference_plot,
@@ -26,43 +27,10 @@ from mgdm_audio.reports.figures import (
     sweep_plot,
     track_values,
 )
-from mgdm_audio.reports.tables import Table, cost_table, score_tables
+from mgdm_audio.reports.summary_page import lead
+from mgdm_audio.reports.tables import TITLES, Table, comparison_table, cost_table, score_tables
 
 __all__ = ["write_comparison", "write_report"]
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 70rem; padding: 1rem 1.5rem;
-  color: #1d1d1f; background: #fff; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-h3 { margin-bottom: .3rem; } h4 { margin: 1rem 0 .2rem; }
-table { border-collapse: collapse; margin: .6rem 0; } .wide { overflow-x: auto; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #e5e5e5; text-align: right;
-  font-variant-numeric: tabular-nums; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
-.facts td { text-align: left; overflow-wrap: anywhere; }
-.note { color: #555; font-size: .87rem; margin: .2rem 0 .4rem; max-width: 52rem; }
-.sounds td, .sounds th { text-align: left; }
-.sounds img { display: block; width: 100%; max-width: 26rem; }
-audio { width: 100%; min-width: 14rem; max-width: 26rem; height: 2rem; }
-figure { margin: .6rem 0; } svg { max-width: 100%; height: auto; } .failed { color: #9c1c1c; }
-details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
-.scores td, .scores th { min-width: 6.5rem; white-space: nowrap; }
-.scores td:first-child, .scores th:first-child { min-width: 9rem; }
-nav { position: sticky; top: 0; background: #fff; border-bottom: 1px solid #ddd; padding: .4rem 0; }
-nav a { margin-right: 1.2rem; color: #2f6f9f; text-decoration: none; }
-h2 { scroll-margin-top: 3rem; }
-"""
-
-# One player at a time: comparing sounds means switching between them.
-SCRIPT = """
-document.addEventListener("play", function (event) {
-  document.querySelectorAll("audio").forEach(function (player) {
-    if (player !== event.target) { player.pause(); }
-  });
-}, true);
-"""
-
 
 SECTIONS = {
     "scores": "Scores",
@@ -99,47 +67,31 @@ def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None 
     asked = run.description["asked"]
     variants = run.variants()
     values = {
-        v.label: track_values(run, v, asked["tracks"], summary.stems, SILENCE_SAFE)
-        for v in variants
+        v.label: track_values(run, v, asked["tracks"], summary.stems, ACTIVE) for v in variants
     }
+    names = {v.label: v.name for v in summary.variants}
     tell = on_progress or (lambda done, total: None)
 
-    def body(folder: Path) -> Iterator[str]:
-        yield f"<h1>Evaluation on {escape(summary.name)}</h1>"
-        yield _lead(summary, asked)
-        links = (f'<a href="#{name}">{text}</a>' for name, text in SECTIONS.items())
-        yield f"<nav>{''.join(links)}</nav>"
-        yield _section("scores")
-        yield from (_table(table, "scores") for table in score_tables(summary))
-        failed = [(v.label, k, e) for v in summary.variants for k, e in v.errors.items()]
-        if failed:
-            yield '<h3 class="failed">Failed</h3><ul>'
-            yield from (
-                f"<li>{escape(label)}, {escape(key)}: {escape(error)}</li>"
-                for label, key, error in failed
-            )
-            yield "</ul>"
-        yield _section("spread")
-        yield _picture(
-            box_plot(values, (*summary.stems, ALL), "SI-SDR improvement (dB)"),
-            "Box plots of the SI-SDR improvement of the tracks, by stem",
-            "One value per track: the mean over its windows, silence-safe. Box: quartiles; line: "
-            "median; diamond: mean; whiskers: 1.5 quartile distances; dots: tracks, all of them "
-            "where they are few.",
-        )
-        yield from _sweep(summary)
-        yield from _against_first(run, variants)
-        yield _section("cost")
-        yield _table(cost_table(summary))
-        yield _section("sounds")
-        yield from _listening(run, variants, values, folder, tell)
-        yield _section("tracks")
-        for label, tracks in values.items():
-            yield _all_tracks(label, tracks, summary.stems)
-        yield _section("made")
-        yield from _facts(run.description)
+    def content(folder: Path) -> dict[str, Any]:
+        boxes = {names[label]: tracks for label, tracks in values.items()}
+        return {
+            "summary": summary,
+            "lead": lead(asked),
+            "sections": SECTIONS,
+            "score_tables": score_tables(summary),
+            "failed": [(v.name, k, e) for v in summary.variants for k, e in v.errors.items()],
+            "boxes": _svg(box_plot(boxes, (*summary.stems, ALL), "SI-SDR improvement (dB)")),
+            "sweep": _svg(sweep_plot(summary)),
+            "first": summary.variants[0].name,
+            "comparisons": list(_against_first(run, summary)),
+            "cost": cost_table(summary),
+            "listening": _listening(run, variants, values, names, folder, tell),
+            "every_track": [_all_tracks(names[k], v, summary.stems) for k, v in values.items()],
+            "made": list(_facts(run.description)),
+        }
 
-    return _write_page(run.path / "report", f"Evaluation on {summary.name}", body)
+    title = f"Evaluation on {summary.name}"
+    return _write_page(run.path / "report", "report.html", title, content)
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
@@ -162,46 +114,54 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
     AudioError
         If the folder holds something else, or cannot be written.
     """
-
-    def body(folder: Path) -> Iterator[str]:
-        del folder
-        a, b = comparison.names
-        yield f"<h1>{escape(b)} against {escape(a)}</h1>"
-        yield from (f'<p class="note">{escape(text)}.</p>' for text in comparison.remarks)
-        yield _table(comparison_table(comparison))
-        yield _picture(
-            difference_plot(comparison),
-            "Bars of the paired difference of every track, by stem",
-            "Each bar is a track, sorted; above zero B is better.",
-        )
-        for row in comparison.rows:
-            cells = [
-                [key, *(f"{x:.2f}" for x in (a, b, b - a))]
+    score = TITLES.get(comparison.score, comparison.score)
+    by_track = [
+        Table(
+            row.stem,
+            score,
+            ["", "A", "B", "B less A"],
+            [
+                [key, *map(_number, (a, b, b - a))]
                 for key, (a, b) in zip(comparison.tracks, row.pairs, strict=True)
-            ]
-            yield f"<details><summary>{escape(row.stem)}, track by track</summary>"
-            yield _table(Table(row.stem, comparison.score + " in dB", ["", "A", "B", "B less A"],
-                               cells))  # fmt: skip
-            yield "</details>"
+            ],
+        )
+        for row in comparison.rows
+    ]
 
-    return _write_page(out, f"{comparison.names[1]} against {comparison.names[0]}", body)
+    def content(folder: Path) -> dict[str, Any]:
+        del folder
+        return {
+            "comparison": comparison,
+            "paired": comparison_table(comparison),
+            "bars": _svg(difference_plot(comparison)),
+            "by_track": by_track,
+        }
+
+    title = f"{comparison.names[1]} against {comparison.names[0]}"
+    return _write_page(out, "comparison.html", title, content)
 
 
-def _write_page(folder: Path, title: str, body: Callable[[Path], Iterator[str]]) -> Path:
+def _svg(text: str | None) -> Any:
+    from markupsafe import Markup
+
+    return None if text is None else Markup(text)
+
+
+def _write_page(
+    folder: Path, template: str, title: str, content: Callable[[Path], dict[str, Any]]
+) -> Path:
     """Write ``index.html`` and what it shows into a folder that appears whole."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mgdm_audio.reports"), autoescape=True, undefined=StrictUndefined
+    )
     if folder.exists() and not (folder / "index.html").exists() and any(folder.iterdir()):
         raise AudioError(f"{folder}: holds something other than a report; give another folder")
     partial = folder.parent / f".mgdm-{uuid.uuid4().hex[:12]}.part"
     try:
         partial.mkdir(parents=True)
-        content = "\n".join(body(partial))
-        page = (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{escape(title)}</title><link rel="icon" href="data:,">'
-            f"<style>{STYLE}</style></head>\n<body>\n{content}\n"
-            f"<script>{SCRIPT}</script>\n</body></html>\n"
-        )
+        page = environment.get_template(template).render(title=title, **content(partial))
         (partial / "index.html").write_text(page, encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
@@ -212,70 +172,26 @@ def _write_page(folder: Path, title: str, body: Callable[[Path], Iterator[str]])
     return folder / "index.html"
 
 
-def _lead(summary: RunSummary, asked: dict[str, Any]) -> str:
-    mixture = "the sum of the stems" if asked["mixture"] == "sum" else "the mix file"
-    return (
-        f"<p>{len(asked['tracks'])} tracks at {asked['rate']} Hz; what was separated is {mixture}; "
-        f"seed {asked['seed']}.</p>"
-    )
-
-
-def _section(name: str) -> str:
-    return f'<h2 id="{name}">{SECTIONS[name]}</h2>'
-
-
-def _table(table: Table, kind: str = "plain") -> str:
-    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in table.columns)
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-    )
-    return (
-        f"<h3>{escape(table.title)}</h3><p class='note'>{escape(table.caption)}.</p>"
-        f"<div class='wide'><table class='{kind}'><thead><tr>{head}</tr></thead>"
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _picture(svg: str, label: str, note: str) -> str:
-    drawn = svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
-    return f'<figure>{drawn}<figcaption class="note">{escape(note)}</figcaption></figure>'
-
-
-def _sweep(summary: RunSummary) -> Iterator[str]:
-    drawn = sweep_plot(summary)
-    if drawn is not None:
-        yield "<h2>Score against evaluations</h2>"
-        yield _picture(
-            drawn,
-            "Score against denoiser evaluations, one line per sampler",
-            "Mean over the stems, with 95 % intervals over tracks.",
-        )
-
-
-def _against_first(run: RunFolder, variants: Sequence[Variant]) -> Iterator[str]:
+def _against_first(run: RunFolder, summary: RunSummary) -> Iterator[tuple[str, Table]]:
     """Every variant against the first, track by track."""
-    if len(variants) < 2:
-        return
-    yield f"<h2>Against {escape(variants[0].label)}</h2>"
-    for variant in variants[1:]:
+    first, *others = summary.variants
+    for other in others:
         try:
-            comparison = compare_runs(run, run, variants[0].label, variant.label)
+            comparison = compare_runs(run, run, first.label, other.label)
         except AudioError:  # one of the two has no track yet
             continue
-        opened = " open" if len(variants) == 2 else ""
-        yield f"<details{opened}><summary>{escape(variant.label)}</summary>"
-        yield _table(comparison_table(comparison))
-        yield "</details>"
+        yield other.name, comparison_table(comparison)
 
 
 def _listening(
     run: RunFolder,
     variants: Sequence[Variant],
     values: dict[str, dict[str, dict[str, float]]],
+    names: dict[str, str],
     folder: Path,
     tell: Callable[[int, int], None],
-) -> Iterator[str]:
-    """Players and spectrograms of the best and the worst tracks."""
+) -> list[dict[str, Any]]:
+    """Players and spectrograms of the best and the worst tracks, by variant."""
     chosen = [
         [
             (key, place)
@@ -285,22 +201,19 @@ def _listening(
         for variant in variants
     ]
     total, done = sum(map(len, chosen)), 0
-    for number, (variant, tracks) in enumerate(zip(variants, chosen)):
-        if len(variants) > 1:
-            opened = " open" if number == 0 else ""
-            yield f"<details{opened}><summary>{escape(variant.label)}</summary>"
-        shown = None
-        for key, place in tracks:
-            if shown != place:
-                yield f"<h3>The {place} tracks</h3>"
-                shown = place
-            source = run.listen_folder(variant, key)
+    groups = []
+    for number, (variant, places) in enumerate(zip(variants, chosen)):
+        tracks, shown = [], None
+        for key, place in places:
+            heading = None if shown == place else f"The {place} tracks"
+            shown = place
             scores = values[variant.label][key]
-            yield from _sounds(source, folder, f"{number}-{done}", key, scores, run, variant)
+            track = _sounds(run, variant, key, scores, folder, f"{number}-{done}")
+            tracks.append({"heading": heading, **track})
             done += 1
             tell(done, total)
-        if len(variants) > 1:
-            yield "</details>"
+        groups.append({"name": names[variant.label], "tracks": tracks})
+    return groups
 
 
 def _places(scores: dict[str, dict[str, float]]) -> Iterator[tuple[str, str]]:
@@ -311,15 +224,15 @@ def _places(scores: dict[str, dict[str, float]]) -> Iterator[tuple[str, str]]:
 
 
 def _sounds(
-    source: Path,
-    folder: Path,
-    prefix: str,
-    key: str,
-    scores: dict[str, float],
     run: RunFolder,
     variant: Variant,
-) -> Iterator[str]:
+    key: str,
+    scores: dict[str, float],
+    folder: Path,
+    prefix: str,
+) -> dict[str, Any]:
     """One track: the mixture, then reference and estimate of each stem side by side."""
+    source = run.listen_folder(variant, key)
     record = run.record(variant, key) or {}
     start, stop = record.get("excerpt", [0, 0])
     rate = record.get("rate", 1)
@@ -328,51 +241,53 @@ def _sounds(
     mixture, rate_of_file = soundfile.read(source / "mixture.flac", dtype="float32")
     peak = mel_peak(mixture, rate_of_file)
 
-    def player(name: str, label: str) -> str:
-        file = source / f"{name}.flac"
-        target = f"{prefix}-{name}"
+    def player(name: str, label: str) -> dict[str, str]:
+        file, target = source / f"{name}.flac", f"{prefix}-{name}"
         shutil.copyfile(file, sounds / f"{target}.flac")
         samples, own_rate = soundfile.read(file, dtype="float32")
         (sounds / f"{target}.png").write_bytes(spectrogram(samples, own_rate, peak))
-        return (
-            f'<img src="sounds/{escape(target)}.png" alt="Spectrogram: {escape(label)}" '
-            f'loading="lazy"><audio controls preload="none" '
-            f'src="sounds/{escape(target)}.flac" aria-label="{escape(label)}"></audio>'
-        )
+        return {
+            "picture": f"sounds/{target}.png",
+            "file": f"sounds/{target}.flac",
+            "label": label,
+        }
 
-    mean = scores[ALL]
-    yield f"<h4>{escape(key)}: {mean:.2f} dB</h4>"
-    notes = [*record.get("notes", []), *record.get("warnings", [])]
-    yield (
-        f'<p class="note">{start / rate:.1f} s to {stop / rate:.1f} s, around its worst window'
-        f"{'; ' + escape('; '.join(notes)) if notes else ''}.</p>"
-    )
-    heads = "".join(f"<th>{name}</th>" for name in ("", "reference", "estimate"))
-    yield f'<table class="sounds"><thead><tr>{heads}</tr></thead><tbody>'
-    yield f"<tr><td>mixture</td><td>{player('mixture', f'{key}, mixture')}</td><td></td></tr>"
-    for stem in record.get("stems", []):
-        value = f"{scores[stem]:.2f} dB" if scores[stem] == scores[stem] else "silent"
-        cells = "".join(
-            f"<td>{player(f'{stem}.{kind}', f'{key}, {stem}, {kind}')}</td>"
-            for kind in ("reference", "estimate")
-        )
-        yield f"<tr><td>{escape(stem)}<br><span class='note'>{value}</span></td>{cells}</tr>"
-    yield "</tbody></table>"
-
-
-def _all_tracks(label: str, tracks: dict[str, dict[str, float]], stems: Sequence[str]) -> str:
-    names = (*stems, ALL)
-    rows = [
-        [key, *("–" if v[s] != v[s] else f"{v[s]:.2f}" for s in names)]
-        for key, v in sorted(tracks.items())
-    ]
-    table = Table(label, "SI-SDR improvement in dB, silence-safe", ["", *names], rows)
-    return (
-        f"<details><summary>{escape(label)}: {len(rows)} tracks</summary>{_table(table)}</details>"
-    )
+    return {
+        "key": key,
+        "mean": _decibels(scores[ALL]),
+        "start": f"{start / rate:.1f}",
+        "stop": f"{stop / rate:.1f}",
+        "notes": [*record.get("notes", []), *record.get("warnings", [])],
+        "mixture": player("mixture", f"{key}, mixture"),
+        "stems": [
+            {
+                "name": stem,
+                "score": _decibels(scores[stem]),
+                **{
+                    kind: player(f"{stem}.{kind}", f"{key}, {stem}, {kind}")
+                    for kind in ("reference", "estimate")
+                },
+            }
+            for stem in record.get("stems", [])
+        ],
+    }
 
 
-def _facts(description: dict[str, Any]) -> Iterator[str]:
+def _all_tracks(name: str, tracks: dict[str, dict[str, float]], stems: Sequence[str]) -> Table:
+    columns = (*stems, ALL)
+    rows = [[key, *(_number(v[s]) for s in columns)] for key, v in sorted(tracks.items())]
+    return Table(name, "SI-SDR improvement in dB, active stems", ["", *columns], rows)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _decibels(value: float) -> str:
+    return "silent" if math.isnan(value) else f"{value:.2f} dB"
+
+
+def _facts(description: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """What was asked, with which prior, and on what machine."""
     asked = dict(description["asked"])
     variants = {
@@ -385,11 +300,7 @@ def _facts(description: dict[str, Any]) -> Iterator[str]:
     for title, facts in parts.items():
         if not isinstance(facts, dict):
             facts = {title: facts}
-        rows = "".join(
-            f"<tr><td>{escape(str(name))}</td><td>{escape(_text(value))}</td></tr>"
-            for name, value in facts.items()
-        )
-        yield f"<h3>{escape(title)}</h3><table class='facts'><tbody>{rows}</tbody></table>"
+        yield title, [(str(name), _text(value)) for name, value in facts.items()]
 
 
 def _label(variant: dict[str, Any]) -> str:

@@ -3,31 +3,65 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from mgdm_audio.evaluation.summary import (
+from mgdm_audio.evaluation.compare import Comparison
+from mgdm_audio.evaluation.summary import RunSummary
+from mgdm_audio.evaluation.track_scores import (
+    ACTIVE,
     ALL,
+    KEPT_SILENT,
+    LEAK,
+    LOST,
     PUBLISHED,
-    SILENCE_SAFE,
-    RunSummary,
+    SI_SDR,
 )
 from mgdm_audio.metrics.bss_eval import METRICS
 from mgdm_audio.metrics.statistics import Interval
 
-__all__ = ["Table", "cost_table", "format_interval", "score_tables", "summary_markdown"]
+__all__ = [
+    "TITLES",
+    "Table",
+    "comparison_table",
+    "cost_table",
+    "format_interval",
+    "score_tables",
+]
+
+TITLES = {
+    ACTIVE: "SI-SDR improvement, active stems",
+    PUBLISHED: "SI-SDR improvement by the published protocol",
+    SI_SDR: "SI-SDR, active stems",
+    LEAK: "Leaked into silent stems",
+    KEPT_SILENT: "Silent stems that come out silent",
+    LOST: "Active stems that are lost",
+}
+"""Heading of each score's table."""
+
+_INTERVAL = "95 % bootstrap interval over tracks"
 
 CAPTIONS = {
-    SILENCE_SAFE: (
-        "SI-SDR improvement in dB, silence-safe: mean over all windows of all tracks in which more "
-        "than one stem and the scored stem sound; 95 % bootstrap interval over tracks"
+    ACTIVE: (
+        "In dB; the figure to compare by. Mean over all windows of all tracks in which the stem "
+        f"and the rest of the mixture have an RMS of at least 0.001; {_INTERVAL}"
     ),
     PUBLISHED: (
-        "SI-SDR improvement in dB by the published protocol: silent stems are scored too in "
-        "windows in which more than one stem sounds; for comparison with published figures only"
+        "In dB; for comparison with published figures only. Silent stems are scored too wherever "
+        "two others sound, and an exactly silent one is worth up to 100 dB: compare with the rows "
+        f"that separate nothing; {_INTERVAL}"
     ),
-    "SI-SDR": "SI-SDR of the estimates in dB, over the windows of the silence-safe improvement",
+    SI_SDR: f"Of the estimates in dB, over the windows of the first table; {_INTERVAL}",
+    LEAK: (
+        "Power of the estimate in dB relative to the mixture, over the windows in which the stem "
+        f"is silent (RMS below 0.001) and the mixture is not; {_INTERVAL}"
+    ),
+    KEPT_SILENT: (
+        "In percent of those windows; silent is 60 dB below the mixture. A dash: no stem was silent"
+    ),
+    LOST: (
+        "In percent of the windows in which the stem is active: those in which its estimate is 60 "
+        "dB or more below the mixture"
+    ),
 }
 
 
@@ -59,30 +93,33 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
-def format_interval(interval: Interval) -> str:
+def format_interval(interval: Interval, digits: int = 2) -> str:
     """``12.34 [11.9, 12.8]``; a dash where there is no figure."""
     if math.isnan(interval.value):
         return "–"
     if math.isnan(interval.low):
-        return f"{interval.value:.2f}"
-    return f"{interval.value:.2f} [{interval.low:.1f}, {interval.high:.1f}]"
+        return f"{interval.value:.{digits}f}"
+    return f"{interval.value:.{digits}f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def score_tables(summary: RunSummary) -> list[Table]:
-    """One table per score, variants as rows and stems as columns; BSSEval's four in one."""
+    """One table per score, rows that separate nothing below; BSSEval's four scores in one."""
     tables = []
+    named = [(v.name, v.scores) for v in summary.variants]
+    named += [(n.name, n.scores) for n in summary.nothing]
     for score in summary.scores:
         if score in METRICS:
             continue
+        digits = 1 if score in (LEAK, KEPT_SILENT, LOST) else 2
         rows = [
-            [v.label, *(format_interval(v.scores[score][s]) for s in (*summary.stems, ALL))]
-            for v in summary.variants
+            [name, *(format_interval(scores[score][s], digits) for s in (*summary.stems, ALL))]
+            for name, scores in named
         ]
-        tables.append(Table(score, CAPTIONS[score], ["", *summary.stems, ALL], rows))
+        tables.append(Table(TITLES[score], CAPTIONS[score], ["", *summary.stems, ALL], rows))
     if METRICS[0] in summary.scores:
         rows = [
             [
-                f"{v.label}: {metric}",
+                f"{v.name}: {metric}",
                 *(format_interval(v.scores[metric][s]) for s in (*summary.stems, ALL)),
             ]
             for v in summary.variants
@@ -90,7 +127,7 @@ def score_tables(summary: RunSummary) -> list[Table]:
         ]
         caption = (
             "museval (BSSEval v4) in dB, frames of 1 s: median over frames, then over tracks; "
-            "95 % bootstrap interval over tracks; all: mean over the stems"
+            f"{_INTERVAL}; all: mean over the stems"
         )
         tables.append(Table("BSSEval", caption, ["", *summary.stems, ALL], rows))
     return tables
@@ -100,7 +137,7 @@ def cost_table(summary: RunSummary) -> Table:
     """What each variant cost."""
     rows = [
         [
-            v.label,
+            v.name,
             str(v.tracks),
             str(v.failed),
             str(v.missing),
@@ -128,37 +165,34 @@ def cost_table(summary: RunSummary) -> Table:
     )
 
 
-def summary_markdown(summary: RunSummary, description: dict[str, Any]) -> str:
-    """Summary of a run as a Markdown page.
-
-    Parameters
-    ----------
-    summary : RunSummary
-        Its figures.
-    description : dict
-        Content of run.json.
-    """
-    return "\n".join(_page(summary, description))
-
-
-def _page(summary: RunSummary, description: dict[str, Any]) -> Iterator[str]:
-    asked = description["asked"]
-    yield f"# Evaluation on {summary.name}\n"
-    yield (
-        f"{len(asked['tracks'])} tracks at {asked['rate']} Hz, mixture: "
-        f"{'the sum of the stems' if asked['mixture'] == 'sum' else 'the mix file'}, "
-        f"seed {asked['seed']}.\n"
+def comparison_table(comparison: Comparison) -> Table:
+    """Means of both, paired difference with its interval, and the test."""
+    rows = []
+    for row in comparison.rows:
+        result = row.result
+        a, b = row.means
+        rows.append(
+            [
+                row.stem,
+                _figure(a, ".2f"),
+                _figure(b, ".2f"),
+                format_interval(result.difference),
+                _figure(result.median, ".2f"),
+                f"{result.better}/{result.worse}",
+                _figure(result.p_value, ".2g"),
+                *(_figure(value, ".2f") for value in row.nothing.values()),
+            ]
+        )
+    score = comparison.score
+    caption = (
+        f"{TITLES.get(score, score)}, mean over each track's windows, {len(comparison.tracks)} "
+        f"tracks in common. A: {comparison.names[0]}. B: {comparison.names[1]}. "
+        f"Difference: mean over tracks with {_INTERVAL}; p: Wilcoxon signed-rank test, "
+        "two-sided, not corrected for the number of rows"
     )
-    yield "## Scores\n"
-    for table in score_tables(summary):
-        yield table.to_markdown()
-    failures = [(v.label, k, e) for v in summary.variants for k, e in v.errors.items()]
-    if failures:
-        yield "## Failed\n"
-        yield from (f"- {label}, {key}: {error}" for label, key, error in failures)
-        yield ""
-    yield "## Cost\n"
-    yield cost_table(summary).to_markdown()
+    columns = ["", "A", "B", "B less A", "median", "B above/below", "p"]
+    columns += comparison.rows[0].nothing
+    return Table("Paired comparison", caption, columns, rows)
 
 
 def _figure(value: float, form: str) -> str:

@@ -3,28 +3,40 @@
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from jaxtyping import TypeCheckError
 
 from mgdm_audio.compute.engines import InlinePool
 from mgdm_audio.datasets import open_dataset
+from mgdm_audio.datasets.patterns import open_patterns
+from mgdm_audio.datasets.tracks import resample
 from mgdm_audio.errors import AudioError
 from mgdm_audio.evaluation.estimators import EstimateFiles, FunctionSpec
+from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE
+from mgdm_audio.evaluation.result_files import result_rows
 from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, best_and_worst, evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import (
+from mgdm_audio.evaluation.summary import summarise
+from mgdm_audio.evaluation.track_scores import (
+    ACTIVE,
     ALL,
+    KEPT_SILENT,
+    LEAK,
+    LOST,
     PUBLISHED,
-    SILENCE_SAFE,
-    result_rows,
-    summarise,
-    write_summary,
+    SCORES,
 )
 from mgdm_audio.metrics.si_sdr import score_windows
+from mgdm_audio.metrics.silence import active_stems
+from mgdm_audio.reports.html import write_report
+from mgdm_audio.reports.summary_page import write_summary
 from mgdm_core.errors import SettingsError
 
 from .fake_separator import FakeSpec, blended
@@ -55,53 +67,126 @@ def reference(dataset, tmp_path_factory):
     return run
 
 
+def scored(track, stems):
+    """What the metrics measure of one track."""
+    audio = track.load(RATE)
+    return score_windows(
+        torch.from_numpy(np.stack([stems(audio)[name] for name in audio.stems])),
+        torch.from_numpy(audio.stacked()),
+        torch.from_numpy(audio.mixture),
+        RATE,
+    )
+
+
+def pooled(dataset, stems, choose):
+    """Mean per stem over all windows of all tracks that ``choose`` picks of the scores."""
+    found = [scored(track, stems) for track in dataset.tracks]
+    values = [(s.improvement, choose(s)) for s in found]
+    return {
+        stem: torch.cat([v[row][m[row]] for v, m in values]).mean().item()
+        for row, stem in enumerate(dataset.stems)
+    }
+
+
 def test_scores_are_those_of_the_metric(dataset, reference):
-    every, safe = {}, {}
-    for track in dataset.tracks:
-        audio = track.load(RATE)
-        stems = blended(audio.mixture, RATE)
-        scores = score_windows(
-            torch.from_numpy(np.stack([stems[name] for name in dataset.stems])),
-            torch.from_numpy(audio.stacked()),
-            torch.from_numpy(audio.mixture),
-            RATE,
-        )
-        for row, stem in enumerate(dataset.stems):
-            every.setdefault(stem, []).append(scores.improvement[row][scores.kept])
-            safe.setdefault(stem, []).append(
-                scores.improvement[row][scores.kept & scores.active[row]]
-            )
     summary = summarise(reference).variants[0]
-    for found, name in ((every, PUBLISHED), (safe, SILENCE_SAFE)):
+    rules = {ACTIVE: active_stems, PUBLISHED: lambda s: s.kept.expand_as(s.active)}
+    for name, rule in rules.items():
         # All windows of all tracks weigh the same.
-        means = {stem: torch.cat(v).mean().item() for stem, v in found.items()}
+        means = pooled(dataset, lambda audio: blended(audio.mixture, RATE), rule)
         for stem in dataset.stems:
             assert summary.scores[name][stem].value == pytest.approx(means[stem], abs=1e-6)
         mean = sum(means.values()) / 4
         assert summary.scores[name][ALL].value == pytest.approx(mean, abs=1e-6)
     assert (summary.tracks, summary.failed, summary.missing) == (3, 0, 0)
     assert summary.evaluations == 80
-    bounds = summary.scores[SILENCE_SAFE]["bass"]
+    assert summary.name == "bands (preset none)"
+    bounds = summary.scores[ACTIVE]["bass"]
     assert bounds.low < bounds.value < bounds.high
-    # Track00002 has no guitar: scored as published, left out of the silence-safe figure.
+    # Track00002 has no guitar: scored as published, left out of the figure to compare by.
     assert summary.scores[PUBLISHED]["guitar"].tracks == 3
-    assert summary.scores[SILENCE_SAFE]["guitar"].tracks == 2
+    assert summary.scores[ACTIVE]["guitar"].tracks == 2
+    # It is the only silent stem, in one window.
+    silent = scored(dataset.tracks[1], lambda audio: blended(audio.mixture, RATE))
+    leaked = 20 * math.log10(silent.estimate_rms[2, 0] / silent.mixture_rms[0])
+    assert summary.scores[LEAK]["guitar"].value == pytest.approx(leaked, abs=1e-4)
+    assert summary.scores[LEAK]["guitar"].tracks == 1
+    assert math.isnan(summary.scores[LEAK]["bass"].value)
+    assert summary.scores[KEPT_SILENT]["guitar"].value == 0
+    assert summary.scores[LOST]["guitar"].value == 0
+
+
+def test_rows_of_nothing_show_what_silence_is_worth(dataset, reference):
+    summary = summarise(reference)
+    nothing = {row.name: row.scores for row in summary.nothing}
+    assert list(nothing) == [MIXTURE, ORACLE]
+    quarter = pooled(dataset, lambda audio: dict.fromkeys(audio.stems, audio.mixture / 4),
+                     lambda s: s.kept.expand_as(s.active))  # fmt: skip
+
+    def zeroed(audio):
+        return {
+            name: audio.mixture / 4 if np.abs(x).max() > 0 else np.zeros_like(x)
+            for name, x in audio.stems.items()
+        }
+
+    known = pooled(dataset, zeroed, lambda s: s.kept.expand_as(s.active))
+    for stem in dataset.stems:
+        assert nothing[MIXTURE][PUBLISHED][stem].value == pytest.approx(quarter[stem], abs=1e-4)
+        assert nothing[ORACLE][PUBLISHED][stem].value == pytest.approx(known[stem], abs=1e-4)
+        for row in (MIXTURE, ORACLE):
+            assert nothing[row][ACTIVE][stem].value == pytest.approx(0.0, abs=1e-4)
+    # One silent stem in one of four windows: worth 15 dB and more, for no separation at all.
+    assert nothing[ORACLE][PUBLISHED]["guitar"].value > 15
+    assert nothing[ORACLE][KEPT_SILENT]["guitar"].value == 100
+    assert nothing[ORACLE][LEAK]["guitar"].value == pytest.approx(-150)
+    assert nothing[MIXTURE][LEAK]["guitar"].value == pytest.approx(20 * math.log10(1 / 4), abs=1e-4)
+    assert nothing[MIXTURE][LOST][ALL].value == 0
+
+
+def test_results_of_version_0_1_0_are_still_read(tmp_path):
+    old = RunFolder(shutil.copytree(Path(__file__).parent / "data/run_of_0.1", tmp_path / "run"))
+    summary = write_summary(old)
+    bands = summary.variants[0]
+    # As that version printed them: "active" is then what the published protocol says.
+    printed = {
+        ACTIVE: [17.68, 9.96, 15.21, 13.37, 14.05],
+        PUBLISHED: [17.68, 9.96, 15.83, 13.37, 14.21],
+        "SI-SDR": [16.99, -3.36, 13.79, 7.53, 8.74],
+        "SDR": [17.23, 0.17, 13.46, 8.54, 9.59],
+    }
+    for score, values in printed.items():
+        found = [bands.scores[score][stem].value for stem in (*summary.stems, ALL)]
+        assert found == pytest.approx(values, abs=0.0051)
+    assert (bands.scores[ACTIVE]["bass"].low, bands.scores[ACTIVE]["bass"].high) == pytest.approx(
+        (17.12917685833927, 17.95235685367864)
+    )
+    assert math.isnan(bands.scores[LEAK][ALL].value)
+    assert summary.nothing == []
+    assert "kept no levels" in summary.remarks[0]
+    assert summary.remarks[0] in (old.path / "summary.md").read_text()
+    assert len(result_rows(old)) == 2 * (4 + 4 + 1)
+    assert set(SCORES) == set(bands.scores)
+    assert write_report(old).exists()
 
 
 def test_files_of_a_run(dataset, reference):
     write_summary(reference)
     parquet = pytest.importorskip("pyarrow.parquet")
     rows = parquet.read_table(reference.path / "results.parquet").to_pylist()
-    assert len(rows) == 12
+    assert len(rows) == 12 * 3
+    assert [r["variant"] for r in rows[:12:4]] == ["bands", MIXTURE, ORACLE]
     assert rows == result_rows(reference)
     guitar = next(r for r in rows if (r["track"], r["stem"]) == ("test/Track00002", "guitar"))
+    assert (guitar["windows_silent"], guitar["silent_kept_silent"]) == (1, 0.0)
+    assert guitar["leak"] < 0
     assert guitar["si_sdr_improvement"] is None
     assert guitar["windows_kept"] == 1
     assert guitar["windows_scored"] == 0
     assert guitar["notes"] == "no guitar in this track"
     text = (reference.path / "summary.md").read_text()
-    value = summarise(reference).variants[0].scores[SILENCE_SAFE][ALL].value
+    value = summarise(reference).variants[0].scores[ACTIVE][ALL].value
     assert f"{value:.2f}" in text
+    assert text.index(MIXTURE) < text.index("published protocol")
     assert json.loads((reference.path / "summary.json").read_text())["name"]
     asked = reference.description["asked"]
     assert asked["estimator"]["sha256"] == "0" * 64
@@ -208,10 +293,10 @@ def test_another_question_needs_another_folder(dataset, tmp_path):
 
 def test_settings_are_validated():
     for wrong in ({"rate": 10}, {"mixture": "both"}, {"keep": "some"}):
-        with pytest.raises((SettingsError, Exception), match=r"must be|Expected|violates"):
+        with pytest.raises((SettingsError, TypeCheckError), match=r"must be|Literal"):
             EvaluationSettings(**wrong)
     for wrong in ({"engine": "slurm"}, {"devices": ()}, {"bss_jobs": 0}):
-        with pytest.raises((SettingsError, Exception), match=r"must be|needed|Expected|violates"):
+        with pytest.raises((SettingsError, TypeCheckError), match=r"must be|needed|Literal"):
             EngineSettings(**wrong)
 
 
@@ -269,7 +354,7 @@ def test_estimates_in_files_are_scored_and_paired_by_name(dataset, reference, tm
     variant = Variant("estimates")
     assert evaluate(dataset, EstimateFiles(root), [variant], run, QUICK) == 0
     theirs, ours = summarise(run).variants[0], summarise(reference).variants[0]
-    for name in (SILENCE_SAFE, PUBLISHED):
+    for name in (ACTIVE, PUBLISHED):
         for stem in (*dataset.stems, ALL):
             expected = ours.scores[name][stem].value
             assert theirs.scores[name][stem].value == pytest.approx(expected, abs=1e-3)
@@ -286,6 +371,47 @@ def test_estimates_in_files_are_scored_and_paired_by_name(dataset, reference, tm
     errors = summarise(run).variants[0].errors
     assert "must not differ" in errors["test/Track00002"]
     assert "no folder of estimates" in errors["test/Track00003"]
+
+
+def test_published_outputs_as_they_are_found(dataset, reference, tmp_path):
+    theirs, truth = tmp_path / "theirs", tmp_path / "truth"
+    theirs.mkdir()
+    truth.mkdir()
+    for n, track in enumerate(dataset.tracks, 1):
+        audio = track.load(RATE)
+        for name, sound in blended(audio.mixture, RATE).items():
+            # At twice the rate; what resampling takes off is at the very top of the spectrum.
+            wide = resample(sound, RATE, 2 * RATE)
+            soundfile.write(theirs / f"generated_{name}_{n}.wav", wide, 2 * RATE, subtype="FLOAT")
+            soundfile.write(truth / f"{name}_{n:03}.wav", audio.stems[name], RATE, subtype="FLOAT")
+        soundfile.write(truth / f"mix_{n:03}.wav", audio.mixture, RATE, subtype="FLOAT")
+    (theirs / "read_me.txt").write_text("x")
+    spec = EstimateFiles(theirs, pattern="generated_{stem}_{n}.wav")
+    run = RunFolder(tmp_path / "run")
+    # Against a data set, whose tracks' names end with the numbers ...
+    assert evaluate(dataset, spec, [Variant("theirs")], run, QUICK) == 0
+    # ... and against files with a pattern of their own, mixtures summed or given.
+    named = open_patterns(truth, "{stem}_{n}.wav", "mix_{n}.wav")
+    assert named.stems == dataset.stems
+    assert [t.name for t in named.tracks] == ["1", "2", "3"]
+    given = RunFolder(tmp_path / "given")
+    settings = replace(QUICK, mixture="mix")
+    assert evaluate(named, spec, [Variant("theirs")], given, settings) == 0
+    expected = summarise(reference).variants[0]
+    for found in (run, given):
+        for stem in (*dataset.stems, ALL):
+            for name in (ACTIVE, LEAK):
+                value = summarise(found).variants[0].scores[name][stem].value
+                close = pytest.approx(expected.scores[name][stem].value, abs=0.2, nan_ok=True)
+                assert value == close, (name, stem)
+    (theirs / "generated_bass_02.wav").write_bytes(b"")
+    with pytest.raises(AudioError, match="are both bass of 2"):
+        spec.finder()
+    for wrong in ("a_{n}.wav", "{stem}.wav", "{stem}_{n}_{n}.wav", "{stem}_{x}.wav"):
+        with pytest.raises(SettingsError, match="pattern"):
+            EstimateFiles(theirs, pattern=wrong)
+    with pytest.raises(AudioError, match="has no file that fits"):
+        open_patterns(truth, "x_{stem}_{n}.wav")
 
 
 def test_variants_have_folders_of_their_own():
@@ -317,7 +443,7 @@ def test_excerpts_of_the_best_and_worst_only(dataset, tmp_path, monkeypatch):
     kept = {p.name for p in (run.path / "bands/listen/test").iterdir()}
     means = {}
     for row in result_rows(run):
-        if row["si_sdr_improvement"] is not None:
+        if row["sampler"] != "nothing" and row["si_sdr_improvement"] is not None:
             means.setdefault(row["track"][5:], []).append(row["si_sdr_improvement"])
     order = sorted(means, key=lambda k: np.mean(means[k]))
     assert kept == {order[0], order[-1]}

@@ -67,7 +67,7 @@ def test_every_command_on_raw_slakh(slakh, invoke, tmp_path):
     # `run` need not be typed, and the split is test unless another is asked for.
     result = invoke(slakh, "--limit", 1, "-q", "-d", "cpu", "-o", "raw")
     assert result.exit_code == 0, result.output
-    assert "SI-SDRi" in result.output
+    assert "SI-SDR improvement, active stems" in result.output
     assert "BSSEval" in result.output
     summary = json.loads((tmp_path / "raw/summary.json").read_text())["variants"][0]
     assert summary["label"] == "bands"

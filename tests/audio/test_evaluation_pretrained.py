@@ -11,12 +11,14 @@ from click.testing import CliRunner
 
 from mgdm_audio.cli.evaluate import main
 from mgdm_audio.datasets import open_dataset
-from mgdm_audio.evaluation.estimators import PretrainedSpec
+from mgdm_audio.evaluation.estimators import WIENER, PretrainedSpec
+from mgdm_audio.evaluation.result_files import result_rows
 from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.shared_batches import run_together
-from mgdm_audio.evaluation.summary import result_rows
+from mgdm_audio.metrics.si_sdr import score_windows
 from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import CancelledError, SettingsError
 
@@ -70,6 +72,13 @@ def test_the_command_with_a_prior(tiny, stems_folder, tmp_path):
     record = run.record(variant, "one")
     assert record["evaluations"] > 0
     assert set(record["stems"]) == set(STEMS)
+    # The prior's own yardstick is a row of the tables.
+    prior, mixture = separator.prior, torch.from_numpy(audio.mixture)
+    filtered = average_spectrum_wiener(mixture[None], prior.average_power, prior.spectral)[0]
+    expected = score_windows(filtered, torch.from_numpy(audio.stacked()), mixture, 22_050)
+    assert tuple(audio.stems) == prior.stems
+    for name, own in zip(audio.stems, expected.si_sdr):
+        assert record["nothing"][WIENER]["si_sdr"][name] == pytest.approx(own.tolist(), abs=1e-3)
 
 
 def test_unknown_settings_are_told_before_anything_is_loaded(tiny, stems_folder, tmp_path):

@@ -10,9 +10,10 @@ import torch
 
 from mgdm_audio.compute.engines import EngineError
 from mgdm_audio.datasets import open_dataset
+from mgdm_audio.evaluation.result_files import result_rows
 from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import result_rows, summarise
+from mgdm_audio.evaluation.summary import summarise
 
 from .fake_separator import FakeSpec
 from .fake_slakh import write_fake_slakh

@@ -18,7 +18,8 @@ from mgdm_audio.errors import AudioError
 from mgdm_audio.evaluation.compare import choose_variant, compare_runs
 from mgdm_audio.evaluation.run import EvaluationSettings, evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.summary import ALL, SILENCE_SAFE, TrackScores, summarise
+from mgdm_audio.evaluation.summary import summarise
+from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
 from mgdm_audio.metrics.statistics import compare_paired
 from mgdm_audio.reports.figures import box_plot, mel_peak, spectrogram, sweep_plot
 from mgdm_audio.reports.html import write_comparison, write_report
@@ -98,7 +99,7 @@ def test_the_page_says_what_a_reader_needs(page, run):
     text = page.read_text()
     summary = summarise(run)
     for variant in summary.variants:
-        assert f"{variant.scores[SILENCE_SAFE][ALL].value:.2f} [" in text
+        assert f"{variant.scores[ACTIVE][ALL].value:.2f} [" in text
     for words in (
         "0" * 64,  # the prior's checksum
         "an abacus",
@@ -128,7 +129,7 @@ def test_excerpts_are_what_was_separated(page, run):
 
 def test_nothing_half_written_and_nothing_foreign_replaced(run, page, tmp_path, monkeypatch):
     before = page.read_text()
-    monkeypatch.setattr("mgdm_audio.reports.html._listening", lambda *a: 1 / 0)
+    monkeypatch.setattr("mgdm_audio.reports.html._sounds", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_report(run)
     assert page.read_text() == before
@@ -144,7 +145,7 @@ def test_comparison_is_paired_by_track(run, tmp_path):
     found = compare_runs(run, run, *labels)
     assert found.tracks == ["test/Track00001", "test/Track00003"]
     scores = [
-        [TrackScores.of(run.record(v, key)).value(SILENCE_SAFE, "bass") for key in found.tracks]
+        [TrackScores.of(run.record(v, key)).value(ACTIVE, "bass") for key in found.tracks]
         for v in VARIANTS
     ]
     row = found.rows[0]
@@ -187,7 +188,7 @@ def test_spectrogram_shows_where_the_sound_is():
 
     def brightness(samples):
         picture = Image.open(io.BytesIO(spectrogram(samples, RATE, peak))).convert("L")
-        return np.asarray(picture, float)[15:140, 60:380]
+        return np.asarray(picture, float)[10:165, 66:425]
 
     loud, quiet = brightness(tone), brightness(0.01 * tone)
     half = loud.shape[1] // 2

@@ -1,0 +1,65 @@
+"""summary.md of a run, and the call that writes everything a run is summed up in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mgdm_audio.evaluation.result_files import write_results
+from mgdm_audio.evaluation.run_folder import RunFolder, write_text
+from mgdm_audio.evaluation.summary import RunSummary, summarise
+from mgdm_audio.reports.tables import cost_table, score_tables
+
+__all__ = ["lead", "summary_markdown", "write_summary"]
+
+
+def write_summary(run: RunFolder) -> RunSummary:
+    """Write results.parquet, summary.json and summary.md of a run, and return the summary.
+
+    Parameters
+    ----------
+    run : RunFolder
+        A run, finished or not.
+    """
+    summary = summarise(run)
+    write_results(run, summary)
+    write_text(run.path / "summary.md", summary_markdown(summary, run.description))
+    return summary
+
+
+def lead(asked: dict[str, Any]) -> str:
+    """One sentence of what was done, from what run.json says was asked."""
+    mixture = "the sum of the stems" if asked["mixture"] == "sum" else "the mix file"
+    return (
+        f"{len(asked['tracks'])} tracks at {asked['rate']} Hz; what was separated is {mixture}; "
+        f"seed {asked['seed']}."
+    )
+
+
+def summary_markdown(summary: RunSummary, description: dict[str, Any]) -> str:
+    """Summary of a run as a Markdown page.
+
+    Parameters
+    ----------
+    summary : RunSummary
+        Its figures.
+    description : dict
+        Content of run.json.
+    """
+    return "\n".join(_page(summary, description["asked"]))
+
+
+def _page(summary: RunSummary, asked: dict[str, Any]) -> Iterator[str]:
+    yield f"# Evaluation on {summary.name}\n"
+    yield lead(asked) + "\n"
+    yield from (f"{remark}.\n" for remark in summary.remarks)
+    yield "## Scores\n"
+    for table in score_tables(summary):
+        yield table.to_markdown()
+    failures = [(v.label, k, e) for v in summary.variants for k, e in v.errors.items()]
+    if failures:
+        yield "## Failed\n"
+        yield from (f"- {label}, {key}: {error}" for label, key, error in failures)
+        yield ""
+    yield "## Cost\n"
+    yield cost_table(summary).to_markdown()
