@@ -5,9 +5,9 @@ from __future__ import annotations
 from mgdm_audio.priors.checkpoint.header import FORMAT_VERSION, PriorHeader
 from mgdm_audio.priors.checkpoint.store import load_prior, read_header, save_prior, verify
 from mgdm_audio.priors.levels import Levels
+from mgdm_audio.priors.networks import register_network
 from mgdm_audio.priors.waveform_prior import (
     SpectralWaveformPrior,
-    StackedNetwork,
     WaveformPrior,
     make_prior,
 )
@@ -17,11 +17,11 @@ __all__ = [
     "Levels",
     "PriorHeader",
     "SpectralWaveformPrior",
-    "StackedNetwork",
     "WaveformPrior",
     "load_prior",
     "make_prior",
     "read_header",
+    "register_network",
     "save_prior",
     "verify",
 ]

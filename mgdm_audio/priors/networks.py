@@ -1,62 +1,180 @@
-"""The kinds of network that a checkpoint may name, and how each is built from its configuration."""
+"""The kinds of network that a checkpoint may name, and how each is built from its configuration.
+
+A kind is a name and a configuration class (:class:`NetworkConfig`). Checkpoints, training, export,
+validation and separation ask for nothing else, so another package adds an architecture by
+:func:`register_network`, or by an entry point in the group ``mgdm.networks`` whose name is the kind
+and whose value is the class: then files that name it load wherever that package is installed.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import fields
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 from torch import nn
 
 from mgdm_audio.errors import CheckpointError
-from mgdm_core.errors import MGDMError
+from mgdm_core.errors import MGDMError, SettingsError
 
-__all__ = ["NETWORK_KINDS", "build_network", "expected_tensors", "stem_count"]
+__all__ = [
+    "ENTRY_POINTS",
+    "NetworkConfig",
+    "build_network",
+    "expected_tensors",
+    "kind_of",
+    "network_kinds",
+    "read_config",
+    "register_network",
+]
 
-NETWORK_KINDS = ("stft_unet", "unet1d", "unet1d_stack")
-_LARGEST_STACK = 64
+ENTRY_POINTS = "mgdm.networks"
 
 
-def _construct(kind: str, config: Mapping[str, Any]) -> nn.Module:
-    # Imported here, as a reader of headers needs no network, and one kind does not need the other.
-    if kind == "stft_unet":
-        from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+class NetworkConfig(ABC):
+    """Sizes of a network; a subclass is a frozen dataclass of plain values that builds it.
 
-        return STFTUNet(STFTUNetConfig.from_dict(dict(config)))
-    from mgdm_audio.priors.unet1d.network import UNet1d, UNet1dConfig
+    What :meth:`build` returns maps ``(x[batch, stems, samples], sigma[batch])`` to the denoised
+    stems. One that works on short-time spectra is a
+    :class:`~mgdm_audio.priors.spectral_network.SpectralNetwork`, and can be trained by the recipe.
 
-    if kind == "unet1d":
-        return UNet1d(UNet1dConfig.from_dict(config))
-    if kind == "unet1d_stack":
-        from mgdm_audio.priors.waveform_prior import StackedNetwork
+    Attributes
+    ----------
+    stems : int
+        Stems denoised jointly.
+    sigma_data : float
+        Deviation of the data that the network's scaling assumes.
+    """
 
-        members = config.get("networks")
-        if set(config) != {"networks"} or not isinstance(members, list):
-            raise CheckpointError(
-                f"the configuration of a unet1d_stack is one list 'networks'; "
-                f"found the keys {sorted(config)}"
+    stems: int
+    sigma_data: float
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return a network of these sizes with its initial weights."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NetworkConfig:
+        """Back from :meth:`to_dict`; a key that is not a setting is an error."""
+        known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SettingsError(
+                f"{cls.__name__} has no settings {unknown}; known are {sorted(known)}"
             )
-        if not 1 <= len(members) <= _LARGEST_STACK:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+# By name, so that a reader of headers imports no network, and one kind does not import the others.
+_KINDS: dict[str, str | type[NetworkConfig]] = {
+    "stft_unet": "mgdm_audio.priors.stft_unet.config:STFTUNetConfig",
+    "unet1d": "mgdm_audio.priors.unet1d.config:UNet1dConfig",
+    "unet1d_stack": "mgdm_audio.priors.unet1d.config:UNet1dStackConfig",
+}
+
+
+def register_network(kind: str, config: type[NetworkConfig]) -> None:
+    """Make a kind of network known to this process.
+
+    Parameters
+    ----------
+    kind : str
+        Name that checkpoints carry.
+    config : type
+        Its configuration class, see :class:`NetworkConfig`.
+
+    Raises
+    ------
+    SettingsError
+        If the kind is another class's.
+    """
+    if kind in network_kinds() and _config_class(kind) is not config:
+        raise SettingsError(f"the network kind {kind!r} is taken; choose another name")
+    _KINDS[kind] = config
+
+
+def network_kinds() -> tuple[str, ...]:
+    """Names of the kinds that are known, those of installed packages included."""
+    return tuple(sorted({*_KINDS, *entry_points(group=ENTRY_POINTS).names}))
+
+
+def _config_class(kind: str) -> type[NetworkConfig]:
+    known = _KINDS.get(kind)
+    if isinstance(known, str):
+        module, _, name = known.partition(":")
+        return getattr(import_module(module), name)
+    if known is not None:
+        return known
+    for entry in entry_points(group=ENTRY_POINTS, name=kind):
+        try:
+            return entry.load()
+        except Exception as error:  # whatever that package raises at its import
             raise CheckpointError(
-                f"a unet1d_stack holds 1 to {_LARGEST_STACK} networks; found {len(members)}"
-            )
-        if not all(isinstance(member, Mapping) for member in members):
-            raise CheckpointError("each entry of a unet1d_stack's 'networks' is a configuration")
-        return StackedNetwork([UNet1d(UNet1dConfig.from_dict(member)) for member in members])
+                f"the network kind {kind!r} comes from {entry.value}, which cannot be imported "
+                f"({error}); mend or remove that package"
+            ) from error
     raise CheckpointError(
-        f"unknown network {kind!r}; this version knows {', '.join(NETWORK_KINDS)}"
+        f"unknown network {kind!r}; this version knows {', '.join(network_kinds())}; "
+        f"another package may add it (docs/add_a_prior.md)"
     )
 
 
+def kind_of(config: NetworkConfig) -> str:
+    """Return the name that this configuration's class is known by.
+
+    Raises
+    ------
+    SettingsError
+        If it is not registered.
+    """
+    for kind in [*_KINDS, *network_kinds()]:
+        if _config_class(kind) is type(config):
+            return kind
+    raise SettingsError(
+        f"{type(config).__name__} is no registered network; call register_network first"
+    )
+
+
+def read_config(kind: str, values: Mapping[str, Any]) -> NetworkConfig:
+    """Return the configuration of a network from plain values.
+
+    Parameters
+    ----------
+    kind : str
+        One of :func:`network_kinds`.
+    values : mapping
+        As :meth:`NetworkConfig.to_dict` gives them.
+
+    Raises
+    ------
+    CheckpointError
+        If the kind is unknown or the values are not valid.
+    """
+    config_class = _config_class(kind)
+    try:
+        return config_class.from_dict(values)
+    except (MGDMError, TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"the configuration of the {kind} is not valid: {error}") from error
+
+
 def build_network(kind: str, config: Mapping[str, Any], *, meta: bool = False) -> nn.Module:
-    """Build a network of one of :data:`NETWORK_KINDS`.
+    """Build a network of one of :func:`network_kinds`.
 
     Parameters
     ----------
     kind : str
         Its kind.
     config : mapping
-        Its configuration; checked by the network's own configuration class.
+        Its configuration; checked by the kind's own configuration class.
     meta : bool
         Build shapes without memory and without drawing any initial value.
 
@@ -65,19 +183,14 @@ def build_network(kind: str, config: Mapping[str, Any], *, meta: bool = False) -
     CheckpointError
         If the kind is unknown or the configuration is not valid.
     """
-    if kind not in NETWORK_KINDS:
-        raise CheckpointError(
-            f"unknown network {kind!r}; this version knows {', '.join(NETWORK_KINDS)}"
-        )
+    found = read_config(kind, config)
     try:
         if meta:
             with torch.device("meta"):
-                return _construct(kind, config)
+                return found.build()
         # Initial values come from torch's global generator; it is put back as it was.
         with torch.random.fork_rng(devices=[]):
-            return _construct(kind, config)
-    except CheckpointError:
-        raise
+            return found.build()
     except (MGDMError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the configuration of the {kind} is not valid: {error}") from error
 
@@ -86,9 +199,3 @@ def expected_tensors(network: nn.Module) -> dict[str, tuple[tuple[int, ...], tor
     """Shape and dtype of every tensor that a checkpoint of this network must hold."""
     state = network.state_dict()
     return {key: (tuple(value.shape), value.dtype) for key, value in state.items()}
-
-
-def stem_count(network: nn.Module) -> int:
-    """How many stems a network denoises."""
-    count = getattr(network, "stem_count", None)
-    return int(count if count is not None else network.config.stems)  # type: ignore[union-attr]

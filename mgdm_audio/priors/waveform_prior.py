@@ -13,51 +13,14 @@ from torch import nn
 from mgdm_audio.errors import PriorError
 from mgdm_audio.priors.levels import Levels
 from mgdm_audio.priors.precision import resolve_precision
+from mgdm_audio.priors.protocols import CastsWeights, SpectralDenoiser
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.priors import Denoised, level_vector
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["SpectralWaveformPrior", "StackedNetwork", "WaveformPrior", "make_prior"]
-
-
-class StackedNetwork(nn.Module):
-    """One single-source network per stem, run side by side as one network over all stems.
-
-    This is how the weakly supervised models of MSDM (ISDM in Mariani et al. 2023, section 3)
-    form a joint prior: the stems are independent.
-
-    Parameters
-    ----------
-    networks : sequence of nn.Module
-        Each takes ``(x[batch, 1, samples], sigma[batch])``; one per stem, in the stems' order.
-    """
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        if not networks:
-            raise SettingsError("a stack needs at least one network; found none")
-        self.networks = nn.ModuleList(networks)
-        self.stem_count = len(networks)
-
-    def forward(
-        self, x: Float[Tensor, "batch stems samples"], sigma: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch stems samples"]:
-        """Denoise stem i with network i."""
-        if x.shape[1] != len(self.networks):
-            raise ShapeError(
-                f"a stack of {len(self.networks)} networks takes as many stems; found {x.shape[1]}"
-            )
-        pairs = zip(self.networks, x.split(1, dim=1), strict=True)
-        return torch.cat([network(stem, sigma) for network, stem in pairs], dim=1)
-
-    def cast_weights(self, dtype: torch.dtype) -> None:
-        """Pass on to the networks (see ``UNet1d.cast_weights``)."""
-        for network in self.networks:
-            cast = getattr(network, "cast_weights", None)
-            if cast is not None:
-                cast(dtype)
+__all__ = ["SpectralWaveformPrior", "WaveformPrior", "make_prior"]
 
 
 class WaveformPrior:
@@ -99,8 +62,6 @@ class WaveformPrior:
     ----------
     schedule : NoiseSchedule
         The levels 0..T, alpha 1 throughout.
-    average_power : Tensor of shape (stems, bins) or None
-        Mean power spectrum of each stem in the training data, where the network carries it.
 
     Raises
     ------
@@ -143,9 +104,8 @@ class WaveformPrior:
         self.device = torch.device(device)
         self.dtype = resolve_precision(precision, self.device)
         self.network = network.to(self.device).eval().requires_grad_(False)
-        cast = getattr(network, "cast_weights", None)
-        if self.dtype != torch.float32 and cast is not None:
-            cast(self.dtype)
+        if self.dtype != torch.float32 and isinstance(network, CastsWeights):
+            network.cast_weights(self.dtype)
 
     @property
     def precision(self) -> str:
@@ -156,12 +116,6 @@ class WaveformPrior:
     def sigma_range(self) -> tuple[float, float]:
         """Noise deviation of level 1 and of level T."""
         return float(self.schedule.sigma[1]), float(self.schedule.sigma[-1])
-
-    @property
-    def average_power(self) -> Tensor | None:
-        """Mean power spectrum per stem, shape (stems, bins), or None if the network has none."""
-        power = getattr(self.network, "average_power", None)
-        return power if isinstance(power, Tensor) else None
 
     def parameter_count(self) -> int:
         """Return how many numbers the network learned."""
@@ -267,15 +221,20 @@ class WaveformPrior:
 
 
 class SpectralWaveformPrior(WaveformPrior):
-    """A waveform prior whose network also gives a mask per time-frequency bin.
+    """A waveform prior whose network is a :class:`~mgdm_audio.priors.protocols.SpectralDenoiser`.
 
-    The network has ``denoise_with_mask(x, sigma)`` and the transform ``spectral`` it works in.
+    So it gives a mask per time-frequency bin, and with it a variance.
     """
 
     @property
     def spectral(self) -> SpectralTransform:
         """Transform of the masks: noise of deviation sigma has variance sigma^2 in every bin."""
         return self.network.spectral  # type: ignore[return-value]
+
+    @property
+    def average_power(self) -> Float[Tensor, "stems bins"]:
+        """Mean power spectrum of each stem in the training data."""
+        return self.network.average_power  # type: ignore[return-value]
 
     def denoise_with_mask(
         self, x: Float[Tensor, "batch stems samples"], t: int | Int[Tensor, " batch"]
@@ -331,12 +290,13 @@ def make_prior(network: nn.Module, **facts: Any) -> WaveformPrior:
     Raises
     ------
     PriorError
-        If the network has masks and no transform to read them in.
+        If the network has masks, but no transform to read them in or no average spectra.
     """
-    if not hasattr(network, "denoise_with_mask"):
-        return WaveformPrior(network, **facts)
-    if not isinstance(getattr(network, "spectral", None), SpectralTransform):
+    if isinstance(network, SpectralDenoiser):
+        return SpectralWaveformPrior(network, **facts)
+    if hasattr(network, "denoise_with_mask"):
         raise PriorError(
-            f"{type(network).__name__} gives masks but has no 'spectral' that they belong to"
+            f"{type(network).__name__} gives masks but lacks 'spectral', which they belong to, or "
+            f"'average_power'"
         )
-    return SpectralWaveformPrior(network, **facts)
+    return WaveformPrior(network, **facts)

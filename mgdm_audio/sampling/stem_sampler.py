@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
+from mgdm_audio.priors.protocols import SpectralPrior
+from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
 from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_audio.sampling.windowed_prior import VARIANCES, Pinned, windowed
@@ -237,9 +238,9 @@ class StemSampler:
         if cfg.start == "noise":
             return None
         level = prior.schedule.level_of_sigma(cfg.start_sigma)
-        power = prior.average_power
-        if isinstance(prior, SpectralWaveformPrior) and power is not None:
-            estimate = average_spectrum_wiener(y[:1], power, prior.spectral).expand(len(y), -1, -1)
+        if isinstance(prior, SpectralPrior):
+            estimate = average_spectrum_wiener(y[:1], prior.average_power, prior.spectral)
+            estimate = estimate.expand(len(y), -1, -1)
         else:  # a prior that knows no spectra starts from equal shares
             share = y[:, None] / len(prior.stems)
             estimate = share.expand(-1, len(prior.stems), -1)

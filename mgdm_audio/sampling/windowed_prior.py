@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
+from mgdm_audio.priors.protocols import SpectralPrior
+from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.crossfade import fade_in
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
@@ -214,11 +215,11 @@ class SpectralWindowedPrior(WindowedPrior):
         falls: sound that the network removed from every stem still goes where it is likeliest.
     """
 
-    prior: SpectralWaveformPrior
+    prior: SpectralPrior
 
     def __init__(
         self,
-        prior: SpectralWaveformPrior,
+        prior: SpectralPrior,
         window: int,
         hop: int,
         *,
@@ -249,7 +250,7 @@ class SpectralWindowedPrior(WindowedPrior):
         power = self.prior.average_power
         noise = self.schedule.at(index, mask)[1] ** 2
         variance = noise * mask if self.variance == "tweedie" else _of_shares(spectral.forward(x_0))
-        if self.variance_floor > 0 and power is not None:
+        if self.variance_floor > 0:
             p = power.to(mask)[None, :, :, None]
             variance = torch.maximum(variance, self.variance_floor * noise * p / (p + noise))
         if self.pinned is not None:
@@ -278,7 +279,7 @@ def windowed(
     on_windows: Callable[[int], None] | None = None,
 ) -> WindowedPrior:
     """Return the windowed prior that the prior's capabilities allow."""
-    if isinstance(prior, SpectralWaveformPrior):
+    if isinstance(prior, SpectralPrior):
         return SpectralWindowedPrior(
             prior,
             window,

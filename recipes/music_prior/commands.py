@@ -315,7 +315,7 @@ def validate(
     import torch
 
     from mgdm_audio.priors.checkpoint.store import load_prior
-    from mgdm_audio.priors.stft_unet.network import STFTUNet
+    from mgdm_audio.priors.spectral_network import SpectralNetwork
     from recipes.music_prior.training import validate as validation
     from recipes.music_prior.training.export import network_from_checkpoint
 
@@ -333,7 +333,7 @@ def validate(
         if path.suffix == ".safetensors":
             prior = load_prior(path, precision="float32")
             network = prior.network
-            if not isinstance(network, STFTUNet):
+            if not isinstance(network, SpectralNetwork):
                 raise click.ClickException(f"{path} is no spectral denoiser; this measures those")
             step, seconds = prior.training["steps"], prior.training["seconds"]
             if preset_name is not None:

@@ -30,6 +30,7 @@ from mgdm_audio.io.resampling import resample
 from mgdm_audio.metrics.silence import active_stem_improvement
 from mgdm_audio.priors.catalogue import resolve
 from mgdm_audio.priors.checkpoint.store import load_prior
+from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.chunk_stream import ChunkStream
 from mgdm_audio.sampling.cost import count_evaluations
@@ -188,12 +189,11 @@ def _improvement(
 
 
 def _wiener(prior: WaveformPrior, truth: torch.Tensor) -> Row | None:
-    power, spectral = prior.average_power, getattr(prior, "spectral", None)
-    if power is None or spectral is None:
+    if not isinstance(prior, SpectralPrior):
         return None
     began = time.perf_counter()
     mixture = truth.sum(0)[None].to(prior.device)
-    filtered = average_spectrum_wiener(mixture, power, spectral)[0]
+    filtered = average_spectrum_wiener(mixture, prior.average_power, prior.spectral)[0]
     gains = _improvement(filtered.cpu(), truth, prior)
     return Row(_WIENER, gains, seconds=time.perf_counter() - began)
 

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 
 from mgdm_audio.errors import CheckpointError
-from mgdm_audio.priors import Levels, StackedNetwork, load_prior, read_header, verify
+from mgdm_audio.priors import Levels, load_prior, read_header, verify
+from mgdm_audio.priors.unet1d.stack import StackedNetwork
 from mgdm_core.errors import SettingsError
 from tests.audio.checkpoint_helpers import (
     STEMS,
@@ -332,7 +333,7 @@ def test_saving_checks_the_network_against_the_configuration(tmp_path):
     config = tiny_unet().config.to_dict() | {"num_blocks": [1, 1]}
     with pytest.raises(CheckpointError, match="unexpected tensor"):
         save_tiny(tmp_path / "a.safetensors", config=config)
-    with pytest.raises(CheckpointError, match="4 stem"):
+    with pytest.raises(SettingsError, match="4 stem"):
         save_tiny(tmp_path / "a.safetensors", stems=("bass", "drums"))
     with pytest.raises(SettingsError, match="licence"):
         save_tiny(tmp_path / "a.safetensors", licence="")

@@ -10,6 +10,7 @@ from torch import nn
 
 from mgdm_audio.errors import PriorError
 from mgdm_audio.priors import Levels, WaveformPrior, make_prior
+from mgdm_audio.priors.protocols import SpectralPrior, StemPrior
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.priors import Prior, VariancePrior
@@ -86,8 +87,9 @@ def test_capabilities_are_those_of_the_network():
     assert isinstance(plain, Prior)
     assert isinstance(spectral, VariancePrior)
     assert not isinstance(plain, VariancePrior)
-    assert spectral.average_power is not None
-    assert plain.average_power is None
+    assert isinstance(spectral, SpectralPrior)
+    assert isinstance(plain, StemPrior)
+    assert not isinstance(plain, SpectralPrior)
 
     class Masked(nn.Module):
         def denoise_with_mask(self, x, sigma):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mgdm_audio.priors import Levels, StackedNetwork, WaveformPrior
+from mgdm_audio.priors import Levels, WaveformPrior
 from mgdm_audio.priors.msdm.keys import from_published, published_name
 from mgdm_audio.priors.unet1d.network import UNet1d, UNet1dConfig
+from mgdm_audio.priors.unet1d.stack import StackedNetwork
 from mgdm_core.errors import SettingsError, ShapeError
 from tests.audio.checkpoint_helpers import SMALL, STEMS, generator, published, tiny_unet
 

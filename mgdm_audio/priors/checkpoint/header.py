@@ -9,7 +9,7 @@ from typing import Any
 
 from mgdm_audio.errors import CheckpointError
 from mgdm_audio.priors.levels import Levels
-from mgdm_audio.priors.networks import NETWORK_KINDS
+from mgdm_audio.priors.networks import NetworkConfig, read_config
 from mgdm_core.errors import SettingsError
 
 __all__ = ["FORMAT_VERSION", "PriorHeader"]
@@ -24,7 +24,7 @@ class PriorHeader:
     Parameters
     ----------
     network : str
-        Kind of network: ``"stft_unet"``, ``"unet1d"`` or ``"unet1d_stack"``.
+        Kind of network, see :func:`~mgdm_audio.priors.networks.network_kinds`.
     config : dict
         The network's configuration.
     stems : tuple of str
@@ -68,10 +68,6 @@ class PriorHeader:
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.network not in NETWORK_KINDS:
-            raise SettingsError(
-                f"unknown network {self.network!r}; this version knows {', '.join(NETWORK_KINDS)}"
-            )
         if not self.stems or len(set(self.stems)) != len(self.stems) or not all(self.stems):
             raise SettingsError(f"stems are different, non-empty names; found {list(self.stems)}")
         bad = [s for s in self.stems if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]{0,63}", s)]
@@ -85,18 +81,28 @@ class PriorHeader:
             raise SettingsError(f"window is within 1..2^28 samples; found {self.window}")
         if not 0 < self.sigma_data < 1e3:
             raise SettingsError(f"sigma_data is positive; found {self.sigma_data}")
-        if self.network == "unet1d_stack":
-            stated = [member.get("sigma_data") for member in self.config.get("networks", [])]
-        else:
-            stated = [self.config.get("sigma_data")]
-        wrong = [value for value in stated if value is not None and value != self.sigma_data]
-        if wrong:
+        config = self.network_config()
+        if config.sigma_data != self.sigma_data:
             raise SettingsError(
-                f"sigma_data is {self.sigma_data} in the header but {wrong[0]} in the "
+                f"sigma_data is {self.sigma_data} in the header but {config.sigma_data} in the "
                 f"network's configuration; they must be the same"
+            )
+        if config.stems != len(self.stems):
+            raise SettingsError(
+                f"the network has {config.stems} stem(s), the header names {len(self.stems)}"
             )
         if not self.licence.strip():
             raise SettingsError("licence must not be empty; write 'unknown' if it is")
+
+    def network_config(self) -> NetworkConfig:
+        """Return the network's configuration, checked by its own class.
+
+        Raises
+        ------
+        CheckpointError
+            If the kind is unknown or its configuration not valid.
+        """
+        return read_config(self.network, self.config)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""

@@ -23,7 +23,7 @@ from mgdm_audio.errors import CheckpointError, os_reason
 from mgdm_audio.priors.checkpoint.header import FORMAT_VERSION, PriorHeader
 from mgdm_audio.priors.checkpoint.layout import Layout, hash_tensors, read_layout
 from mgdm_audio.priors.levels import Levels
-from mgdm_audio.priors.networks import build_network, expected_tensors, stem_count
+from mgdm_audio.priors.networks import build_network, expected_tensors
 from mgdm_audio.priors.waveform_prior import WaveformPrior, make_prior
 from mgdm_core.array_types import Tensor
 from mgdm_core.errors import MGDMError, SettingsError
@@ -57,7 +57,6 @@ def _header_of(layout: Layout) -> PriorHeader:
         raise CheckpointError(f"{layout.path}: {error}") from error
     found = {key: (place.shape, place.dtype) for key, place in layout.tensors.items()}
     _compare(expected_tensors(network), found, str(layout.path))
-    _check_stems(network, header, str(layout.path))
     return header
 
 
@@ -80,14 +79,6 @@ def _compare(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) 
             raise CheckpointError(
                 f"{where}: tensor {key!r} must be like {dtype}; found {found[key][1]}"
             )
-
-
-def _check_stems(network: nn.Module, header: PriorHeader, where: str) -> None:
-    stems = stem_count(network)
-    if stems != len(header.stems):
-        raise CheckpointError(
-            f"{where}: the network has {stems} stem(s), the header names {len(header.stems)}"
-        )
 
 
 def read_header(path: str | Path) -> PriorHeader:
@@ -262,7 +253,7 @@ def save_prior(
     network : nn.Module
         A network of this kind and configuration, with its weights.
     kind : str
-        ``"stft_unet"``, ``"unet1d"`` or ``"unet1d_stack"``.
+        Its kind, see :func:`~mgdm_audio.priors.networks.network_kinds`.
     config, stems, rate, window, sigma_data, levels, licence, training, name
         The header's fields, see :class:`PriorHeader`.
     dtype : torch.dtype
@@ -304,7 +295,6 @@ def save_prior(
         name=name,
         tensors_sha256=hash_tensors(sorted(state.items())),
     )
-    _check_stems(network, header, str(path))
     try:
         metadata = {"mgdm": header.to_json()}
     except (TypeError, ValueError) as error:

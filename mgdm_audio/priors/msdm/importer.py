@@ -26,7 +26,7 @@ from mgdm_audio.priors.msdm.infer_config import infer_config
 from mgdm_audio.priors.msdm.keys import from_published
 from mgdm_audio.priors.networks import build_network
 from mgdm_audio.priors.unet1d.config import UNet1dConfig
-from mgdm_audio.priors.waveform_prior import StackedNetwork
+from mgdm_audio.priors.unet1d.stack import StackedNetwork
 from mgdm_core.array_types import Tensor
 
 __all__ = [

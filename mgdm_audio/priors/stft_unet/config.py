@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
+from torch import nn
+
+from mgdm_audio.priors.spectral_network import SpectralConfig
 from mgdm_core.errors import SettingsError
 
 __all__ = ["STFTUNetConfig"]
 
 
 @dataclass(frozen=True)
-class STFTUNetConfig:
+class STFTUNetConfig(SpectralConfig):
     """Sizes of an `STFTUNet`.
 
     Parameters
@@ -101,19 +102,8 @@ class STFTUNetConfig:
         """Frames are padded to a multiple of this inside the network."""
         return self.frame_patch << (len(self.widths) - 1)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
-        values = asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    def build(self) -> nn.Module:
+        """Return the network of these sizes."""
+        from mgdm_audio.priors.stft_unet.network import STFTUNet
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> STFTUNetConfig:
-        """Back from :meth:`to_dict`; a key that is not a setting is an error."""
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise SettingsError(f"stft_unet has no settings {unknown}; known are {sorted(known)}")
-        settings: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
-        return cls(**settings)
+        return STFTUNet(self)

@@ -44,7 +44,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.priors.spectral_network import ChannelLayout, DenoisedBins, SpectralNetwork
 from mgdm_audio.priors.stft_unet.bin_features import (
     DETAIL_FEATURES,
     TREND_FEATURES,
@@ -65,10 +65,9 @@ from mgdm_audio.priors.stft_unet.layers import (
     ResidualBlock,
     Upsample,
 )
-from mgdm_core.array_types import Complex, Float, Tensor
-from mgdm_core.errors import ShapeError
+from mgdm_core.array_types import Float, Int, Tensor
 
-__all__ = ["DenoisedSpectrum", "STFTUNet", "STFTUNetConfig"]
+__all__ = ["STFTUNet", "STFTUNetConfig"]
 
 _TINY = 1e-8
 # Magnitudes on a fixed scale count from here: some 30 dB below a stem of a song of RMS 0.1.
@@ -82,14 +81,43 @@ _CLEARLY_ABOVE = 40.0
 _MOVING = 0.3
 
 
-class DenoisedSpectrum(NamedTuple):
-    """Clean spectrum estimated by the network, and the gain of every bin on itself."""
+class _Gains(NamedTuple):
+    """What is decided of every bin.
 
-    spectrum: Complex[Tensor, "batch stems bins frames"]
-    mask: Float[Tensor, "batch stems bins frames"]
+    The clean bin is ``D_k = (1 - gate) mask_k X_k + gate share_k sum_j mask_j X_j``.
+
+    Parameters
+    ----------
+    mask : Tensor, shape (batch, stems, frames, bins)
+        What each stem keeps of itself.
+    share : Tensor of the same shape or None
+        Each stem's part of what is shared out; None where stems exchange nothing.
+    gate : Tensor, shape (batch, 1, frames, bins), or None
+        How much of the sum is shared out.
+    """
+
+    mask: Float[Tensor, "batch stems frames bins"]
+    share: Float[Tensor, "batch stems frames bins"] | None
+    gate: Float[Tensor, "batch 1 frames bins"] | None
+
+    def applied_to(
+        self,
+        real: Float[Tensor, "batch stems frames bins"],
+        imaginary: Float[Tensor, "batch stems frames bins"],
+    ) -> DenoisedBins:
+        clean_re, clean_im = self.mask * real, self.mask * imaginary
+        if self.share is None or self.gate is None:
+            return DenoisedBins(clean_re, clean_im, self.mask)
+        moved = self.gate * self.share
+        stay = 1 - self.gate
+        sum_re, sum_im = clean_re.sum(1, keepdim=True), clean_im.sum(1, keepdim=True)
+        clean_re, clean_im = stay * clean_re + moved * sum_re, stay * clean_im + moved * sum_im
+        return DenoisedBins(clean_re, clean_im, (stay + moved) * self.mask)
 
 
 class _State(NamedTuple):
+    """What every bin is decided from: all that does not belong to one bin."""
+
     real: Tensor
     imaginary: Tensor
     features: Tensor
@@ -102,38 +130,27 @@ class _State(NamedTuple):
     level: Tensor
 
 
-class STFTUNet(nn.Module):
-    """Waveform denoiser of several stems on their short-time spectra.
+class STFTUNet(SpectralNetwork):
+    """The denoiser that the module describes.
 
     Parameters
     ----------
     config : STFTUNetConfig
         Sizes. ``STFTUNet(STFTUNetConfig.from_dict(d))`` rebuilds a stored network.
-
-    Attributes
-    ----------
-    spectral : SpectralTransform
-        The transform it works in, for samplers that share it.
-    average_power : Tensor, shape (stems, bins)
-        Average power spectrum of every stem in the training songs, in songs whose mixture has an
-        RMS of 0.1; stored with the weights. Until it is filled, sigma_data^2 everywhere.
     """
 
-    average_power: Tensor
+    config: STFTUNetConfig
     started: Tensor
 
     def __init__(self, config: STFTUNetConfig | None = None) -> None:
-        super().__init__()
-        self.config = config = STFTUNetConfig() if config is None else config
-        self.spectral = SpectralTransform(config.n_fft, config.hop)
+        config = STFTUNetConfig() if config is None else config
+        super().__init__(config)
         stems, bins = config.stems, config.n_fft // 2
         self.features = 3 * stems + TREND_FEATURES
         # Per stem a mask and, where stems exchange sound, a share; then one gate for all.
         outputs = 2 * stems + 1 if config.cross_stem else stems
         self.outputs = outputs
         widths = config.widths
-        power = torch.full((stems, bins + 1), config.sigma_data**2)
-        self.register_buffer("average_power", power)
         # 1 once the network knows average spectra: it then shares sound out and looks for the noise
         # that is really there.
         self.register_buffer("started", torch.zeros(()))
@@ -182,68 +199,14 @@ class STFTUNet(nn.Module):
     def _blocks(self, width: int, count: int) -> Blocks:
         return Blocks(ResidualBlock(width, self.config.embedding) for _ in range(count))
 
-    # -- public ---------------------------------------------------------------------------------
-
-    def forward(
-        self, x: Float[Tensor, "batch stems samples"], sigma: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch stems samples"]:
-        """Denoise: the estimate of E[x_0 | x_0 + sigma eps = x].
-
-        Parameters
-        ----------
-        x : Tensor, shape (batch, stems, samples)
-            Noisy stems, any length from one sample.
-        sigma : Tensor, shape (batch,)
-            Noise deviation of every item, positive.
-
-        Returns
-        -------
-        Tensor, shape (batch, stems, samples)
-            Clean stems, in the dtype of ``x``.
-
-        Raises
-        ------
-        ShapeError
-            If the number of stems is not the network's, or ``sigma`` is not one value per item.
-        """
-        return self.denoise_with_mask(x, sigma)[0]
-
-    def denoise_with_mask(
-        self, x: Float[Tensor, "batch stems samples"], sigma: Float[Tensor, " batch"]
-    ) -> tuple[Float[Tensor, "batch stems samples"], Float[Tensor, "batch stems bins frames"]]:
-        """As :meth:`forward`, and the gain in [0, 1] of every bin on itself.
-
-        The posterior variance of a clean bin is about ``sigma^2 * mask``: a bin that the network
-        keeps could be wrong by as much as its noise, one that it removes by little.
-        """
-        if x.ndim != 3 or x.shape[1] != self.config.stems:
-            raise ShapeError(
-                f"this network denoises (batch, {self.config.stems}, samples); "
-                f"found shape {tuple(x.shape)}"
-            )
-        if sigma.shape != x.shape[:1]:
-            raise ShapeError(
-                f"sigma must have one value per item, shape {tuple(x.shape[:1])}; "
-                f"found {tuple(sigma.shape)}"
-            )
-        dtype = x.dtype
-        denoised = self.denoise_spectrum(self.spectral.forward(x.float()), sigma.float())
-        clean = self.spectral.inverse(denoised.spectrum, x.shape[-1]).to(dtype)
-        return clean, denoised.mask.to(dtype)
-
-    def denoise_spectrum(
-        self,
-        spectrum: Complex[Tensor, "batch stems bins frames"],
-        sigma: Float[Tensor, " batch"],
-    ) -> DenoisedSpectrum:
-        """Denoise in the spectral domain, without the way there and back."""
-        # A spectrum comes with its bins side by side in memory, and stays so.
-        parts = torch.view_as_real(spectrum.transpose(2, 3))
-        real, imaginary, mask = self.denoise_parts(
-            parts[..., 0].contiguous(), parts[..., 1].contiguous(), sigma
+    @property
+    def channel_layout(self) -> ChannelLayout:
+        """How its channels lie, for widening."""
+        return ChannelLayout(
+            blocks={"project": 3, "modulation": 2},
+            axes={"ups": (1, 0), "encoder": (2, 1), "decoder": (2, 1)},
+            head=self.config.widths[-1] // self.config.heads,
         )
-        clean = torch.complex(real, imaginary).transpose(2, 3)
-        return DenoisedSpectrum(clean, mask.transpose(2, 3))
 
     @torch.no_grad()
     def start_from_average(self, average_power: Float[Tensor, "stems bins"]) -> None:
@@ -266,40 +229,31 @@ class STFTUNet(nn.Module):
         real: Float[Tensor, "batch stems frames bins"],
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
-    ) -> tuple[
-        Float[Tensor, "batch stems frames bins"],
-        Float[Tensor, "batch stems frames bins"],
-        Float[Tensor, "batch stems frames bins"],
-    ]:
+    ) -> DenoisedBins:
         """Real and imaginary part of the clean spectrum, and the gain; frames before bins."""
-        # Above Nyquist's bin nothing is left to learn: it takes the skip of EDM.
-        top = 1 / (1 + (sigma.reshape(-1, 1, 1, 1) / self.config.sigma_data) ** 2)
-        top = top.expand(*real.shape[:3], 1)
         bins = self.config.n_fft // 2
         state = self._observe(real, imaginary, sigma)
         # In parts, so that the bin network takes less memory at a time.
         parts = [self._decide(state, c) for c in torch.arange(bins, device=sigma.device).split(128)]
-        clean_re, clean_im, mask = (torch.cat(part, 3) for part in zip(*parts))
-        clean_re = torch.cat([clean_re, top * real[..., bins:]], 3)
-        clean_im = torch.cat([clean_im, top * imaginary[..., bins:]], 3)
-        return clean_re, clean_im, torch.cat([mask, top], 3)
+        below = DenoisedBins(*(torch.cat(part, 3) for part in zip(*parts)))
+        return self.with_nyquist(below, real, imaginary, sigma)
 
     def denoise_bins(
         self,
         real: Float[Tensor, "batch stems frames bins"],
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
-        chosen: Tensor,
-    ) -> tuple[
-        Float[Tensor, "batch stems frames chosen"],
-        Float[Tensor, "batch stems frames chosen"],
-        Float[Tensor, "batch stems frames chosen"],
-    ]:
+        chosen: Int[Tensor, " chosen"],
+    ) -> DenoisedBins:
         """As :meth:`denoise_parts`, at some bins below Nyquist's only: enough for training."""
         return self._decide(self._observe(real, imaginary, sigma), chosen)
 
-    def _observe(self, real, imaginary, sigma):
-        """What every bin is decided from: all that does not belong to one bin."""
+    def _observe(
+        self,
+        real: Float[Tensor, "batch stems frames bins"],
+        imaginary: Float[Tensor, "batch stems frames bins"],
+        sigma: Float[Tensor, " batch"],
+    ) -> _State:
         level = sigma.reshape(-1, 1, 1, 1)
         noise = self._noise_level(real, imaginary, level)
         bins = self.config.n_fft // 2
@@ -322,7 +276,7 @@ class STFTUNet(nn.Module):
         wide = wide_features(trends)
         return _State(re, im, features, trends, wide, context, outputs, embedding, noise, level)
 
-    def _decide(self, state: _State, chosen: Tensor):
+    def _decide(self, state: _State, chosen: Int[Tensor, " chosen"]) -> DenoisedBins:
         """Clean spectrum and gain of the chosen bins."""
         features = state.features.index_select(3, chosen)
         features = torch.cat([features, detail_features(state.trends, state.wide, chosen)], 1)
@@ -336,9 +290,14 @@ class STFTUNet(nn.Module):
         outputs = outputs.float() + self.bias.index_select(2, chosen)
         re, im = state.real.index_select(3, chosen), state.imaginary.index_select(3, chosen)
         prior = self.log_prior.index_select(2, chosen)
-        return self._assemble(outputs, prior, re, im, state.noise, state.level)
+        return self._gains(outputs, prior, re, im, state.noise, state.level).applied_to(re, im)
 
-    def _noise_level(self, real, imaginary, level):
+    def _noise_level(
+        self,
+        real: Float[Tensor, "batch stems frames bins"],
+        imaginary: Float[Tensor, "batch stems frames bins"],
+        level: Float[Tensor, "batch 1 1 1"],
+    ) -> Float[Tensor, "batch 1 1 1"]:
         """Deviation of the white noise that is there, at most the nominal level.
 
         Most bins of a stem are quiet, so their median power is the noise's (ln 2 of its mean for
@@ -349,7 +308,11 @@ class STFTUNet(nn.Module):
         found = torch.minimum(found.clamp_min(_LEAST_NOISE), level)
         return torch.where(self.started > 0, found, level)
 
-    def _context(self, features, embedding):
+    def _context(
+        self,
+        features: Float[Tensor, "batch features frames bins"],
+        embedding: Float[Tensor, "batch embedding"],
+    ) -> Float[Tensor, "batch width bands columns"]:
         h = self.encoder(features)
         skips = []
         for level, (blocks, down) in enumerate(zip(self.down_blocks, self.downs)):
@@ -365,7 +328,16 @@ class STFTUNet(nn.Module):
             h = blocks(h, embedding)
         return h
 
-    def _assemble(self, outputs, log_prior, re, im, level, nominal):
+    def _gains(
+        self,
+        outputs: Float[Tensor, "batch outputs frames bins"],
+        log_prior: Float[Tensor, "stems 1 bins"],
+        re: Float[Tensor, "batch stems frames bins"],
+        im: Float[Tensor, "batch stems frames bins"],
+        level: Float[Tensor, "batch 1 1 1"],
+        nominal: Float[Tensor, "batch 1 1 1"],
+    ) -> _Gains:
+        """Gains of the chosen bins out of what the network says, a correction of Wiener's."""
         stems = self.config.stems
         # Wiener's odds, signal over noise. Music lies far from its average spectrum, so a bin that
         # stands well above the noise is taken at its own power instead.
@@ -374,15 +346,10 @@ class STFTUNet(nn.Module):
         threshold = _CLEARLY_ABOVE * (1 + 1 / odds)
         odds = odds + self.evidence.clamp_min(0) * loudness.square() / (loudness + threshold)
         mask = torch.sigmoid(outputs[:, :stems] + torch.log(odds))
-        clean_re, clean_im = mask * re, mask * im
         if not self.config.cross_stem:
-            return clean_re, clean_im, mask
+            return _Gains(mask, None, None)
         share = torch.softmax(outputs[:, stems : 2 * stems] + log_prior, 1)
         # The higher the level, the less it means where a sound is found.
         odds = _MOVING * (nominal / self.config.sigma_data).square()
         gate = self.started * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds))
-        moved = gate * share
-        stay = 1 - gate
-        sum_re, sum_im = clean_re.sum(1, keepdim=True), clean_im.sum(1, keepdim=True)
-        clean_re, clean_im = stay * clean_re + moved * sum_re, stay * clean_im + moved * sum_im
-        return clean_re, clean_im, (stay + moved) * mask
+        return _Gains(mask, share, gate)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
+from torch import nn
+
+from mgdm_audio.priors.networks import NetworkConfig
 from mgdm_core.errors import SettingsError
 
-__all__ = ["UNet1dConfig"]
+__all__ = ["UNet1dConfig", "UNet1dStackConfig"]
 
 _LARGEST = 1 << 16
+_LARGEST_STACK = 64
 
 
 @dataclass(frozen=True)
-class UNet1dConfig:
+class UNet1dConfig(NetworkConfig):
     """Sizes of a `UNet1d`; the defaults are those of the published four-stem MSDM network.
 
     Parameters
@@ -146,6 +150,11 @@ class UNet1dConfig:
                 raise SettingsError(f"{item.name} must be {shape}{rule}; found {value!r:.80}")
 
     @property
+    def stems(self) -> int:
+        """Stems denoised jointly."""
+        return self.in_channels
+
+    @property
     def multiple(self) -> int:
         """Lengths are padded to a multiple of this inside the network."""
         return self.patch_factor**self.patch_blocks * math.prod(self.factors)
@@ -156,22 +165,79 @@ class UNet1dConfig:
         widths.append(self.channels)
         return list(pairwise(widths))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> UNet1dConfig:
         """Back from :meth:`to_dict`; a key that is not a setting is an error."""
-        known = {item.name for item in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise SettingsError(f"unet1d has no settings {unknown}; known are {sorted(known)}")
-        settings: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        cls._check_types(settings)
-        return cls(**settings)
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        cls._check_types(settings)  # first of all, as widths of the wrong kind cannot be checked
+        return super().from_dict(settings)  # type: ignore[return-value]
+
+    def build(self) -> nn.Module:
+        """Return the network of these sizes."""
+        from mgdm_audio.priors.unet1d.network import UNet1d
+
+        return UNet1d(self)
+
+
+@dataclass(frozen=True)
+class UNet1dStackConfig(NetworkConfig):
+    """Sizes of several single-source networks that form one prior of independent stems.
+
+    Parameters
+    ----------
+    networks : tuple of UNet1dConfig
+        One per stem, of one channel each and of one sigma_data.
+
+    Raises
+    ------
+    SettingsError
+        If they do not fit each other.
+    """
+
+    networks: tuple[UNet1dConfig, ...]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.networks) <= _LARGEST_STACK:
+            raise SettingsError(
+                f"a unet1d_stack holds 1 to {_LARGEST_STACK} networks; found {len(self.networks)}"
+            )
+        if any(network.in_channels != 1 for network in self.networks):
+            raise SettingsError("each network of a unet1d_stack has one channel")
+        deviations = sorted({network.sigma_data for network in self.networks})
+        if len(deviations) > 1:
+            raise SettingsError(
+                f"the networks of a unet1d_stack share one sigma_data; found {deviations}"
+            )
+
+    @property
+    def stems(self) -> int:
+        """Stems denoised side by side."""
+        return len(self.networks)
+
+    @property
+    def sigma_data(self) -> float:
+        """Deviation of the data, the same for all."""
+        return self.networks[0].sigma_data
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON."""
+        return {"networks": [network.to_dict() for network in self.networks]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UNet1dStackConfig:
+        """Back from :meth:`to_dict`; a key that is not a setting is an error."""
+        members = values.get("networks")
+        if set(values) != {"networks"} or not isinstance(members, list):
+            raise SettingsError(f"it is one list 'networks'; found the keys {sorted(values)}")
+        if not all(isinstance(member, Mapping) for member in members):
+            raise SettingsError("each entry of 'networks' is a configuration")
+        return cls(tuple(UNet1dConfig.from_dict(member) for member in members))
+
+    def build(self) -> nn.Module:
+        """Return the networks, stacked."""
+        from mgdm_audio.priors.unet1d.stack import StackedNetwork
+
+        return StackedNetwork([network.build() for network in self.networks])
 
 
 def _fits(kind: str, value: Any) -> bool:

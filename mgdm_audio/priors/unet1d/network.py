@@ -122,7 +122,6 @@ class UNet1d(nn.Module):
     def __init__(self, config: UNet1dConfig | None = None) -> None:
         super().__init__()
         self.config = config = UNet1dConfig() if config is None else config
-        self.stem_count = config.in_channels
         features = 4 * config.channels
         levels = range(len(config.factors))
         self.embedding = NoiseEmbedding(config.channels // 2, features)

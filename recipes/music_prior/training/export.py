@@ -12,8 +12,10 @@ import torch
 from mgdm_audio.priors.checkpoint.header import PriorHeader
 from mgdm_audio.priors.checkpoint.store import load_prior, save_prior
 from mgdm_audio.priors.levels import Levels
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.networks import kind_of
+from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_core.errors import MGDMError
+from recipes.music_prior.training.presets import TrainSettings
 from recipes.music_prior.training.train import read_checkpoint
 
 __all__ = ["LEVELS", "export", "network_from_checkpoint", "read_network"]
@@ -24,11 +26,12 @@ WINDOW = 131_072
 LEVELS = Levels(sigma_min=1e-3, sigma_max=1.0, rho=3.0, steps=1000)
 
 
-def network_from_checkpoint(path: Path, average: bool = True) -> tuple[STFTUNet, dict[str, Any]]:
+def network_from_checkpoint(
+    path: Path, average: bool = True
+) -> tuple[SpectralNetwork, dict[str, Any]]:
     """Network of a checkpoint (its averaged weights unless told otherwise), and the checkpoint."""
     state = read_checkpoint(path)
-    settings = json.loads(state["settings"])
-    network = STFTUNet(STFTUNetConfig.from_dict(settings["network"]))
+    network = build_spectral(TrainSettings.from_dict(json.loads(state["settings"])).network)
     weights = dict(state["network"])
     if average:
         weights.update(state["average"])
@@ -99,7 +102,7 @@ def export(
     return save_prior(
         out,
         network,
-        kind="stft_unet",
+        kind=kind_of(network.config),
         config=network.config.to_dict(),
         stems=STEMS,
         rate=RATE,
@@ -113,9 +116,9 @@ def export(
     )
 
 
-def read_network(path: Path) -> STFTUNet:
+def read_network(path: Path) -> SpectralNetwork:
     """Network of an exported file in float32, for a run that starts from it."""
     network = load_prior(path, device="cpu", precision="float32").network
-    if not isinstance(network, STFTUNet):
-        raise MGDMError(f"{path} holds no stft_unet; found {type(network).__name__}")
+    if not isinstance(network, SpectralNetwork):
+        raise MGDMError(f"{path} holds no network on spectra; found {type(network).__name__}")
     return network

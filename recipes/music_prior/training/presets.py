@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from mgdm_audio.priors.networks import NetworkConfig, kind_of, read_config
 from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from mgdm_core.errors import SettingsError
 from recipes.music_prior.training.corruption import CorruptionSettings
@@ -20,8 +21,8 @@ class TrainSettings:
 
     Parameters
     ----------
-    network : STFTUNetConfig
-        Sizes of the denoiser.
+    network : NetworkConfig
+        Sizes of the denoiser, of any registered kind that works on spectra.
     data : DataSettings
         Batches, their augmentation and the pool they are drawn from.
     corruption : CorruptionSettings
@@ -49,7 +50,7 @@ class TrainSettings:
         Wall time between checkpoints.
     """
 
-    network: STFTUNetConfig = field(default_factory=STFTUNetConfig)
+    network: NetworkConfig = field(default_factory=STFTUNetConfig)
     data: DataSettings = field(default_factory=DataSettings)
     corruption: CorruptionSettings = field(default_factory=CorruptionSettings)
     steps: int = 100_000
@@ -76,9 +77,9 @@ class TrainSettings:
             raise SettingsError(f"ema_length must be in (0, 0.3); found {self.ema_length}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON."""
+        """Plain values, fit for JSON; the network's begin with its kind."""
         values = asdict(self)
-        values["network"] = self.network.to_dict()
+        values["network"] = {"kind": kind_of(self.network), **self.network.to_dict()}
         return values
 
     @classmethod
@@ -88,7 +89,8 @@ class TrainSettings:
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise SettingsError(f"training has no settings {unknown}")
-        values["network"] = STFTUNetConfig.from_dict(values["network"])
+        network = dict(values["network"])
+        values["network"] = read_config(network.pop("kind", ""), network)
         values["data"] = DataSettings(**values["data"])
         values["corruption"] = CorruptionSettings(**values["corruption"])
         return cls(**values)
@@ -106,8 +108,10 @@ _NEAR_THE_MIXTURE = CorruptionSettings(
     blind=0.9,
 )
 
+_SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
+
 _CPU = TrainSettings(
-    network=STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128),
+    network=_SMALL,
     corruption=_NEAR_THE_MIXTURE,
     warmup_steps=40,
     decay_steps=500,
@@ -121,7 +125,7 @@ PRESETS: dict[str, TrainSettings] = {
     # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.
     "cpu-wide": replace(
         _CPU,
-        network=replace(_CPU.network, widths=(64, 128, 256), heads=8),
+        network=replace(_SMALL, widths=(64, 128, 256), heads=8),
         data=DataSettings(items_per_step=2.0),
         learning_rate=9e-4,
     ),

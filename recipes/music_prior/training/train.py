@@ -16,7 +16,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from mgdm_audio.priors.precision import resolve_precision
-from mgdm_audio.priors.stft_unet.network import STFTUNet
+from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_core.array_types import Complex, Float, Tensor
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.training.corruption import corrupt, draw_sigmas
@@ -48,7 +48,7 @@ Progress = Callable[[dict[str, float]], None]
 class _Objective(nn.Module):
     """Network and loss in one module, so that Fabric wraps what is differentiated."""
 
-    def __init__(self, network: STFTUNet, compiled: bool) -> None:
+    def __init__(self, network: SpectralNetwork, compiled: bool) -> None:
         super().__init__()
         self.network = network
         parts = torch.compile(network.denoise_bins) if compiled else network.denoise_bins
@@ -116,11 +116,11 @@ def _seed(*numbers: int) -> int:
     return value >> 1
 
 
-def _initialised(settings: TrainSettings, origin: STFTUNet | None) -> STFTUNet:
+def _initialised(settings: TrainSettings, origin: SpectralNetwork | None) -> SpectralNetwork:
     # Layers draw their first weights from the global stream, which is put back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(_seed(settings.seed))
-        network = STFTUNet(settings.network)
+        network = build_spectral(settings.network)
     if origin is not None:
         generator = torch.Generator().manual_seed(_seed(settings.seed, 3))
         network.load_state_dict(widened(origin, network, WIDENING_NOISE, generator))
@@ -135,7 +135,7 @@ def train(
     resume: bool = True,
     minutes: float | None = None,
     stop_after: int | None = None,
-    origin: STFTUNet | None = None,
+    origin: SpectralNetwork | None = None,
     identity: str = "",
     report_every: int = 20,
     progress: Progress | None = None,

@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from mgdm_audio.metrics.si_sdr import si_sdr
-from mgdm_audio.priors.stft_unet.network import STFTUNet
+from mgdm_audio.priors.spectral_network import SpectralNetwork
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.chunk_stream import ChunkStream
 from mgdm_audio.sampling.level import LevelMeter
@@ -72,14 +72,16 @@ class FastSampler:
 
     @torch.no_grad()
     def separate(
-        self, network: STFTUNet, mixture: Float[Tensor, "batch samples"], seed: int = 0
+        self, network: SpectralNetwork, mixture: Float[Tensor, "batch samples"], seed: int = 0
     ) -> Float[Tensor, "batch stems samples"]:
         """Stems of mixtures of RMS 0.1, the mean of ``samples`` runs."""
         generator = torch.Generator(device=mixture.device).manual_seed(seed)
         runs = [self._sample(network, mixture, generator) for _ in range(self.samples)]
         return torch.stack(runs).mean(0)
 
-    def _sample(self, network: STFTUNet, mixture: Tensor, generator: torch.Generator) -> Tensor:
+    def _sample(
+        self, network: SpectralNetwork, mixture: Tensor, generator: torch.Generator
+    ) -> Tensor:
         spectral, power = network.spectral, network.average_power
         target = spectral.forward(mixture)
         length, stems = mixture.shape[-1], network.config.stems
@@ -151,7 +153,10 @@ def real_pieces(folder: Path, seconds: float = 6.0, rate: int = 22_050) -> Array
 
 @torch.no_grad()
 def denoising_sdr(
-    network: STFTUNet, stems: Float[Tensor, "items stems samples"], seed: int = 0, batch: int = 4
+    network: SpectralNetwork,
+    stems: Float[Tensor, "items stems samples"],
+    seed: int = 0,
+    batch: int = 4,
 ) -> dict[float, list[float]]:
     """SDR in dB per noise level and stem: power of the clean stems over that of the error."""
     scores: dict[float, list[float]] = {}
@@ -202,7 +207,7 @@ def preset_separator(
 
 
 def validate(
-    network: STFTUNet,
+    network: SpectralNetwork,
     stems: Float[Tensor, "items stems samples"],
     real: Float[Tensor, "pieces stems samples"] | None = None,
     sampler: FastSampler | None = None,

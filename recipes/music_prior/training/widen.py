@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import torch
 
-from mgdm_audio.priors.stft_unet.network import STFTUNet
+from mgdm_audio.priors.spectral_network import ChannelLayout, SpectralNetwork
 from mgdm_core.array_types import Tensor
 from mgdm_core.errors import SettingsError
 
 __all__ = ["widened"]
 
-# Layers whose outputs lie in blocks: queries, keys, values; scale and shift.
-_BLOCKS = {"project": 3, "modulation": 2}
-# Layers whose weights have outputs and inputs on other axes than 0 and 1.
-_AXES = {"ups": (1, 0), "encoder": (2, 1), "decoder": (2, 1)}
-
 
 def widened(
-    narrow: STFTUNet, wide: STFTUNet, noise: float, generator: torch.Generator
+    narrow: SpectralNetwork, wide: SpectralNetwork, noise: float, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Weights that make one network compute what another does.
 
     Parameters
     ----------
-    narrow : STFTUNet
+    narrow : SpectralNetwork
         Network to take over.
-    wide : STFTUNet
+    wide : SpectralNetwork
         Network to fill, which differs in nothing but widths and heads: multiples of the narrow
-        network's, the channels per head being the same.
+        network's, the channels per head being the same (``channel_layout`` says how they lie).
     noise : float
         Deviation of the noise on weights that are widened, as a share of their root mean square.
         Without it the outputs are the same but for rounding.
@@ -49,11 +44,16 @@ def widened(
     SettingsError
         If the narrow network does not fit into the wide one.
     """
-    sizes = [c.widths[-1] // c.heads for c in (narrow.config, wide.config)]
-    if sizes[0] != sizes[1]:
+    if type(narrow) is not type(wide):
         raise SettingsError(
-            f"a network is widened by whole heads: found {sizes[1]} channels per head, "
-            f"the narrow network has {sizes[0]}"
+            f"a network is widened into one of its own kind; found {type(narrow).__name__} and "
+            f"{type(wide).__name__}"
+        )
+    layout = wide.channel_layout
+    if narrow.channel_layout.head != layout.head:
+        raise SettingsError(
+            f"a network is widened by whole heads: found {layout.head} channels per head, "
+            f"the narrow network has {narrow.channel_layout.head}"
         )
     found = narrow.state_dict()
     shapes = {name: value.shape for name, value in wide.state_dict().items()}
@@ -63,7 +63,7 @@ def widened(
     for name, shape in shapes.items():
         if found[name].shape == shape:
             continue
-        weight = _repeated(name, found[name], shape, generator)
+        weight = _repeated(name, found[name], shape, layout, generator)
         if weight.ndim > 1 and min(weight.shape[:2]) > 1:
             size = noise * weight.square().mean().sqrt()
             weight = weight + size * torch.randn(shape, generator=generator)
@@ -71,15 +71,21 @@ def widened(
     return found
 
 
-def _repeated(name: str, weight: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+def _repeated(
+    name: str,
+    weight: Tensor,
+    shape: torch.Size,
+    layout: ChannelLayout,
+    generator: torch.Generator,
+) -> Tensor:
     if weight.ndim != len(shape) or any(new % old for new, old in zip(shape, weight.shape)):
         raise SettingsError(
             f"{name} of shape {tuple(weight.shape)} cannot be repeated into {tuple(shape)}: widths "
             f"must be multiples of the narrow network's, and all else the same"
         )
     path = name.split(".")
-    blocks = next((count for layer, count in _BLOCKS.items() if layer in path), 1)
-    outputs, inputs = _AXES.get(path[0], (0, 1))
+    blocks = next((count for layer, count in layout.blocks.items() if layer in path), 1)
+    outputs, inputs = layout.axes.get(path[0], (0, 1))
     if weight.ndim == 1:
         outputs = 0
     weight = _copies(weight, shape[outputs], outputs, blocks)
