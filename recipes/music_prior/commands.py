@@ -36,10 +36,12 @@ def main() -> None:
     """Compose, render, train, validate and export the bundled music prior."""
 
 
-def _stream_settings(workers: int = 1, per_song: int = 12, **music):
+def _stream_settings(workers: int = 1, per_song: int = 12, other: bool = False, **music):
+    from recipes.music_prior.songs.song import FIVE_STEMS, STEMS
     from recipes.music_prior.sound.stream import StreamSettings
 
-    return StreamSettings(workers=workers, segments_per_song=per_song, **music)
+    stems = FIVE_STEMS if other else STEMS
+    return StreamSettings(workers=workers, segments_per_song=per_song, stems=stems, **music)
 
 
 def _source(data_dir, **stream):
@@ -92,6 +94,11 @@ def _song_options(command):
     for option in (
         click.option(
             "--per-song", default=4, show_default=True, help="Segments of 6 s cut from each song."
+        ),
+        click.option(
+            "--other",
+            is_flag=True,
+            help="A fifth stem: other instruments and voices in half of it.",
         ),
         click.option("--workers", default=1, show_default=True, help="Processes that render."),
         _music_options,

@@ -14,6 +14,7 @@ from recipes.music_prior.songs.midi_songs import (
     split_files,
 )
 from recipes.music_prior.songs.song import (
+    FIVE_STEMS,
     STEMS,
     Bend,
     Note,
@@ -142,7 +143,9 @@ def write_midi(path, *, broken=False):
 def test_a_midi_file_becomes_tracks_by_class(tmp_path):
     song = load_song(write_midi(tmp_path / "song.mid"))
     tracks = {track.stem: track for track in song.tracks}
-    assert set(tracks) == set(STEMS)
+    assert set(tracks) == set(FIVE_STEMS)
+    assert tracks["other"].program == 100
+    assert tracks["other"].role == ""
     assert tracks["piano"].program == 4
     assert tracks["piano"].notes == (Note(0.0, 1.0, 60, 100),)  # the pedal holds it
     assert tracks["bass"].notes == (Note(0.0, 0.5, 40, 90),)

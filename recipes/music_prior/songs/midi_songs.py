@@ -10,6 +10,7 @@ import numpy as np
 
 from recipes.music_prior.songs.song import (
     DRUM_CHANNEL,
+    OTHER,
     STEMS,
     Bend,
     Note,
@@ -74,7 +75,8 @@ def load_song(path: str | Path) -> Song | None:
     -------
     Song or None
         All tracks, those of other instruments too (their stem is the one they can stand in for,
-        their role "stand-in"); None when no note belongs to any of the four stems.
+        with the role "stand-in", or else "other"); None when no note belongs to any of the four
+        stems.
 
     Raises
     ------
@@ -97,11 +99,11 @@ def load_song(path: str | Path) -> Song | None:
     tracks = []
     for (channel, program), notes in sorted(parts.items()):
         stem = stem_of(program, is_drum=channel == DRUM_CHANNEL)
-        role = "" if stem else "stand-in"
+        role = ""
         if stem is None:
-            stem = next((s for s, programs in STAND_INS.items() if program in programs), None)
-        if stem is None:
-            continue
+            able = (s for s, programs in STAND_INS.items() if program in programs)
+            stem = next(able, OTHER)
+            role = "" if stem == OTHER else "stand-in"
         tracks.append(
             Track(
                 stem=stem,
@@ -111,7 +113,7 @@ def load_song(path: str | Path) -> Song | None:
                 role=role,
             )
         )
-    if not any(track.role != "stand-in" for track in tracks):
+    if not any(track.role != "stand-in" and track.stem != OTHER for track in tracks):
         return None
     return Song(path.stem, tuple(tracks), duration)
 
@@ -213,7 +215,7 @@ def _play(midi):
     return recorder.parts, recorder.bends, recorder.now
 
 
-def augment(song: Song, rng: np.random.Generator) -> Song:
+def augment(song: Song, rng: np.random.Generator, stems: tuple[str, ...] = STEMS) -> Song:
     """Vary a song: other instruments stand in for absent stems, another key, another tempo.
 
     Parameters
@@ -222,11 +224,13 @@ def augment(song: Song, rng: np.random.Generator) -> Song:
         As `load_song` reads it.
     rng
         The random stream; the song and the stream's state decide the result.
+    stems
+        `STEMS`, or `FIVE_STEMS`: then what stands in for nothing plays in the stem "other".
 
     Returns
     -------
     Song
-        Only tracks of the four stems; transposed by -5..6 semitones, 0.8 to 1.25 times as fast.
+        Only tracks of these stems; transposed by -5..6 semitones, 0.8 to 1.25 times as fast.
     """
     present = {track.stem for track in song.tracks if track.role != "stand-in"}
     tracks = []
@@ -235,6 +239,9 @@ def augment(song: Song, rng: np.random.Generator) -> Song:
             tracks.append(track)
         elif track.stem not in present and rng.random() < 0.8:
             tracks.append(replace(track, program=_program_for(track.stem, rng), role=""))
+        else:
+            tracks.append(replace(track, stem=OTHER, role=""))
+    tracks = [track for track in tracks if track.stem in stems]
     song = replace(song, tracks=tuple(tracks))
     song = transpose(song, int(rng.integers(-5, 7)))
     return change_tempo(song, float(np.exp(rng.uniform(np.log(0.8), np.log(1.25)))))

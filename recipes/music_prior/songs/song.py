@@ -15,6 +15,8 @@ import numpy as np
 from mgdm_core.errors import MGDMError
 
 STEMS = ("bass", "drums", "guitar", "piano")
+OTHER = "other"  # every other instrument, and voices
+FIVE_STEMS = (*STEMS, OTHER)
 RATE = 22_050
 DRUM_CHANNEL = 9
 
@@ -52,7 +54,7 @@ class Track:
     Attributes
     ----------
     stem
-        One of `STEMS`.
+        One of `FIVE_STEMS`.
     program
         General MIDI program 0..127; for drums the program of the kit on the drum bank.
     notes
@@ -70,8 +72,9 @@ class Track:
     role: str = ""
 
     def __post_init__(self) -> None:
-        if self.stem not in STEMS:
-            raise SongError(f"a track's stem must be one of {', '.join(STEMS)}; got {self.stem!r}")
+        if self.stem not in FIVE_STEMS:
+            stems = ", ".join(FIVE_STEMS)
+            raise SongError(f"a track's stem must be one of {stems}; got {self.stem!r}")
         if not 0 <= self.program <= 127:
             raise SongError(f"a track's program must be in 0..127; got {self.program}")
 
@@ -85,9 +88,9 @@ class Song:
     duration: float
 
     def stems(self) -> tuple[str, ...]:
-        """Return the stems that have at least one note, in the order of `STEMS`."""
+        """Return the stems that have at least one note, in the order of `FIVE_STEMS`."""
         present = {track.stem for track in self.tracks if track.notes}
-        return tuple(stem for stem in STEMS if stem in present)
+        return tuple(stem for stem in FIVE_STEMS if stem in present)
 
 
 def stem_of(program: int, is_drum: bool) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import signal
 
-from recipes.music_prior.songs.song import STEMS, Track
+from recipes.music_prior.songs.song import FIVE_STEMS, OTHER, Track
 from recipes.music_prior.sound import effects as fx
 
 # Mean level of an active stem (dB of RMS, relative to each other), and its deviation over songs:
@@ -17,10 +17,14 @@ STEM_LEVELS = {
     "drums": (-25.0, 3.5),
     "guitar": (-27.5, 4.0),
     "piano": (-27.5, 4.0),
+    "other": (-25.5, 4.5),
 }
 MIX_RMS, MIX_SPREAD = 0.1, 0.3  # median, and deviation of the logarithm
 ACOUSTIC = (24, 25)
 DRIVEN = (29, 30)
+# How often an engineer compresses a stem, and puts it into a room.
+_COMPRESSED = {"bass": 0.7, "drums": 0.6, "guitar": 0.4, "piano": 0.4, "other": 0.5}
+_IN_A_ROOM = {"bass": 0.2, "drums": 0.7, "guitar": 0.7, "piano": 0.7, "other": 0.8}
 DRIVEN_ROLES = ("power", "chug")
 
 
@@ -50,7 +54,7 @@ def draw_space(rng: np.random.Generator) -> Space:
 
 def pan_of(track: Track, rng: np.random.Generator) -> float:
     """Draw where a track stands, -1 (left) to 1: bass and drums in the middle."""
-    width = {"bass": 0.0, "drums": 0.0, "guitar": 0.7, "piano": 0.4}[track.stem]
+    width = {"bass": 0.0, "drums": 0.0, "guitar": 0.7, "piano": 0.4, "other": 0.8}[track.stem]
     return float(rng.uniform(-width, width))
 
 
@@ -132,10 +136,10 @@ def produce_stem(
     sound: np.ndarray, stem: str, space: Space, rng: np.random.Generator, rate: int
 ) -> np.ndarray:
     """Run a stem through the engineer's channel: compressor, equaliser, room, echo."""
-    if rng.random() < {"bass": 0.7, "drums": 0.6, "guitar": 0.4, "piano": 0.4}[stem]:
+    if rng.random() < _COMPRESSED[stem]:
         sound = fx.compress(sound, rate, rng)
     response = fx.minimum_phase(_equaliser(stem, rng, rate))[None]
-    if rng.random() < {"bass": 0.2, "drums": 0.7, "guitar": 0.7, "piano": 0.7}[stem]:
+    if rng.random() < _IN_A_ROOM[stem]:
         wet = space.wet + rng.uniform(-5, 5) - (6 if stem == "bass" else 0)
         decay = space.decay * rng.uniform(0.6, 1.4)
         walls = fx.room(rng, rate, sound.shape[0], decay, wet)
@@ -156,24 +160,31 @@ def _equaliser(stem: str, rng: np.random.Generator, rate: int) -> np.ndarray:
     curve += fx.shelf(rate, rng.uniform(2500, 7000), rng.normal(0, 3), high=True)
     low = rng.normal(2.5, 4) if stem == "drums" else rng.normal(0, 2.5)
     curve += fx.shelf(rate, rng.uniform(80, 250), low, high=False)
-    if stem in ("guitar", "piano"):
+    if stem in ("guitar", "piano", OTHER):
         curve += fx.high_pass(rate, rng.uniform(30, 140))
     else:
         curve += fx.high_pass(rate, rng.uniform(20, 40))
     return curve
 
 
-def set_levels(stems: np.ndarray, rng: np.random.Generator, rate: int) -> np.ndarray:
+def set_levels(
+    stems: np.ndarray,
+    rng: np.random.Generator,
+    rate: int,
+    others: np.random.Generator | None = None,
+) -> np.ndarray:
     """Bring the stems to levels like Slakh's and the mixture to an RMS around 0.1.
 
     Parameters
     ----------
     stems
-        float32 [4, channels, samples].
+        float32 [stems, channels, samples].
     rng
         The random stream.
     rate
         Sampling rate, Hz.
+    others
+        The random stream of the fifth stem, where there is one.
 
     Returns
     -------
@@ -182,9 +193,10 @@ def set_levels(stems: np.ndarray, rng: np.random.Generator, rate: int) -> np.nda
         own. Neither a stem nor the mixture leaves [-1, 1].
     """
     gains = []
-    for stem, sound in zip(STEMS, stems):
+    for stem, sound in zip(FIVE_STEMS, stems):
         mean, spread = STEM_LEVELS[stem]
-        target = 10 ** (np.clip(rng.normal(mean, spread), mean - 10, mean + 8) / 20)
+        drawn = others if stem == OTHER and others is not None else rng
+        target = 10 ** (np.clip(drawn.normal(mean, spread), mean - 10, mean + 8) / 20)
         level = fx.active_rms(sound, rate)
         gains.append(target / level if level > 1e-7 else 0.0)
     stems *= np.array(gains, np.float32)[:, None, None]

@@ -30,6 +30,7 @@ HELD_OUT = {
 }
 
 
+HELD_OUT_OTHER = 3  # of every family of eight programs beside the four stems
 # Programs that can take each other's part.
 FAMILIES = (
     (0, 1, 2, 3), (4, 5), (6, 7),  # grand, electric, plucked
@@ -136,6 +137,25 @@ def _debian_fonts() -> list[Path]:
             "or name .sf2/.sf3 files with --soundfont"
         )
     return found
+
+
+def is_other(preset: Preset) -> bool:
+    """Say whether a preset is of none of the four stems: strings, horns, choirs, synthesizers."""
+    return preset.bank < 120 and stem_of_preset(preset) is None
+
+
+def other_instruments(presets: list[Preset], split: str) -> dict[int, list[list[Preset]]]:
+    """Return the instruments beside the four stems by General MIDI program.
+
+    One program in eight is kept for validation, in every soundfont.
+    """
+    found: dict[int, dict[tuple[str, int], list[Preset]]] = {}
+    for preset in presets:
+        held_out = preset.program % 8 == HELD_OUT_OTHER
+        if is_other(preset) and held_out == (split == "valid"):
+            recordings = found.setdefault(preset.program, {})
+            recordings.setdefault((preset.source, preset.bank), []).append(preset)
+    return {program: list(recordings.values()) for program, recordings in found.items()}
 
 
 def stem_of_preset(preset: Preset) -> str | None:

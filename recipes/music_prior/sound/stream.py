@@ -16,7 +16,7 @@ import numpy as np
 
 from recipes.music_prior.songs.composer import compose
 from recipes.music_prior.songs.midi_songs import MidiError, augment, load_song, scan, split_files
-from recipes.music_prior.songs.song import RATE, STEMS, Song, SongError
+from recipes.music_prior.songs.song import FIVE_STEMS, OTHER, RATE, STEMS, Song, SongError
 from recipes.music_prior.sound.render import Fonts, render_song
 
 SPLITS = ("train", "valid")
@@ -50,6 +50,9 @@ class StreamSettings:
         Any integer from 0.
     split
         "train" or "valid": songs, presets and random streams of the two are disjoint.
+    stems
+        `STEMS`, or `FIVE_STEMS`: then half of the songs hold other instruments and voices in a
+        fifth stem. The songs and notes of the four are the same; no sitar plays the guitar.
     segments_per_song
         How many consecutive segments are cut from one rendered song.
     """
@@ -63,6 +66,7 @@ class StreamSettings:
     seed: int = 0
     split: str = "train"
     segments_per_song: int = 12
+    stems: tuple[str, ...] = STEMS
 
     def __post_init__(self) -> None:
         for name, least in (("segment", 1), ("segments_per_song", 1), ("workers", 0), ("seed", 0)):
@@ -70,13 +74,15 @@ class StreamSettings:
                 raise StreamError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if not 0 <= self.composed_share <= 1:
             raise StreamError(f"composed_share must be in 0..1; got {self.composed_share}")
+        if self.stems not in (STEMS, FIVE_STEMS):
+            raise StreamError(f"stems must be {STEMS} or {FIVE_STEMS}; got {self.stems}")
         if self.split not in SPLITS:
             raise StreamError(f"split must be one of {', '.join(SPLITS)}; got {self.split!r}")
 
 
 def open_fonts(settings: StreamSettings) -> Fonts:
     """Load the soundfonts of a stream's split."""
-    return Fonts(settings.soundfonts, settings.split, settings.heldout_soundfonts)
+    return Fonts(settings.soundfonts, settings.split, settings.heldout_soundfonts, settings.stems)
 
 
 class SongSource:
@@ -88,10 +94,10 @@ class SongSource:
         self.files = split_files(files, settings.split)
         self.broken: list[str] = []
 
-    def rng(self, number: int) -> np.random.Generator:
-        """Return the random stream of a song; a split has streams of its own."""
+    def rng(self, number: int, *purpose: int) -> np.random.Generator:
+        """Return the random stream of a song, or of a `purpose` of it; a split has its own."""
         split = SPLITS.index(self.settings.split)
-        return np.random.default_rng([self.settings.seed, split, number])
+        return np.random.default_rng([self.settings.seed, split, number, *purpose])
 
     def song(self, rng: np.random.Generator) -> Song:
         """Draw a song: composed, or a MIDI file in another key and tempo."""
@@ -104,8 +110,8 @@ class SongSource:
                 self.broken.append(str(error))
                 song = None
             if song is not None:
-                song = augment(song, rng)
-                if song.stems():
+                song = augment(song, rng, self.settings.stems)
+                if any(stem in STEMS for stem in song.stems()):
                     return song
             # a broken or foreign file: draw again, in the end from the composer
             composed = rng.random() < 0.2
@@ -124,7 +130,7 @@ def _load_cached(path: Path) -> Song | None:
 
 
 def render_segments(source: SongSource, fonts: Fonts, number: int) -> np.ndarray:
-    """Render song `number` and cut it: float32 [segments_per_song, 4, segment]."""
+    """Render song `number` and cut it: float32 [segments_per_song, stems, segment]."""
     settings = source.settings
     rng = source.rng(number)
     song = source.song(rng)
@@ -132,16 +138,19 @@ def render_segments(source: SongSource, fonts: Fonts, number: int) -> np.ndarray
     wanted = count * segment / RATE
     spare = max(0.0, song.duration - wanted)
     start = float(rng.uniform(0, spare)) if spare else 0.0
-    sound = render_song(song, rng, fonts, start=start, length=min(wanted, song.duration))
+    others = source.rng(number, 1) if OTHER in settings.stems else None
+    sound = render_song(
+        song, rng, fonts, start=start, length=min(wanted, song.duration), others=others
+    )
     samples = count * segment
     if sound.shape[1] < samples:  # a short song starts again
         sound = np.concatenate([sound] * -(-samples // sound.shape[1]), axis=1)
-    sound = sound[:, :samples].reshape(len(STEMS), count, segment)
+    sound = sound[:, :samples].reshape(len(settings.stems), count, segment)
     return np.ascontiguousarray(sound.swapaxes(0, 1))
 
 
 class StemStream:
-    """Segments float32 [4, segment], in the order of `STEMS`, without end.
+    """Segments float32 [stems, segment], in the order of the settings' stems, without end.
 
     Item i depends only on the settings' seed, split, songs and soundfonts and on i, not on the
     number of workers, so that a run resumes with `start=i` as if it had never stopped.

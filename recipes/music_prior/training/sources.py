@@ -28,6 +28,7 @@ class RenderSource:
         """What decides the sound of segment number i, as text."""
         values = asdict(self.settings)
         values.pop("workers")
+        values["stems"] = list(self.settings.stems)
         values["midi_dirs"] = [Path(d).name for d in self.settings.midi_dirs]
         for kind in ("soundfonts", "heldout_soundfonts"):
             values[kind] = [Path(f).name for f in values[kind]]
