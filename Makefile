@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Waiting threads that spin cost several times the work itself where cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install dev train-extras demo test test-slow lint format bench clean
+.PHONY: help install dev browser player train-extras demo test test-slow lint format bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -33,10 +33,18 @@ train-extras: dev ## Debian packages for rendering training songs (FluidSynth, s
 	apt-get update -qq
 	apt-get install -y -qq libfluidsynth3 musescore-general-soundfont fluid-soundfont-gm
 
-demo: install ## separate the shipped example with the bundled prior
-	$(BIN)/mgdm-separate mgdm_audio/examples/example_mix.flac --out separated --overwrite
+demo: install ## separate the shipped example with the bundled prior; a page to listen to it comes last
+	$(BIN)/mgdm-separate mgdm_audio/examples/example_mix.flac --out separated --overwrite --page
 
-test: dev ## the whole suite but the slow tests
+browser: ## Chromium for the tests in a browser, from Debian's packages (they skip without it)
+	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } || \
+	  echo "chromium was not installed: the tests in a browser are skipped"
+
+player: ## bundle the listening page's player again from its sources and wavesurfer.js (needs Node)
+	cd mgdm_audio/reports/listening_page/player && npm ci --silent && npm run --silent build
+
+test: dev browser ## the whole suite but the slow tests
 	$(BIN)/python -m pytest -q
 
 test-slow: dev ## the slow tests

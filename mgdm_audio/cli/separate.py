@@ -20,6 +20,7 @@ from mgdm_audio.cli.common import (
     precision_option,
     prior_option,
 )
+from mgdm_audio.cli.separate_page import PageType, page_writer
 from mgdm_core.errors import MGDMError
 
 __all__ = ["main"]
@@ -69,6 +70,8 @@ __all__ = ["main"]
 @click.option("--samples", type=click.IntRange(1), help="Average so many posterior samples.")
 @click.option("--save-samples", is_flag=True, help="Write every posterior sample as well.")
 @click.option("--uncertainty", is_flag=True, help="Write the samples' deviation (npz, png).")
+@click.option("--page", type=PageType(), is_flag=False, flag_value="file", metavar="[folder]",
+              help="Write a page to listen to: one file, or for long songs a folder.")  # fmt: skip
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
               help="Where tracks are separated: here, or as tasks of a Ray cluster.")  # fmt: skip
 @click.option("--address", help="Of the Ray cluster, such as auto  [default: a Ray of its own]")
@@ -112,6 +115,7 @@ def main(**given: Any) -> int:
         plan = jobs.plan_jobs(
             given["inputs"], given["out"], name, choice, template=given["filename"]
         )
+        write_page = page_writer(given, name)
     needed = sum(jobs.estimated_bytes(job, choice) for job in plan.jobs)
     if not plan.jobs:
         for refused in plan.refused:
@@ -150,9 +154,9 @@ def main(**given: Any) -> int:
         from mgdm_audio.separation.file_work import SeparationWork
 
         work = SeparationWork(**common, precision=given["precision"], resume=given["resume"])
-        records = run_on_ray(todo, given, work, failures)
+        records = run_on_ray(todo, given, work, failures, write_page)
     else:
-        records = run_all(todo, given, **common, failures=failures)
+        records = run_all(todo, given, **common, failures=failures, write_page=write_page)
     if given["as_json"]:
         echo_json({"tracks": records, "failed": failures})
     for source, reason in failures.items():

@@ -39,6 +39,7 @@ def run_all(
     options: FileOptions,
     batch_size: int,
     failures: dict[str, str],
+    write_page: Callable[[FileJob], Path] | None = None,
 ) -> list[dict[str, Any]]:
     """Separate all tracks; what fails is added to ``failures`` and the rest goes on."""
     prior = load_prior(path, device=given["device"], precision=given["precision"])
@@ -55,6 +56,7 @@ def run_all(
             label = display_name(job.source)
             if given["resume"] and is_done(job, run_key(separator, job, choice, options)):
                 note(f"{label}: finished before, left as it is")
+                _page(write_page, job, failures, quiet, show.echo)
                 show.file_done()
                 continue
             try:
@@ -67,6 +69,7 @@ def run_all(
                 records.append(record)
                 if not quiet:
                     _say(record, job, given["verbose"], show.echo)
+                _page(write_page, job, failures, quiet, show.echo)
             show.file_done()
     return records
 
@@ -76,6 +79,7 @@ def run_on_ray(
     given: Mapping[str, Any],
     work: SeparationWork,
     failures: dict[str, str],
+    write_page: Callable[[FileJob], Path] | None = None,
 ) -> list[dict[str, Any]]:
     """As :func:`run_all`, every track a task of a Ray cluster; records in the order of ``todo``."""
     quiet = given["quiet"] or given["as_json"]
@@ -97,6 +101,8 @@ def run_on_ray(
                     records[outcome.key] = result.record
                     if not quiet:
                         _say(result.record, job, given["verbose"], show.echo)
+                if outcome.error is None:
+                    _page(write_page, job, failures, quiet, show.echo)
                 for text in result.notes if result is not None and not given["quiet"] else ():
                     click.echo(f"note: {text}", err=True)
                 show.file_done()
@@ -117,6 +123,25 @@ def _say(
     if verbose:
         for warning in record["warnings"]:
             echo(f"warning: {warning}")
+
+
+def _page(
+    write_page: Callable[[FileJob], Path] | None,
+    job: FileJob,
+    failures: dict[str, str],
+    quiet: bool,
+    echo: Callable[[str], None],
+) -> None:
+    """Write the track's page; where that fails the stems stay, and the failure is told."""
+    if write_page is None:
+        return
+    try:
+        path = write_page(job)
+    except Exception as error:
+        failures[job.source] = f"the stems are written, but not the page: {one_line(error)}"
+    else:
+        if not quiet:
+            echo(f"listening page: {path}")
 
 
 class _Show:

@@ -357,3 +357,29 @@ class TestInterrupt:
         assert "Traceback" not in stderr
         assert leftovers(tmp_path) == []
         assert list((tmp_path / "out").rglob("*.wav")) == []
+
+
+class TestPage:
+    def test_is_written_beside_the_stems_with_links_to_them(self, call, mix, tmp_path):
+        result = call(mix, "--page", "--samples", "2", "--uncertainty")
+        page = folder(tmp_path) / "listen.html"
+        assert f"listening page: {page}" in result.output
+        text = page.read_text()
+        for name in (*STEMS, "residual"):
+            assert f'href="{name}.wav" download' in text
+        assert text.count('class="confidence"') == len(STEMS)
+        assert "Posterior samples" in text
+
+    def test_as_a_folder_that_resume_writes_again(self, call, mix, tmp_path):
+        call(mix)
+        call(mix, "--resume", "--page", "folder", "--filename", "{prior}/{track}/{stem}.{ext}")
+        page = folder(tmp_path) / "listen"
+        assert 'href="../residual.wav" download' in (page / "index.html").read_text()
+        assert sorted(p.name for p in (page / "audio").iterdir())[0] == "0-0.js"
+
+    def test_that_cannot_be_written_leaves_the_stems(self, call, mix, tmp_path):
+        page = folder(tmp_path) / "listen.html"
+        page.mkdir(parents=True)
+        result = call(mix, "--page", code=1)
+        assert "the stems are written, but not the page" in one_error(result)
+        assert (folder(tmp_path) / "residual.wav").is_file()

@@ -1,0 +1,91 @@
+"""How far a stem can be trusted over time, for the strip below its waveform."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mgdm_core.array_types import Array, Float
+from mgdm_core.errors import SettingsError
+
+__all__ = ["UNKNOWN", "Confidence", "agreement"]
+
+UNKNOWN = 255
+_CELLS = 1000
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Confidence per stem and frame.
+
+    Parameters
+    ----------
+    rows : mapping of str to ndarray, shape (frames,)
+        0 (no idea) to 1 (certain); NaN where nothing is known, as where the stem is silent. Stems
+        without a row get no strip.
+    seconds_per_frame : float
+    meaning : str
+        What is the case where it is high, to complete "solid where ...".
+
+    Raises
+    ------
+    SettingsError
+        For values outside 0..1.
+    """
+
+    rows: Mapping[str, Float[Array, " frames"]]
+    seconds_per_frame: float
+    meaning: str = "the posterior samples agree"
+
+    def __post_init__(self) -> None:
+        for name, row in self.rows.items():
+            known = row[~np.isnan(row)]
+            if len(known) and not (known.min() >= 0 and known.max() <= 1):
+                raise SettingsError(
+                    f"confidence lies in 0..1; found {known.min():.3g} to {known.max():.3g} "
+                    f"in the row of {name!r}"
+                )
+
+    def cells(self, name: str, seconds: float) -> np.ndarray | None:
+        """Row of a stem in at most 1000 cells over ``seconds``: 0..254, or ``UNKNOWN``."""
+        row = self.rows.get(name)
+        if row is None or len(row) == 0:
+            return None
+        count = int(min(_CELLS, len(row)))
+        at = np.minimum(
+            (np.arange(len(row)) * self.seconds_per_frame * count / seconds).astype(int), count - 1
+        )
+        known = ~np.isnan(row)
+        weight = np.bincount(at[known], minlength=count)
+        total = np.bincount(at[known], weights=row[known], minlength=count)
+        with np.errstate(invalid="ignore"):
+            mean = total / weight
+        return np.where(weight > 0, np.rint(mean * 254), UNKNOWN).astype(np.uint8)
+
+    def mean(self, name: str) -> float:
+        """Mean of a row where it is known; NaN where it nowhere is."""
+        row = self.rows[name]
+        known = row[~np.isnan(row)]
+        return float(known.mean()) if len(known) else float("nan")
+
+
+def agreement(
+    level: Float[Array, " frames"], deviation: Float[Array, " frames"], floor: float = 1e-3
+) -> Float[Array, " frames"]:
+    """Share of a stem's energy on which posterior samples agree: m^2 / (m^2 + d^2).
+
+    Parameters
+    ----------
+    level : ndarray
+        Root mean square m of the stem per frame.
+    deviation : ndarray
+        Root mean square deviation d between the samples per frame.
+    floor : float
+        Where both are below it (-60 dB of full scale by default), the result is NaN: silence.
+    """
+    power = level**2 + deviation**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = level**2 / power
+    return np.where(power < floor**2, np.nan, share)

@@ -1,0 +1,122 @@
+"""The page of a track that was separated to files, from its record."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mgdm_audio.errors import AudioError, display_name
+from mgdm_audio.io.reader import open_blocks, probe
+from mgdm_audio.reports.listening_page.confidence import Confidence, agreement
+from mgdm_audio.reports.listening_page.page import PageOptions, write_page
+from mgdm_core.array_types import Array, Float
+
+__all__ = ["write_track_page"]
+
+_RESIDUAL = "residual"
+
+
+def write_track_page(
+    path: str | os.PathLike,
+    record: str | os.PathLike,
+    mixture: str | os.PathLike,
+    options: PageOptions | None = None,
+) -> Path:
+    """Write the page of a track from what ``mgdm-separate`` has written of it.
+
+    Parameters
+    ----------
+    path : path
+        See :func:`mgdm_audio.reports.listening_page.write_page`.
+    record : path
+        The track's ``mgdm.json``, stems beside it; with ``--uncertainty`` the samples' deviation.
+    mixture : path
+        The input.
+    options : PageOptions, optional
+
+    Returns
+    -------
+    Path
+        What to open.
+
+    Raises
+    ------
+    AudioError
+        If the record or a stem is missing.
+    """
+    options = options or PageOptions()
+    record = Path(record)
+    try:
+        facts = json.loads(record.read_text(encoding="utf-8"))
+        files = {name: record.parent / file for name, file in facts["files"].items()}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise AudioError(
+            f"{display_name(record)}: is no record of a separated track ({error})"
+        ) from error
+    residual = files.pop(_RESIDUAL, None)
+    base = Path(path) if options.folder else Path(path).parent
+    beside = {n: Path(os.path.relpath(f, base)).as_posix() for n, f in files.items()}
+    if residual is not None:
+        beside[_RESIDUAL] = Path(os.path.relpath(residual, base)).as_posix()
+    return write_page(
+        path,
+        files,
+        mixture,
+        facts["rate"],
+        residual=residual,
+        title=facts["track"],
+        facts=_told(facts),
+        confidence=_confidence(record, files),
+        downloads=beside,
+        options=options,
+    )
+
+
+def _told(record: dict[str, Any]) -> dict[str, str]:
+    settings, machine = record["settings"], record["machine"]
+    told = {
+        "Prior": record["prior"]["name"],
+        "Sampler": str(settings.get("sampler", "")),
+        "Posterior samples": str(settings.get("samples", 1)),
+        "Denoiser evaluations": f"{record['evaluations']:.0f} per sample",
+        "Seed": str(record["seed"]),
+        "Time": f"{record['seconds']:.1f} s for {record['seconds_of_audio']:.1f} s of sound",
+        "Machine": str(machine.get("cpu", machine.get("processor", ""))),
+    }
+    if record["common_gain"] != 1:
+        told["Stems turned down by"] = f"{-20 * np.log10(record['common_gain']):.2f} dB"
+    return {name: value for name, value in told.items() if value}
+
+
+def _confidence(record: Path, files: dict[str, Path]) -> Confidence | None:
+    """Agreement of the posterior samples, where their deviation was written."""
+    saved = record.with_name(f"{record.stem}_uncertainty.npz")
+    if not saved.is_file():
+        return None
+    with np.load(saved) as rows:
+        hop = float(rows["seconds_per_frame"])
+        found = {name: rows[name] for name in files if name in rows}
+    return Confidence(
+        {
+            name: agreement(levels_of_file(files[name], hop, len(row)), row)
+            for name, row in found.items()
+        },
+        hop,
+    )
+
+
+def levels_of_file(path: Path, hop: float, count: int) -> Float[Array, " frames"]:
+    """Root mean square of a file per ``hop`` seconds, all channels together."""
+    rate = probe(path).rate
+    power, weight, at = np.zeros(count), np.zeros(count), 0
+    for block in open_blocks(path, 1 << 16):
+        place = ((at + np.arange(block.shape[1])) / (rate * hop)).astype(int)
+        place = np.minimum(place, count - 1)
+        power += np.bincount(place, (block**2).mean(axis=0), count)
+        weight += np.bincount(place, minlength=count)
+        at += block.shape[1]
+    return np.sqrt(power / np.maximum(weight, 1))
