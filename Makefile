@@ -20,7 +20,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,train]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,train,web]'
 	@# Parity oracle of the tests. Its own pins would replace half of the environment.
 	$(BIN)/python -m pip install --quiet --no-deps audio-diffusion-pytorch==0.0.43
 	touch $@

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from mgdm_audio.io.stem_writer import StemWriter, common_gain
 from mgdm_audio.sampling.level import Level
 from mgdm_core.array_types import Array, Float
 from mgdm_core.trace import Trace
+
+if TYPE_CHECKING:
+    from mgdm_audio.reports.listening_page import PageOptions
 
 __all__ = ["RESIDUAL", "Separation"]
 
@@ -132,6 +135,34 @@ class Separation:
             abort_all(writers)
             raise
         return paths
+
+    def page(
+        self, path: str | os.PathLike, title: str = "Stems", options: PageOptions | None = None
+    ) -> Path:
+        """Write a page on which stems, residual and mixture are heard together in any browser.
+
+        Parameters
+        ----------
+        path : path
+            The HTML file to appear; a folder where ``options`` say so.
+        title : str
+        options : PageOptions, optional
+            See :class:`mgdm_audio.reports.listening_page.PageOptions`.
+
+        Returns
+        -------
+        Path
+            What to open.
+
+        Raises
+        ------
+        AudioError
+            Where it cannot be written, or exists and may not be replaced.
+        """
+        # At a prompt this is where it is looked for; nothing here depends on reports until then.
+        from mgdm_audio.reports.listening_page.separation import write_separation_page
+
+        return write_separation_page(path, self, title, options)
 
     def __repr__(self) -> str:
         shape = np.atleast_2d(_array(self.residual)).shape

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -169,3 +170,20 @@ def test_page_takes_no_input_for_its_value():
     piped = CliRunner().invoke(main, ["-", "--page"])
     assert piped.exit_code == 2
     assert "not standard input" in piped.output
+
+
+def test_a_separation_writes_its_page(tmp_path):
+    from mgdm_audio.sampling.level import LevelMeter
+    from mgdm_audio.separation.result import Separation
+
+    rng = np.random.default_rng(0)
+    stems = {n: rng.normal(0, 0.1, (2, 22_050)).astype(np.float32) for n in ("bass", "drums")}
+    mix = sum(stems.values())
+    meter = LevelMeter(22_050, 2)
+    meter.add(torch.from_numpy(mix))
+    rows = {"bass": np.full(43, 0.1), "drums": np.zeros(43)}
+    result = Separation(stems, np.zeros_like(mix), 22_050, rows, None, None, meter.result())
+    text = result.page(tmp_path / "page.html", title="Two").read_text()
+    assert "<h1>Two</h1>" in text
+    assert "Confidence in bass: 50 % on average" in text
+    assert "Confidence in drums: 100 % on average" in text

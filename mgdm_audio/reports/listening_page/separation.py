@@ -14,7 +14,7 @@ from mgdm_audio.reports.listening_page.page import PageOptions, write_page
 from mgdm_core.array_types import Array, Float
 
 if TYPE_CHECKING:
-    from mgdm_audio.separation.separator import Separation
+    from mgdm_audio.separation.result import Separation
 
 __all__ = ["write_separation_page"]
 

@@ -13,11 +13,10 @@ from mgdm_audio.errors import AudioError, display_name
 from mgdm_audio.io.reader import open_blocks, probe
 from mgdm_audio.reports.listening_page.confidence import Confidence, agreement
 from mgdm_audio.reports.listening_page.page import PageOptions, write_page
+from mgdm_audio.separation.result import RESIDUAL
 from mgdm_core.array_types import Array, Float
 
 __all__ = ["write_track_page"]
-
-_RESIDUAL = "residual"
 
 
 def write_track_page(
@@ -57,11 +56,11 @@ def write_track_page(
         raise AudioError(
             f"{display_name(record)}: is no record of a separated track ({error})"
         ) from error
-    residual = files.pop(_RESIDUAL, None)
+    residual = files.pop(RESIDUAL, None)
     base = Path(path) if options.folder else Path(path).parent
     beside = {n: Path(os.path.relpath(f, base)).as_posix() for n, f in files.items()}
     if residual is not None:
-        beside[_RESIDUAL] = Path(os.path.relpath(residual, base)).as_posix()
+        beside[RESIDUAL] = Path(os.path.relpath(residual, base)).as_posix()
     return write_page(
         path,
         files,

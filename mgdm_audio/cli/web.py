@@ -1,0 +1,122 @@
+"""``mgdm-web``: the local web page."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import ipaddress
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mgdm_audio.cli.common import Command, as_usage, precision_option, prior_option
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from mgdm_audio.web.settings import WebSettings
+
+__all__ = ["application", "main"]
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@prior_option
+@precision_option
+@click.option("-d", "--device", default="auto", show_default=True, metavar="A,B",
+              help="Devices, one worker each; auto takes all CUDA devices.")  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True)
+@click.option("--max-megabytes", type=click.FloatRange(1), default=500, show_default=True)
+@click.option("--max-minutes", type=click.FloatRange(0.1), default=30, show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path, file_okay=False),
+              help="Keep uploads and stems  [default: a temporary folder]")  # fmt: skip
+@click.version_option(package_name="mgdm", prog_name="mgdm-web")
+def main(
+    prior: str,
+    precision: str,
+    device: str,
+    host: str,
+    port: int,
+    max_megabytes: float,
+    max_minutes: float,
+    folder: Path | None,
+) -> int:
+    """Separate recordings on a local web page: drop a file, listen, take the stems.
+
+    Everything stays on this machine; nobody is asked and nothing is reported.
+    """
+    try:
+        import uvicorn
+    except ImportError:
+        raise click.ClickException("mgdm-web needs: pip install 'mgdm[web]'") from None
+    from mgdm_audio.web.settings import WebSettings
+
+    with contextlib.ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgdm-web-")))
+        with as_usage():
+            settings = WebSettings(
+                folder=folder.resolve(),
+                prior=prior,
+                devices=_devices(device),
+                precision=precision,
+                max_bytes=int(max_megabytes * 1e6),
+                max_seconds=60 * max_minutes,
+            )
+            app = application(settings)
+        if not _is_loopback(host):
+            click.echo(
+                f"warning: {host} can be reached from other machines; whoever reaches it can "
+                f"upload and separate here, without a password",
+                err=True,
+            )
+        shown = f"[{host}]" if ":" in host else host
+        click.echo(f"http://{shown}:{port}/  (Ctrl-C stops)")
+        uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    return 0
+
+
+def application(settings: WebSettings) -> Starlette:
+    """The web application for a prior, ready to be served."""
+    from mgdm_audio.priors.catalogue import resolve
+    from mgdm_audio.priors.checkpoint.store import read_header
+    from mgdm_audio.web.server import create_app
+
+    stems = read_header(resolve(settings.prior)).stems
+
+    @functools.cache
+    def estimate(preset: str) -> Mapping[str, float]:
+        from mgdm_audio.cli.separate_run import estimate_cost
+        from mgdm_audio.sampling.presets import sampling_settings
+
+        given = {"prior": settings.prior, "device": settings.devices[0]}
+        return estimate_cost(given | {"precision": settings.precision}, sampling_settings(preset))
+
+    return create_app(settings, stems, estimate)
+
+
+def _devices(text: str) -> tuple[str, ...]:
+    from mgdm_audio.compute.device import resolve_device
+
+    if text != "auto":
+        return tuple(str(resolve_device(part.strip())) for part in text.split(","))
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return tuple(f"cuda:{i}" for i in range(found)) or (str(resolve_device("auto")),)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The local web page: drop a recording, watch it being separated, listen, take the stems."""

@@ -1,0 +1,160 @@
+"""Recordings on their way: checked, waiting, running, done; one worker thread per device."""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mgdm_audio.errors import AudioError
+from mgdm_core.errors import CancelledError, MGDMError
+
+__all__ = ["ACTIVE", "Job", "JobQueue"]
+
+ACTIVE = ("waiting", "running")
+
+
+@dataclass
+class Job:
+    """One recording of a session.
+
+    Attributes
+    ----------
+    state : str
+        ``ready`` (checked, not started), ``waiting``, ``running``, ``done``, ``failed`` or
+        ``cancelled``.
+    files : dict of str to Path
+        What may be fetched, by the name in its address.
+    """
+
+    id: str
+    name: str
+    folder: Path
+    source: Path
+    seconds: float
+    rate: int
+    channels: int
+    state: str = "ready"
+    preset: str = ""
+    stems: tuple[str, ...] = ()
+    share: float = 0.0
+    began: float = 0.0
+    took: float = 0.0
+    error: str = ""
+    notes: list[str] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+    cancelled: bool = False
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the pace so far; None until there is one."""
+        if self.state != "running" or self.share < 0.02:
+            return None
+        return (time.monotonic() - self.began) * (1 - self.share) / self.share
+
+
+class JobQueue:
+    """Runs jobs in the order in which they were started.
+
+    Parameters
+    ----------
+    work : callable
+        Makes, on its worker's own thread, what separates a job on a device. That is called with
+        the job and with a function that takes the fraction done and returns False to cancel.
+    devices : tuple of str
+        One worker each.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[str], Callable[[Job, Callable[[float], bool]], None]],
+        devices: tuple[str, ...],
+    ) -> None:
+        self._work = work
+        self._waiting: queue.Queue[Job | None] = queue.Queue()
+        self._order: list[str] = []
+        self._lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._serve, args=(device,), daemon=True) for device in devices
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> None:
+        """Put a job at the end of the queue.
+
+        Raises
+        ------
+        AudioError
+            If it was started before.
+        """
+        with self._lock:
+            if job.state not in ("ready", "cancelled", "failed"):
+                raise AudioError(f"{job.name} is {job.state} already")
+            job.state, job.cancelled, job.error, job.share = "waiting", False, "", 0.0
+            self._order.append(job.id)
+        self._waiting.put(job)
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs come before this one."""
+        with self._lock:
+            return self._order.index(job.id) if job.id in self._order else 0
+
+    def cancel(self, job: Job) -> None:
+        """Take a job out of the queue, or stop it at its next step."""
+        with self._lock:
+            job.cancelled = True
+            if job.state == "waiting":
+                job.state = "cancelled"
+                self._order.remove(job.id)
+
+    def close(self) -> None:
+        """Stop the workers after their present step."""
+        for _ in self._threads:
+            self._waiting.put(None)
+
+    def _serve(self, device: str) -> None:
+        separate = None
+        while (job := self._waiting.get()) is not None:
+            with self._lock:
+                if job.state != "waiting":
+                    continue
+                job.state, job.began = "running", time.monotonic()
+                self._order.remove(job.id)
+            try:
+                separate = separate or self._work(device)
+                separate(job, lambda share, job=job: self._progress(job, share))
+                state, error = "done", ""
+            except CancelledError:
+                state, error = "cancelled", ""
+            except MGDMError as failure:
+                state, error = "failed", str(failure)
+            except Exception as failure:  # a worker must outlive whatever one recording does
+                state, error = "failed", f"{type(failure).__name__}: {failure}"
+            with self._lock:
+                job.took = time.monotonic() - job.began
+                job.state, job.error = state, " ".join(error.split())
+
+    @staticmethod
+    def _progress(job: Job, share: float) -> bool:
+        job.share = share
+        return not job.cancelled
+
+
+def new_folder(parent: Path) -> tuple[str, Path]:
+    """Make a folder with a name that nobody guesses."""
+    name = secrets.token_urlsafe(12)
+    folder = parent / name
+    folder.mkdir(parents=True)
+    return name, folder
+
+
+def remove(job: Job) -> None:
+    """Delete everything of a job."""
+    shutil.rmtree(job.folder, ignore_errors=True)
+    job.files.clear()

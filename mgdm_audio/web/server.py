@@ -1,0 +1,240 @@
+"""The web application: sessions, uploads, jobs and their files.
+
+A session is an address that nobody guesses; there are no cookies and no accounts. Files are found
+by the names that a job lists, never by putting an address and a folder together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+
+from mgdm_audio.errors import display_name
+from mgdm_audio.web.jobs import ACTIVE, Job, JobQueue, new_folder, remove
+from mgdm_audio.web.settings import WebSettings
+from mgdm_audio.web.work import check_upload, separating
+from mgdm_core.errors import MGDMError
+
+__all__ = ["create_app"]
+
+_HERE = Path(__file__).parent
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'"
+)
+_PRESETS = {"fast": "fast", "balanced": "balanced (usual)", "paper": "paper (slow)"}
+_CHUNK = 1 << 20
+
+
+def create_app(
+    settings: WebSettings,
+    stems: tuple[str, ...],
+    estimate: Callable[[str], Mapping[str, float]],
+    work: Callable[[str], Callable[[Job, Callable[[float], bool]], None]] | None = None,
+) -> Starlette:
+    """Make the application.
+
+    Parameters
+    ----------
+    settings : WebSettings
+    stems : tuple of str
+        Of the prior.
+    estimate : callable
+        Preset to ``real_time_factor`` and ``memory`` in bytes.
+    work : callable, optional
+        As :class:`JobQueue` takes it; separates with the prior by default.
+    """
+    pages = _Pages(
+        settings, stems, estimate, JobQueue(work or separating(settings), settings.devices)
+    )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        del app
+        yield
+        pages.queue.close()
+
+    session = "/s/{session}"
+    routes = [
+        Route("/", pages.start),
+        Mount("/static", StaticFiles(directory=_HERE / "static")),
+        Route(session, pages.index),
+        Route(f"{session}/upload", pages.upload, methods=["POST"]),
+        Route(f"{session}/jobs/{{job}}", pages.show),
+        Route(f"{session}/jobs/{{job}}/estimate", pages.estimated),
+        Route(f"{session}/jobs/{{job}}/start", pages.begin, methods=["POST"]),
+        Route(f"{session}/jobs/{{job}}/cancel", pages.cancel, methods=["POST"]),
+        Route(f"{session}/jobs/{{job}}/remove", pages.remove, methods=["POST"]),
+        Route(f"{session}/jobs/{{job}}/files/{{name}}", pages.file),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+class _Pages:
+    def __init__(
+        self,
+        settings: WebSettings,
+        stems: tuple[str, ...],
+        estimate: Callable[[str], Mapping[str, float]],
+        queue: JobQueue,
+    ) -> None:
+        self.settings, self.stems, self.queue = settings, stems, queue
+        self._estimate = estimate
+        self._sessions: dict[str, dict[str, Job]] = {}
+        self._templates = Jinja2Templates(_HERE / "templates")
+        self._templates.env.filters["clock"] = _clock
+
+    async def start(self, request: Request) -> Response:
+        """A new session has an address of its own."""
+        token = secrets.token_urlsafe(18)
+        self._sessions[token] = {}
+        return RedirectResponse(f"/s/{token}", 303)
+
+    async def index(self, request: Request) -> Response:
+        """The page with everything of this session."""
+        if request.path_params["session"] not in self._sessions:
+            return RedirectResponse("/", 303)  # a session of a server that is no more
+        return self._render(request, "index.html", jobs=list(self._jobs(request).values())[::-1])
+
+    async def upload(self, request: Request) -> Response:
+        """Take a file, look at it, and offer to separate it."""
+        jobs = self._jobs(request)
+        limit = self.settings.max_bytes
+        size = request.headers.get("content-length", "")
+        if not size.isdigit() or int(size) > limit + 100_000:
+            return self._refused(request, f"Files here are at most {limit / 1e6:.0f} MB.")
+        if len(jobs) >= self.settings.max_jobs:
+            return self._refused(request, "Remove a recording before adding another.")
+        name, folder = new_folder(self.settings.folder)
+        try:
+            async with request.form(max_files=1, max_fields=2) as form:
+                given = form.get("file")
+                if not isinstance(given, UploadFile) or not given.filename:
+                    raise HTTPException(400, "no file")
+                shown = os.path.basename(given.filename.replace("\\", "/"))[:200]
+                suffix = re.sub(r"[^a-z0-9.]", "", Path(shown).suffix.lower())[:8]
+                source = folder / f"input{suffix}"
+                with source.open("wb") as file:
+                    while block := await given.read(_CHUNK):
+                        await run_in_threadpool(file.write, block)
+            info = await run_in_threadpool(check_upload, source, shown, self.settings, self.stems)
+        except (MGDMError, OSError) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            return self._refused(request, display_name(str(error)))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        job = Job(name, shown, folder, source, info.seconds or 0.0, info.rate, info.channels)
+        jobs[name] = job
+        return self._card(request, job)
+
+    async def show(self, request: Request) -> Response:
+        """The card of a job as it is now."""
+        return self._card(request, self._job(request))
+
+    async def estimated(self, request: Request) -> Response:
+        """Time and memory that a preset needs."""
+        job, preset = self._job(request), request.query_params.get("preset", "balanced")
+        if preset not in _PRESETS:
+            raise HTTPException(400, "no such preset")
+        try:
+            cost = await run_in_threadpool(self._estimate, preset)
+        except MGDMError as error:
+            return HTMLResponse(escape(str(error)))
+        seconds = cost["real_time_factor"] * job.seconds
+        return HTMLResponse(f"about {_clock(seconds)} and {cost['memory'] / 1e9:.1f} GB of memory")
+
+    async def begin(self, request: Request) -> Response:
+        """Put a job into the queue."""
+        job = self._job(request)
+        async with request.form(max_files=0, max_fields=20) as form:
+            preset = str(form.get("preset", ""))
+            stems = tuple(stem for stem in self.stems if stem in form.getlist("stems"))
+        if preset not in _PRESETS or not stems:
+            return self._card(request, job, "Choose at least one stem.")
+        if job.state in (*ACTIVE, "done"):
+            return self._card(request, job)
+        job.preset, job.stems = preset, stems
+        self.queue.submit(job)
+        return self._card(request, job)
+
+    async def cancel(self, request: Request) -> Response:
+        """Stop a job."""
+        job = self._job(request)
+        self.queue.cancel(job)
+        return self._card(request, job)
+
+    async def remove(self, request: Request) -> Response:
+        """Forget a job and its files."""
+        job = self._job(request)
+        if job.state == "running":
+            raise HTTPException(409, "cancel it first")
+        self.queue.cancel(job)
+        await run_in_threadpool(remove, job)
+        del self._jobs(request)[job.id]
+        return HTMLResponse("")
+
+    async def file(self, request: Request) -> Response:
+        """One of the files that a job lists."""
+        job = self._job(request)
+        name = request.path_params["name"]
+        if name not in job.files:
+            raise HTTPException(404)
+        headers = {"X-Content-Type-Options": "nosniff"}
+        if name == "listen.html":  # it brings a stricter policy of its own
+            return FileResponse(job.files[name], headers=headers)
+        track = Path(job.name).stem or "stems"
+        return FileResponse(job.files[name], filename=f"{track} - {name}", headers=headers)
+
+    def _jobs(self, request: Request) -> dict[str, Job]:
+        found = self._sessions.get(request.path_params["session"])
+        if found is None:
+            raise HTTPException(404, "no such session")
+        return found
+
+    def _job(self, request: Request) -> Job:
+        found = self._jobs(request).get(request.path_params["job"])
+        if found is None:
+            raise HTTPException(404, "no such recording")
+        return found
+
+    def _card(self, request: Request, job: Job, warning: str = "") -> Response:
+        return self._render(request, "job.html", job=job, warning=warning)
+
+    def _refused(self, request: Request, reason: str) -> Response:
+        return self._render(request, "refused.html", reason=reason)
+
+    def _render(self, request: Request, template: str, **values: Any) -> Response:
+        values |= {
+            "base": f"/s/{request.path_params['session']}",
+            "stems": self.stems,
+            "presets": _PRESETS,
+            "settings": self.settings,
+            "queue": self.queue,
+            "active": ACTIVE,
+        }
+        headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
+        headers |= {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        return self._templates.TemplateResponse(request, template, values, headers=headers)
+
+
+def _clock(seconds: float) -> str:
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"

@@ -1,0 +1,94 @@
+"""Checking and separating an upload, by the code of ``mgdm-separate``."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from mgdm_audio.errors import AudioError, display_name
+from mgdm_audio.io.reader import AudioInfo
+from mgdm_audio.priors.catalogue import load_prior
+from mgdm_audio.reports.listening_page import PageOptions
+from mgdm_audio.reports.listening_page.track import write_track_page
+from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.separation.file_plan import (
+    OutputChoice,
+    check_output_folder,
+    estimated_bytes,
+    plan_jobs,
+)
+from mgdm_audio.separation.files import FileOptions, run_job
+from mgdm_audio.separation.separator import Separator
+from mgdm_audio.web.jobs import Job
+from mgdm_audio.web.settings import WebSettings
+
+__all__ = ["check_upload", "separating"]
+
+
+def check_upload(path: Path, name: str, settings: WebSettings, stems: tuple[str, ...]) -> AudioInfo:
+    """Look at an upload as the command looks at its inputs, and hold it to the limits.
+
+    Raises
+    ------
+    AudioError
+        With the name the user gave, in one line.
+    """
+    choice = OutputChoice.of(stems)
+    plan = plan_jobs([str(path)], path.parent / "out", "stems", choice)
+    if plan.refused:
+        reason = plan.refused[0].reason.replace(display_name(path), display_name(name))
+        raise AudioError(reason)
+    job = plan.jobs[0]
+    seconds = job.info.seconds or 0.0
+    if seconds > settings.max_seconds:
+        raise AudioError(
+            f"{display_name(name)}: recordings here are at most {settings.max_seconds / 60:.0f} "
+            f"minutes long; found {seconds / 60:.1f}; cut it, or use mgdm-separate"
+        )
+    # Stems, their zip and the page, which is small beside them.
+    check_output_folder(path.parent, 2 * estimated_bytes(job, choice))
+    return job.info
+
+
+def separating(
+    settings: WebSettings,
+) -> Callable[[str], Callable[[Job, Callable[[float], bool]], None]]:
+    """Return the work of a queue: the prior is loaded once per worker."""
+
+    def on_device(device: str) -> Callable[[Job, Callable[[float], bool]], None]:
+        prior = load_prior(settings.prior, device=device, precision=settings.precision)
+
+        def separate(job: Job, progress: Callable[[float], bool]) -> None:
+            job.notes.clear()
+            choice = OutputChoice.of(prior.stems, stems=list(job.stems) or None)
+            out = job.folder / "out"
+            planned = plan_jobs(
+                [str(job.source)], out, "stems", choice, template="{stem}.{ext}"
+            ).jobs[0]
+            planned = replace(planned, track=Path(job.name).stem or job.name)
+            separator = Separator(
+                prior, sampling_settings(job.preset), batch_size=4, on_note=job.notes.append
+            )
+            options = FileOptions(overwrite=True)
+            run_job(separator, planned, choice, options, progress, job.notes.append)
+            page = write_track_page(
+                out / "listen.html", planned.record, job.source, PageOptions(overwrite=True)
+            )
+            files = {path.name: path for path in planned.outputs.values()}
+            files |= {"listen.html": page, "mgdm.json": planned.record}
+            files["stems.zip"] = _zipped(job.folder / "stems.zip", files)
+            job.files = files
+
+        return separate
+
+    return on_device
+
+
+def _zipped(path: Path, files: dict[str, Path]) -> Path:
+    # Sound hardly gets smaller, and storing it takes no time.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, file in files.items():
+            archive.write(file, name)
+    return path
