@@ -9,6 +9,7 @@ from scipy import signal
 
 from recipes.music_prior.songs.song import FIVE_STEMS, OTHER, Track
 from recipes.music_prior.sound import effects as fx
+from recipes.music_prior.sound import records
 
 # Mean level of an active stem (dB of RMS, relative to each other), and its deviation over songs:
 # the real Slakh track's active stems lie within 4 dB of each other.
@@ -59,7 +60,12 @@ def pan_of(track: Track, rng: np.random.Generator) -> float:
 
 
 def produce_track(
-    sound: np.ndarray, track: Track, program: int, rng: np.random.Generator, rate: int
+    sound: np.ndarray,
+    track: Track,
+    program: int,
+    rng: np.random.Generator,
+    rate: int,
+    record: bool = False,
 ) -> np.ndarray:
     """Play one track through its amplifier and pedals, if it has any.
 
@@ -75,6 +81,9 @@ def produce_track(
         The random stream.
     rate
         Sampling rate, Hz.
+    record
+        As on records: a preamplifier before a driven guitar amplifier, a bass's direct signal
+        beside its amplifier, a chorus or tremolo on most electric pianos.
 
     Returns
     -------
@@ -85,11 +94,14 @@ def produce_track(
     if level == 0:
         return sound
     sound = sound * np.float32(0.1 / level)
-    curve = fx.flat()
+    curve, direct = fx.flat(), None
     if track.stem == "guitar" and program not in ACOUSTIC:
+        if record and rng.random() < 0.5:
+            sound = records.preamplifier(sound, rate, rng)
         sound = _guitar_amplifier(sound, track, program, rng)
         curve = _cabinet(rng, rate)
     elif track.stem == "bass" and rng.random() < 0.6:
+        direct = sound
         sound = fx.drive(sound, rng.uniform(0.8, 7), rng.uniform(0, 0.3))
         curve = fx.low_pass(rate, rng.uniform(1200, 6000), 2)
         curve += fx.peak(rate, rng.uniform(600, 1500), rng.uniform(-4, 5), 0.8)
@@ -98,10 +110,13 @@ def produce_track(
     electric = (track.stem == "guitar" and program not in ACOUSTIC) or (
         track.stem == "piano" and program in (4, 5, 7)
     )
-    if electric and rng.random() < 0.25:
+    often = record and track.stem == "piano"
+    if electric and rng.random() < (0.6 if often else 0.25):
         sound = fx.modulate(sound, rate, rng)
     if curve.any():
         sound = fx.convolve(sound, fx.minimum_phase(curve))
+    if record and direct is not None and rng.random() < 0.5:
+        sound = records.blend_of_amplifier(direct, sound, rng.uniform(0.2, 0.8), rate)
     return sound * np.float32(0.1 / max(fx.active_rms(sound, rate), 1e-6))
 
 
@@ -133,9 +148,17 @@ def _cabinet(rng: np.random.Generator, rate: int) -> np.ndarray:
 
 
 def produce_stem(
-    sound: np.ndarray, stem: str, space: Space, rng: np.random.Generator, rate: int
+    sound: np.ndarray,
+    stem: str,
+    space: Space,
+    rng: np.random.Generator,
+    rate: int,
+    record: bool = False,
 ) -> np.ndarray:
-    """Run a stem through the engineer's channel: compressor, equaliser, room, echo."""
+    """Run a stem through the engineer's channel: compressor, equaliser, room, echo.
+
+    As a `record` one stem in four is, besides, the mono sum of a widened one.
+    """
     if rng.random() < _COMPRESSED[stem]:
         sound = fx.compress(sound, rate, rng)
     response = fx.minimum_phase(_equaliser(stem, rng, rate))[None]
@@ -149,6 +172,8 @@ def produce_stem(
             response = fx.echo(
                 response[:, : rate // 2], rate, rng.uniform(0.12, 0.45), rng.uniform(-14, -7), 2
             )
+    if record and rng.random() < records.FOLDED_SHARE:
+        response = records.folded(response, rate, rng)
     return fx.convolve(sound, response)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from recipes.music_prior.songs.other_parts import SPEECH, VOICE, add_parts
+from recipes.music_prior.songs.playing import line_up, play_freely
 from recipes.music_prior.songs.song import (
     FIVE_STEMS,
     OTHER,
@@ -18,7 +19,7 @@ from recipes.music_prior.songs.song import (
     excerpt,
     humanise,
 )
-from recipes.music_prior.sound import production
+from recipes.music_prior.sound import production, records
 from recipes.music_prior.sound.drum_kit import play_kit
 from recipes.music_prior.sound.modelled import SHARE, Patch, draw_patch, play_modelled
 from recipes.music_prior.sound.soundfonts import (
@@ -233,6 +234,9 @@ def render_song(
     length = song.duration - start if length is None else length
     lead = min(LEAD_IN, start)
     song = excerpt(song, start - lead, length + lead)
+    record = fonts.split == "train"
+    if record:
+        song = play_freely(line_up(song, rng), rng)
     tracks = [track for track in song.tracks if track.notes and track.stem in STEMS]
     second_takes = [track for track in tracks if _doubled(track, rng)]
     fifth = None if others is None else _fifth_song(song, others)
@@ -248,12 +252,14 @@ def render_song(
     space = production.draw_space(rng)
     for index, stem in enumerate(STEMS):
         if stems[index].any():
-            stems[index] = production.produce_stem(stems[index], stem, space, rng, rate)
+            stems[index] = production.produce_stem(stems[index], stem, space, rng, rate, record)
     if fifth is not None and others is not None:
         _play_others(stems[-1], fifth.tracks, fonts, rate, others)
         if stems[-1].any():
-            stems[-1] = production.produce_stem(stems[-1], OTHER, space, others, rate)
+            stems[-1] = production.produce_stem(stems[-1], OTHER, space, others, rate, record)
     stems = production.set_levels(stems[..., skipped:], rng, rate, others)
+    if record and rng.random() < records.BUS_SHARE:
+        stems = records.compress_bus(stems, rate, rng)
     return stems[:, 0] if channels == 1 else stems
 
 
@@ -331,5 +337,6 @@ def _play(
             for (track, _, _), patch in zip(parts, patches)
         ]
     for (track, preset, _), sound in zip(parts, played):
-        sound = production.produce_track(sound, track, preset.program, rng, rate)
+        record = fonts.split == "train"
+        sound = production.produce_track(sound, track, preset.program, rng, rate, record)
         stem += _placed(sound * np.float32(rng.uniform(0.5, 1.0)), track, rng)

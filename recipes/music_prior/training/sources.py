@@ -15,6 +15,8 @@ from recipes.music_prior.training.data import INT16_SCALE, SegmentSource
 
 __all__ = ["RenderSource", "pack"]
 
+RENDERER = 2  # to be raised when the same settings come to sound otherwise in training
+
 
 class RenderSource:
     """Songs composed (or read from MIDI files) and rendered as they are asked for."""
@@ -28,6 +30,7 @@ class RenderSource:
         """What decides the sound of segment number i, as text."""
         values = asdict(self.settings)
         values.pop("workers")
+        values["renderer"] = RENDERER
         values["stems"] = list(self.settings.stems)
         values["midi_dirs"] = [Path(d).name for d in self.settings.midi_dirs]
         for kind in ("soundfonts", "heldout_soundfonts"):
