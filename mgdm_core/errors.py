@@ -69,4 +69,15 @@ class DivergenceError(MGDMError, ArithmeticError):
 
 
 class CancelledError(MGDMError):
-    """The callback asked the sampler to stop."""
+    """The callback asked the sampler to stop.
+
+    Parameters
+    ----------
+    message : str
+    saved : object
+        The :class:`~mgdm_core.SavedRun` to go on from.
+    """
+
+    def __init__(self, message: str, saved: object = None) -> None:
+        super().__init__(message)
+        self.saved = saved

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.conditionals.protocol import Place
 from mgdm_core.errors import SettingsError
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import check, gaussian
+from mgdm_core.schedule import Level
 
 __all__ = [
     "INDEX_LAWS",
     "Fraction",
-    "IndexContext",
     "IndexLaw",
     "NearZero",
     "NextLevel",
@@ -27,54 +30,49 @@ __all__ = [
 ]
 
 
-class IndexContext(NamedTuple):
-    """What a law may look at.
-
-    ``t`` the current level, ``next_level`` the level after it, ``step`` of ``steps`` outer steps,
-    ``residual`` the root mean square of y - A(x_0) per item (or None) and ``sigma_y``.
-    """
-
-    t: int
-    next_level: int
-    step: int
-    steps: int
-    schedule: NoiseSchedule
-    streams: RandomStreams
-    residual: Float[Tensor, " batch"] | None = None
-    sigma_y: float | None = None
-
-    def fill(self, s: int) -> Int[Tensor, " batch"]:
-        """One level for every item, clipped to {1, ..., t - 1}."""
-        return torch.full((len(self.streams),), min(max(1, s), self.t - 1))
+PUBLISHED_FLOOR = 0.0436
+"""Noise-to-signal ratio of level 10 of DDPM's linear schedule."""
 
 
 @runtime_checkable
 class IndexLaw(Protocol):
-    """Draws one level in {1, ..., t - 1} per item (t is at least 2)."""
+    """Draws a level in {1, ..., t - 1} (t is at least 2): one int for all, or one per item."""
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
-        """Return s, one per item."""
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
+        """Return s; read nothing from the device."""
         ...
 
 
-def _check(condition: bool, rule: str, found: object) -> None:
-    if not condition:
-        raise SettingsError(f"{rule}; found {found}")
+def _clip(s: int, place: Place) -> int:
+    """One level for every item, clipped to {1, ..., t - 1}."""
+    return min(max(1, s), place.t - 1)
 
 
 @dataclass(frozen=True)
 class UniformLaw:
-    """Uniform on [floor, t): the paper's first phase."""
+    """Uniform from the level of noise-to-signal ratio ``floor`` to t: the paper's first phase."""
 
-    floor: int = 10
+    floor: float = PUBLISHED_FLOOR
 
     def __post_init__(self) -> None:
-        _check(self.floor >= 1, "floor is a level of at least 1", self.floor)
+        check(self.floor > 0, "floor is a positive noise-to-signal ratio", self.floor)
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Draw uniformly."""
-        low = min(self.floor, context.t - 1)
-        return context.streams.integers(low, context.t)
+        low = _clip(problem.schedule.level_of_sigma(self.floor), place)
+        return noise.integers(low, place.t, x_0.device)
 
 
 @dataclass(frozen=True)
@@ -84,12 +82,17 @@ class UniformFraction:
     low: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(0 <= self.low < 1, "low lies in [0, 1)", self.low)
+        check(0 <= self.low < 1, "low lies in [0, 1)", self.low)
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Draw uniformly from the upper part."""
-        low = min(max(1, int(self.low * context.t)), context.t - 1)
-        return context.streams.integers(low, context.t)
+        return noise.integers(_clip(int(self.low * place.t), place), place.t, x_0.device)
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,17 @@ class NearZero:
     width: int = 10
 
     def __post_init__(self) -> None:
-        _check(self.width >= 1, "width is at least 1", self.width)
+        check(self.width >= 1, "width is at least 1", self.width)
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Draw near level 0."""
-        return context.streams.integers(1, min(self.width, context.t - 1) + 1)
+        return noise.integers(1, _clip(self.width, place) + 1, x_0.device)
 
 
 @dataclass(frozen=True)
@@ -113,41 +122,60 @@ class Fraction:
     fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(0 < self.fraction < 1, "fraction lies in (0, 1)", self.fraction)
+        check(0 < self.fraction < 1, "fraction lies in (0, 1)", self.fraction)
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Return the fixed fraction."""
-        return context.fill(round(self.fraction * context.t))
+        return _clip(round(self.fraction * place.t), place)
 
 
 @dataclass(frozen=True)
 class NextLevel:
     """s is the next level of the outer grid (at least 1)."""
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Return the next level."""
-        return context.fill(context.next_level)
+        return _clip(place.below, place)
 
 
 @dataclass(frozen=True)
 class PublishedMix:
-    """Uniform on [floor, t) for the first ``threshold`` share of the steps, then the next level.
+    """:class:`UniformLaw` for the first ``threshold`` share of the run, then the next level.
 
-    The published settings: floor 10; threshold 0.70 for images, 0.65 for audio (13 of 20).
+    The published settings: floor level 10 of DDPM's 1000, which is stated here by its
+    noise-to-signal ratio so that it means the same on any schedule; threshold 0.70 for images,
+    0.65 for audio (13 of 20).
     """
 
-    floor: int = 10
+    floor: float = PUBLISHED_FLOOR
     threshold: float = 0.7
 
     def __post_init__(self) -> None:
-        _check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
-        _check(self.floor >= 1, "floor is a level of at least 1", self.floor)
+        check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
+        check(self.floor > 0, "floor is a positive noise-to-signal ratio", self.floor)
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Draw by phase."""
-        if context.step < round(self.threshold * context.steps):
-            return UniformLaw(self.floor)(context)
-        return NextLevel()(context)
+        law = UniformLaw(self.floor) if place.before(self.threshold) else NextLevel()
+        return law(place, problem, x_0, noise)
 
 
 @dataclass(frozen=True)
@@ -163,20 +191,26 @@ class WeightsLaw:
     omega: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _check(
+        check(
             len(self.omega) > 0 and min(self.omega) >= 0 and self.omega[0] > 0,
             "omega is one non-negative weight per level, positive at level 1",
             self.omega[:4],
         )
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Draw from the weights below t."""
-        if len(self.omega) < context.t - 1:
+        if len(self.omega) < place.t - 1:
             raise SettingsError(
-                f"omega has one weight per level up to {context.t - 1}; found {len(self.omega)}"
+                f"omega has one weight per level up to {place.t - 1}; found {len(self.omega)}"
             )
-        row = torch.tensor(self.omega[: context.t - 1], dtype=torch.float64)
-        return context.streams.categorical(row.expand(len(context.streams), -1)) + 1
+        row = torch.tensor(self.omega[: place.t - 1], dtype=torch.float64, device=x_0.device)
+        return noise.categorical(row.expand(len(x_0), -1)) + 1
 
 
 @dataclass(frozen=True)
@@ -199,22 +233,29 @@ class ResidualLaw:
     share: float = 0.5
 
     def __post_init__(self) -> None:
-        _check(self.rough > 1, "rough is larger than 1", self.rough)
-        _check(0 <= self.share < 1, "share lies in [0, 1)", self.share)
+        check(self.rough > 1, "rough is larger than 1", self.rough)
+        check(0 <= self.share < 1, "share lies in [0, 1)", self.share)
 
-    def __call__(self, context: IndexContext) -> Int[Tensor, " batch"]:
+    def __call__(
+        self,
+        place: Place,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        noise: RandomStreams,
+    ) -> Level:
         """Draw according to each item's residual."""
-        if context.residual is None or context.sigma_y is None:
+        residual = problem.residual(x_0)
+        if residual is None:
             raise SettingsError(
                 "ResidualLaw looks at y - A(x_0) and needs a Gaussian likelihood; "
                 "use another index law for this one"
             )
-        ratio = (context.residual.double().cpu() / context.sigma_y).clamp_min(1e-12)
-        share = (ratio.log() / torch.tensor(self.rough).log()).clamp(0, 1)
-        base = min(max(1, context.next_level), context.t - 1)
-        high = (base + share * (context.t - 1 - base)).round().long()
+        ratio = (residual.double() / gaussian(problem).sigma_y).clamp_min(1e-12)
+        share = (ratio.log() / math.log(self.rough)).clamp(0, 1)
+        base = _clip(place.below, place)
+        high = (base + share * (place.t - 1 - base)).round().long()
         low = torch.minimum((self.share * high).long().clamp_min(1), high)
-        return context.streams.integers(low, high + 1)
+        return noise.integers(low, high + 1, x_0.device)
 
 
 INDEX_LAWS: dict[str, type] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from copy import copy
 
 import torch
 
@@ -20,27 +20,34 @@ __all__ = [
 ]
 
 
-@runtime_checkable
-class Likelihood(Protocol):
-    """What a sampler asks of a likelihood.
+class Likelihood:
+    """What a sampler asks of a likelihood: subclasses give ``log_prob``.
 
-    ``observation`` has one row per item; ``select`` re-orders or repeats the items, which particle
-    methods use.
+    Attributes
+    ----------
+    observation : Tensor, shape (batch, ...)
+        One row per item.
     """
 
     observation: Tensor
 
     def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
         """log g(y_i | x_0_i) for every item i, up to a constant that depends on y only."""
-        ...
+        raise NotImplementedError
+
+    def observing(self, observation: Float[Tensor, "batch ..."]) -> Likelihood:
+        """Return the same likelihood of another observation."""
+        other = copy(self)
+        other.observation = observation
+        return other
 
     def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> Likelihood:
         """Return the likelihood of the chosen items, in that order (repeats allowed)."""
-        ...
+        index = torch.as_tensor(items, device=self.observation.device, dtype=torch.long)
+        return self.observing(self.observation[index])
 
 
-@runtime_checkable
-class ImageLikelihood(Likelihood, Protocol):
+class ImageLikelihood(Likelihood):
     """A likelihood that sees x_0 through its image A(x_0) alone, each number on its own.
 
     It can say which Gaussian in the image it looks like near a point, and so takes the place of a
@@ -49,22 +56,22 @@ class ImageLikelihood(Likelihood, Protocol):
 
     operator: Operator
 
+    def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
+        """log g per item, up to a constant that depends on y only."""
+        return self.image_log_prob(flat(self.operator.forward(x_0)))
+
     def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
         """log g per item as a function of A(x_0), flattened."""
-        ...
+        raise NotImplementedError
 
     def local_gaussian(
         self, image: Float[Tensor, "batch rows"]
     ) -> tuple[Float[Tensor, "batch rows"], Float[Tensor, "batch rows"]]:
         """Centre and variance of the Gaussian with log g's slope and information at ``image``."""
-        ...
+        raise NotImplementedError
 
 
-def _index(items: Sequence[int] | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(items, device=like.device, dtype=torch.long)
-
-
-class GaussianLikelihood:
+class GaussianLikelihood(ImageLikelihood):
     """y = A(x_0) + sigma_y eps.
 
     Parameters
@@ -93,10 +100,6 @@ class GaussianLikelihood:
         """y - A(x_0)."""
         return self.observation - self.operator.forward(x_0)
 
-    def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
-        """-||y - A(x_0)||^2 / (2 sigma_y^2) per item."""
-        return self.image_log_prob(flat(self.operator.forward(x_0)))
-
     def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
         """-||y - image||^2 / (2 sigma_y^2) per item."""
         return -0.5 * (flat(self.observation) - image).square().sum(-1) / self.sigma_y**2
@@ -107,13 +110,8 @@ class GaussianLikelihood:
         """y and sigma_y^2, wherever the image is."""
         return flat(self.observation), torch.full_like(image, self.sigma_y**2)
 
-    def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> GaussianLikelihood:
-        """Keep the chosen items."""
-        rows = self.observation[_index(items, self.observation)]
-        return GaussianLikelihood(self.operator, rows, self.sigma_y)
 
-
-class PoissonLikelihood:
+class PoissonLikelihood(ImageLikelihood):
     """y ~ Poisson(gain A(x_0)), rates clipped from below.
 
     Parameters
@@ -146,10 +144,6 @@ class PoissonLikelihood:
         """Expected counts, clipped from below."""
         return (self.gain * self.operator.forward(x_0)).clamp_min(self.floor)
 
-    def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
-        """Sum of y log rate - rate per item (log y! left out)."""
-        return self.image_log_prob(flat(self.operator.forward(x_0)))
-
     def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
         """Sum of y log rate - rate per item, rate = gain image."""
         rate = (self.gain * image).clamp_min(self.floor)
@@ -171,13 +165,8 @@ class PoissonLikelihood:
         centre = torch.where(none, rate / self.gain - self.gain * variance, counts / self.gain)
         return centre, variance
 
-    def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> PoissonLikelihood:
-        """Keep the chosen items."""
-        rows = self.observation[_index(items, self.observation)]
-        return PoissonLikelihood(self.operator, rows, self.gain, self.floor)
 
-
-class CallableLikelihood:
+class CallableLikelihood(Likelihood):
     """Any log-likelihood of your own.
 
     Parameters
@@ -202,7 +191,3 @@ class CallableLikelihood:
                 f"found {tuple(value.shape)}; sum over the event, not over the batch"
             )
         return value
-
-    def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> CallableLikelihood:
-        """Keep the chosen items."""
-        return CallableLikelihood(self._log_prob, self.observation[_index(items, self.observation)])

@@ -12,7 +12,11 @@ import torch
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["NoiseSchedule"]
+__all__ = ["Level", "Moment", "NoiseSchedule", "fit", "root"]
+
+Level = int | Int[Tensor, " levels"]
+Moment = float | Float[Tensor, " levels"]
+"""A number of the schedule: a float at a level that the host knows, else one per item, float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +24,14 @@ class NoiseSchedule:
     r"""Levels 0..T of a Gaussian forward process, moments in float64.
 
     For s < t the process is Markov: x_t | x_s ~ N(a x_s, (sigma_t^2 - a^2 sigma_s^2) I) with
-    a = alpha_t / alpha_s. Variance-preserving and variance-exploding networks are both covered
-    by a general (alpha, sigma), with no rescaling.
+    a = alpha_t / alpha_s. Variance-preserving, variance-exploding and flow-matching networks are
+    covered by a general (alpha, sigma), with no rescaling.
 
     Parameters
     ----------
     alpha : Tensor, shape (levels,)
-        Signal scale per level; 1 at level 0, positive, never increasing.
+        Signal scale per level; 1 at level 0, never increasing, positive but at level T, where 0
+        means that nothing is left of the signal.
     sigma : Tensor, shape (levels,)
         Noise deviation per level; 0 at level 0; sigma / alpha strictly increasing.
     name : str
@@ -38,9 +43,10 @@ class NoiseSchedule:
         If a rule above does not hold.
     """
 
-    alpha: Float[Tensor, " levels"]
-    sigma: Float[Tensor, " levels"]
+    alpha: Float[Tensor, " steps"]
+    sigma: Float[Tensor, " steps"]
     name: str = field(default="custom")
+    _tables: dict = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         alpha = self.alpha.detach().to("cpu", torch.float64)
@@ -59,10 +65,18 @@ class NoiseSchedule:
                 f"level 0 is clean data: alpha 1 and sigma 0; "
                 f"found {float(alpha[0])!r} and {float(sigma[0])!r}"
             )
-        if bool((alpha <= 0).any()) or bool((alpha.diff() > 1e-12).any()):
-            raise SettingsError("alpha must be positive and never increase with the level")
-        if bool(((sigma / alpha).diff() <= 0).any()):
+        low = bool((alpha[:-1] <= 0).any()) or float(alpha[-1]) < 0
+        if low or bool((alpha.diff() > 1e-12).any()):
+            raise SettingsError(
+                "alpha must be positive (it may be 0 at the last level) and never increase with "
+                "the level"
+            )
+        if bool((self.ratio.diff() <= 0).any()):
             raise SettingsError("sigma / alpha must strictly increase with the level")
+        self._tables["host"] = (alpha.tolist(), sigma.tolist())
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_tables": {"host": self._tables["host"]}}
 
     # -- constructors -------------------------------------------------------------------------
 
@@ -110,9 +124,7 @@ class NoiseSchedule:
             )
         ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
         low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-        sigma = (low + ramp * (high - low)) ** rho
-        sigma = torch.cat([torch.zeros(1, dtype=torch.float64), sigma])
-        return cls(torch.ones_like(sigma), sigma, "karras")
+        return cls.from_sigmas((low + ramp * (high - low)) ** rho, "karras")
 
     @classmethod
     def from_sigmas(
@@ -123,6 +135,19 @@ class NoiseSchedule:
         sigma = torch.cat([torch.zeros(1, dtype=torch.float64), sigma])
         return cls(torch.ones_like(sigma), sigma, name)
 
+    @classmethod
+    def flow(cls, steps: int = 1000, shift: float = 1.0) -> NoiseSchedule:
+        """Rectified flow: alpha = 1 - u, sigma = u for u = 1/steps, ..., 1 (Liu et al. 2023).
+
+        ``shift`` moves the levels towards noise, u -> shift u / (1 + (shift - 1) u), as Esser et
+        al. 2024 (equation 23) do for large images. alpha is 0 at the last level.
+        """
+        if not shift > 0:
+            raise SettingsError(f"shift is positive; found {shift}")
+        u = torch.arange(steps + 1, dtype=torch.float64) / steps
+        u = shift * u / (1 + (shift - 1) * u)
+        return cls(1 - u, u, "flow")
+
     # -- queries ------------------------------------------------------------------------------
 
     @property
@@ -130,27 +155,50 @@ class NoiseSchedule:
         """The noisiest level T."""
         return len(self.alpha) - 1
 
-    def at(
-        self, t: int | Int[Tensor, " batch"], like: Tensor
-    ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-        """Return (alpha_t, sigma_t) in ``like``'s dtype and device, shaped to broadcast with it.
+    @property
+    def top(self) -> int:
+        """The noisiest level that holds any signal: T, or T - 1 where alpha_T is 0."""
+        return self.last if float(self.alpha[-1]) > 0 else self.last - 1
+
+    @property
+    def ratio(self) -> Float[Tensor, " steps"]:
+        """Noise-to-signal ratio sigma / alpha per level, infinite where alpha is 0."""
+        return self.sigma / self.alpha
+
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both moments on a device, moved there once."""
+        if device not in self._tables:
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            self._tables[device] = (self.alpha.to(device, wide), self.sigma.to(device, wide))
+        return self._tables[device]
+
+    def moments(self, t: Level) -> tuple[Moment, Moment]:
+        """(alpha_t, sigma_t): floats at one level, or one of each per item on t's device."""
+        if isinstance(t, int):
+            alpha, sigma = self._tables["host"]
+            return alpha[t], sigma[t]
+        table = self._table(t.device)
+        return table[0][t], table[1][t]
+
+    def at(self, t: Level, like: Tensor) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        """Return (alpha_t, sigma_t) as arrays in ``like``'s dtype that broadcast with it.
 
         Parameters
         ----------
         t : int or Tensor of shape (batch,)
-            One level for all items, or one per item.
+            One level for all items, or one per item, on ``like``'s device.
         like : Tensor, shape (batch, ...)
             The array that the moments will be multiplied with.
         """
-        index = torch.as_tensor(t, device="cpu").reshape(-1)
-        shape = (-1,) + (1,) * (like.ndim - 1)
-        alpha = self.alpha[index].to(like.device, like.dtype).reshape(shape)
-        sigma = self.sigma[index].to(like.device, like.dtype).reshape(shape)
-        return alpha, sigma
+        alpha, sigma = (fit(moment, like) for moment in self.moments(t))
+        if isinstance(alpha, Tensor) and isinstance(sigma, Tensor):
+            return alpha, sigma
+        shape = (1,) * like.ndim
+        return like.new_full(shape, float(alpha)), like.new_full(shape, float(sigma))
 
     def level_of_sigma(self, sigma: float) -> int:
         """Level >= 1 whose noise-to-signal ratio sigma / alpha is nearest to ``sigma`` in log."""
-        ratio = (self.sigma / self.alpha)[1:]
+        ratio = self.ratio[1 : self.top + 1]
         return 1 + int((ratio.log() - math.log(sigma)).abs().argmin())
 
     def spaced(self, count: int, start: int | None = None, stop: int = 1) -> list[int]:
@@ -169,3 +217,15 @@ class NoiseSchedule:
             )
         grid = np.linspace(start, stop, count) if count > 1 else np.array([start])
         return sorted({int(v) for v in np.rint(grid)}, reverse=True)
+
+
+def root(value: Moment) -> Moment:
+    """Square root of a moment, 0 where rounding took it below 0."""
+    return value.clamp_min(0).sqrt() if isinstance(value, Tensor) else math.sqrt(max(value, 0.0))
+
+
+def fit(value: Moment, x: Float[Tensor, "batch *event"]) -> float | Float[Tensor, "..."]:
+    """A moment in ``x``'s dtype, shaped to multiply it item by item."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    return value.to(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))

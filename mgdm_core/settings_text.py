@@ -8,7 +8,7 @@ from typing import Any
 
 from mgdm_core.errors import SettingsError
 
-__all__ = ["change_settings", "setting_names"]
+__all__ = ["change_settings", "setting_names", "settings_from"]
 
 
 def setting_names(settings: Any) -> list[str]:
@@ -20,6 +20,17 @@ def setting_names(settings: Any) -> list[str]:
         if is_dataclass(value):
             names += [f"{f.name}.{inner}" for inner in setting_names(value)]
     return names
+
+
+def settings_from(base: Any, changes: Mapping[str, Any]) -> Any:
+    """Copy of a settings dataclass with some fields changed, unknown names refused."""
+    names = [f.name for f in fields(base)]
+    for name in changes:
+        if name not in names:
+            raise SettingsError(
+                f"{type(base).__name__} has no setting {name!r}; valid names: {', '.join(names)}"
+            )
+    return replace(base, **dict(changes))
 
 
 def change_settings(settings: Any, changes: Mapping[str, str]) -> Any:

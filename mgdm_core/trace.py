@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
-from mgdm_core.array_types import Tensor
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import DivergenceError
+from mgdm_core.operators import flat
+from mgdm_core.sampler import Info
 
-__all__ = ["Progress", "StepRecord", "Trace", "failure_signatures"]
+__all__ = ["Progress", "Recorder", "StepRecord", "Trace", "failure_signatures"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Progress:
         Current noise level.
     estimate : Tensor, shape (batch, *event)
         Current estimate of x_0; do not write to it.
+    save : callable
+        Returns a :class:`~mgdm_core.SavedRun`, from which ``sample(..., resume=saved)`` goes on.
     """
 
     sampler: str
@@ -61,6 +66,7 @@ class Progress:
     steps: int
     level: int
     estimate: Tensor
+    save: Callable[[], Any]
 
 
 Callback = Callable[[Progress], Any]
@@ -81,6 +87,8 @@ class Trace:
         Bytes: of the device's allocator on CUDA, of the process elsewhere.
     warnings : list of str
         Named failure signatures, see :func:`failure_signatures`.
+    extra : dict of str to list
+        What a method tells besides, one mean over the items per step.
     """
 
     sampler: str
@@ -93,10 +101,93 @@ class Trace:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers and numbers, ready for JSON (``extra`` is left out)."""
-        out = asdict(self)
-        del out["extra"]
-        return out
+        """Plain containers and numbers, ready for JSON."""
+        return asdict(self)
+
+
+class Recorder:
+    """Turns the tensors that steps tell into records, fetched from the device all at once.
+
+    Parameters
+    ----------
+    sampler : str
+        For the error on NaN.
+    """
+
+    def __init__(self, sampler: str) -> None:
+        self.sampler = sampler
+        self.records: list[StepRecord] = []
+        self.extra: dict[str, list[float]] = {}
+        self._finite: list[Tensor] = []
+        self._numbers: list[Tensor] = []
+        self._told: list[tuple[int, list[str]]] = []
+
+    def add(self, info: Info, residual: Float[Tensor, " batch"] | None) -> None:
+        """Take note of a step; nothing is read."""
+        items = len(info.x_0)
+        finite = torch.isfinite(info.x.reshape(items, -1)).all(-1)
+        finite = finite & torch.isfinite(flat(info.x_0)).all(-1)
+        self._finite.append(finite if info.valid is None else finite & info.valid)
+        index = info.index
+        if isinstance(index, int):
+            index = torch.full((), index, device=info.x.device)
+        told = {
+            "index": index,
+            "loss_before": info.loss_before,
+            "loss_after": info.loss_after,
+            "residual": residual,
+            **(info.extra or {}),
+        }
+        known = {name: value for name, value in told.items() if value is not None}
+        numbers = [value.double().mean() for value in known.values()]
+        self._numbers.append(torch.stack([info.x.abs().max().double(), *numbers]))
+        self._told.append((info.level, list(known)))
+
+    def flush(self) -> None:
+        """Fetch what was told since the last time.
+
+        Raises
+        ------
+        DivergenceError
+            Naming the first level and the items where NaN or infinity arose.
+        """
+        if not self._told:
+            return
+        # One transfer for the flags, one for the numbers.
+        finite = torch.stack(self._finite).cpu()
+        numbers = torch.cat(self._numbers).tolist()
+        for (level, names), row in zip(self._told, finite):
+            if not bool(row.all()):
+                raise DivergenceError(self.sampler, level, (~row).nonzero()[:, 0].tolist())
+            values = dict(zip(("magnitude", *names), numbers[: len(names) + 1]))
+            numbers = numbers[len(names) + 1 :]
+            record: dict[str, Any] = {"level": level, **dict.fromkeys(_RECORDED)}
+            record.update({k: v for k, v in values.items() if k in _RECORDED})
+            self.records.append(StepRecord(**record))
+            for name, value in values.items():
+                if name not in _RECORDED:
+                    self.extra.setdefault(name, []).append(value)
+        self._finite, self._numbers, self._told = [], [], []
+
+
+_RECORDED = ("index", "loss_before", "loss_after", "residual", "magnitude")
+
+
+def mean_records(parts: list[list[StepRecord]], weights: list[int]) -> list[StepRecord]:
+    """Records of several batches that took the same steps, as one: means by their sizes."""
+    if len(parts) == 1:
+        return parts[0]
+    total = sum(weights)
+    merged = []
+    for row in zip(*parts):
+        record: dict[str, Any] = {"level": row[0].level}
+        for name in _RECORDED:
+            values = [getattr(r, name) for r in row]
+            known = None not in values
+            record[name] = sum(v * w for v, w in zip(values, weights)) / total if known else None
+        record["magnitude"] = max(r.magnitude for r in row)
+        merged.append(StepRecord(**record))
+    return merged
 
 
 def failure_signatures(
@@ -104,8 +195,10 @@ def failure_signatures(
     last_level: int,
     sigma_y: float | None = None,
     observed: float | None = None,
+    residual: float | None = None,
+    acceptance: list[float] | None = None,
 ) -> list[str]:
-    """Name the known ways in which a run goes wrong (DESIGN: trace).
+    """Name the known ways in which a run goes wrong.
 
     Parameters
     ----------
@@ -117,14 +210,32 @@ def failure_signatures(
     observed : float or None
         Root mean square of the observation: tells a run that diverged in its first step, before
         there was a residual to compare with.
+    residual : float or None
+        Root mean square of y - A(x) of the samples themselves.
+    acceptance : list of float or None
+        Share of the items that accepted, per jump, of methods that propose and accept.
 
     Returns
     -------
     list of str
         Each begins with its name: ``conditional-not-converged``, ``index-stuck-near-zero``,
-        ``divergence``.
+        ``divergence``, ``data-not-met``, ``jumps-stuck``.
     """
     found: list[str] = []
+    if residual is not None and sigma_y is not None and residual > 1.5 * sigma_y:
+        found.append(
+            f"data-not-met: the samples are {residual:.3g} off the observation, whose deviation "
+            f"is {sigma_y:.3g}; meet it nearer to level 1 (an index law that goes there at the "
+            f"end), or take more steps"
+        )
+    # The first is a plain draw of the prior, which is always taken.
+    later = (acceptance or [])[1:]
+    if len(later) >= 10 and sum(later) < 0.02 * len(later):
+        found.append(
+            f"jumps-stuck: {100 * sum(later) / len(later):.1f} % of the jumps were accepted; the "
+            f"modes' weights are those of the first draw; observe fewer numbers per jump or leave "
+            f"the jumps out"
+        )
     if len(records) < 4:
         return found
     tail = records[-max(2, len(records) // 10) :]

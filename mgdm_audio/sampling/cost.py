@@ -6,14 +6,14 @@ import torch
 
 from mgdm_audio.sampling.stem_sampler import SamplingSettings
 from mgdm_core.array_types import Float, Int, Tensor
-from mgdm_core.conditioning import IdentityBasis
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import SumOverChannels
 from mgdm_core.priors import Denoised
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Start
-from mgdm_core.samplers import get_sampler
+from mgdm_core.problem import Problem
+from mgdm_core.sample import sample
+from mgdm_core.sampler import Start
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.steps.conditioning import IdentityBasis
 
 __all__ = ["count_evaluations"]
 
@@ -47,16 +47,11 @@ def count_evaluations(
         The prior's levels.
     stems : int
     """
-    info = get_sampler(sampling.sampler)
     start = None
     if sampling.start == "wiener":
         start = Start(torch.zeros(1, stems, 8), schedule.level_of_sigma(sampling.start_sigma))
-    result = info.run(
-        _CountedOnly(schedule),
-        GaussianLikelihood(SumOverChannels(stems), torch.full((1, 8), 0.1), sampling.sigma_y),
-        (stems, 8),
-        RandomStreams([0]),
-        sampling.settings if sampling.settings is not None else info.settings(),
-        start=start,
-    )
+    y = torch.full((1, 8), 0.1)
+    likelihood = GaussianLikelihood(SumOverChannels(stems), y, sampling.sigma_y)
+    problem = Problem(_CountedOnly(schedule), likelihood, (stems, 8))
+    result = sample(problem, sampling.chosen, start=start)
     return result.trace.evaluations, result.trace.vjps

@@ -11,9 +11,8 @@ from mgdm_audio.sampling.stem_sampler import SamplingSettings
 from mgdm_core.conditionals import Tweedie
 from mgdm_core.errors import SettingsError
 from mgdm_core.index_laws import Fraction
-from mgdm_core.samplers import get_sampler
-from mgdm_core.samplers.mgdm import PRESETS as MGDM_PRESETS
-from mgdm_core.samplers.mgdm import MGDMSettings
+from mgdm_core.samplers import PRESETS as SAMPLER_PRESETS
+from mgdm_core.samplers import TweedieGibbs, get_sampler
 from mgdm_core.settings_text import change_settings, setting_names
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "sampling_settings"]
@@ -21,15 +20,11 @@ __all__ = ["DEFAULT_PRESET", "PRESETS", "sampling_settings"]
 DEFAULT_PRESET = "balanced"
 
 
-def _mgdm(levels: int) -> SamplingSettings:
+def _tweedie(levels: int) -> SamplingSettings:
     return SamplingSettings(
-        sampler="mgdm",
-        settings=MGDMSettings(
-            levels=levels,
-            gibbs=1,
-            denoising_steps=0,
-            index_law=Fraction(0.5),
-            conditional=Tweedie(variance="auto", draw=False),
+        sampler="tweedie_gibbs",
+        settings=TweedieGibbs(
+            levels, index_law=Fraction(0.5), conditional=Tweedie(variance="auto", draw=False)
         ),
         temperature=0.01,
         variance="shares",
@@ -38,10 +33,13 @@ def _mgdm(levels: int) -> SamplingSettings:
 
 
 PRESETS: dict[str, SamplingSettings] = {
-    "fast": _mgdm(levels=2),
-    "balanced": _mgdm(levels=3),
+    "fast": _tweedie(levels=1),
+    "balanced": _tweedie(levels=2),
     "paper": SamplingSettings(
-        sampler="mgdm", settings=MGDM_PRESETS["audio-published"], samples=1, start="noise"
+        sampler="mgdm",
+        settings=SAMPLER_PRESETS["mgdm"]["audio-published"],
+        samples=1,
+        start="noise",
     ),
 }
 
@@ -77,8 +75,7 @@ def sampling_settings(
         raise SettingsError(f"no preset {preset!r}; valid names: {', '.join(PRESETS)}")
     chosen = PRESETS[preset]
     if sampler is not None and sampler != chosen.sampler:
-        info = get_sampler(sampler)
-        chosen = replace(chosen, sampler=sampler, settings=info.settings())
+        chosen = replace(chosen, sampler=sampler, settings=get_sampler(sampler)())
     for name, value in outer.items():
         if name not in setting_names(chosen) or name in _RESERVED:
             raise SettingsError(

@@ -9,13 +9,14 @@ see the same noise on the stretch that they share.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError
-from mgdm_core.randomness import RandomStreams
+from mgdm_core.noise import RandomStreams
 
 __all__ = ["NOISE_BLOCK", "PositionStreams"]
 
@@ -60,6 +61,18 @@ class PositionStreams(RandomStreams):
         view._length = self._length
         view._temperature = self._temperature
         return view
+
+    def state(self) -> Any:
+        """Return where the streams stand."""
+        blocks = [[generator.get_state() for generator in row] for row in self._blocks]
+        return super().state(), blocks
+
+    def restore(self, state: Any) -> None:
+        """Go on from a :meth:`state`."""
+        super().restore(state[0])
+        for row, saved in zip(self._blocks, state[1]):
+            for generator, one in zip(row, saved):
+                generator.set_state(one)
 
     def normal(
         self,

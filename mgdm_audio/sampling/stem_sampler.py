@@ -17,7 +17,9 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import SumOverChannels
-from mgdm_core.run import Start
+from mgdm_core.problem import Problem
+from mgdm_core.sample import sample
+from mgdm_core.sampler import Sampler, Start
 from mgdm_core.samplers import get_sampler
 from mgdm_core.trace import Trace
 
@@ -32,8 +34,8 @@ class SamplingSettings:
     ----------
     sampler : str
         Name in :data:`mgdm_core.samplers.SAMPLERS`.
-    settings : object or None
-        The sampler's settings dataclass; its defaults when None.
+    settings : Sampler or None
+        The sampler itself, whose fields are its settings; its defaults when None.
     samples : int
         Posterior samples that are averaged.
     start : {"wiener", "noise"}
@@ -57,7 +59,7 @@ class SamplingSettings:
         Separations that are averaged, each with its windows elsewhere; the cost grows with it.
     """
 
-    sampler: str = "mgdm"
+    sampler: str = "tweedie_gibbs"
     settings: Any = None
     samples: int = 1
     start: str = "wiener"
@@ -72,10 +74,10 @@ class SamplingSettings:
     shifts: int = 1
 
     def __post_init__(self) -> None:
-        info = get_sampler(self.sampler)
-        if self.settings is not None and not isinstance(self.settings, info.settings):
+        kind = get_sampler(self.sampler)
+        if self.settings is not None and not isinstance(self.settings, kind):
             raise SettingsError(
-                f"sampler {self.sampler!r} takes {info.settings.__name__}; "
+                f"sampler {self.sampler!r} takes {kind.__name__}; "
                 f"found {type(self.settings).__name__}"
             )
         rules = (
@@ -98,6 +100,11 @@ class SamplingSettings:
         for holds, rule, found in rules:
             if not holds:
                 raise SettingsError(f"{rule}; found {found!r}")
+
+    @property
+    def chosen(self) -> Sampler:
+        """The sampler with its settings."""
+        return get_sampler(self.sampler)() if self.settings is None else self.settings
 
 
 @dataclass(frozen=True)
@@ -207,7 +214,6 @@ class StemSampler:
         on_windows: Callable[[int], None] | None,
     ) -> ChunkResult:
         cfg, prior = self.settings, self.prior
-        info = get_sampler(cfg.sampler)
         count, stems, length = cfg.samples, len(prior.stems), mixture.shape[-1]
         y = mixture.to(prior.device, torch.float32)[None].expand(count, -1).contiguous()
         long_prior = windowed(
@@ -223,12 +229,10 @@ class StemSampler:
         likelihood = GaussianLikelihood(SumOverChannels(stems), y, cfg.sigma_y)
         streams = PositionStreams(range(seed, seed + count), origin, length, cfg.temperature)
 
-        result = info.run(
-            long_prior,
-            likelihood,
-            (stems, length),
-            streams,
-            cfg.settings if cfg.settings is not None else info.settings(),
+        result = sample(
+            Problem(long_prior, likelihood, (stems, length)),
+            cfg.chosen,
+            noise=streams,
             start=self._start(y),
         )
         return ChunkResult(result.x.float().cpu(), result.trace)

@@ -1,154 +1,114 @@
-"""Posterior samplers, one file per method, all with one signature, listed by name."""
+"""Posterior samplers, one file per method; the fields of each are its settings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mgdm_core.errors import SettingsError
-from mgdm_core.run import SamplerInfo
+from mgdm_core.sampler import Sampler
 from mgdm_core.samplers import daps as _daps
 from mgdm_core.samplers import ddnm as _ddnm
 from mgdm_core.samplers import ddrm as _ddrm
 from mgdm_core.samplers import diffpir as _diffpir
+from mgdm_core.samplers import diffusion_gibbs as _diffusion_gibbs
+from mgdm_core.samplers import ding as _ding
 from mgdm_core.samplers import dps as _dps
+from mgdm_core.samplers import flow_dps as _flow_dps
 from mgdm_core.samplers import guess_and_guide as _guess_and_guide
 from mgdm_core.samplers import mcg_diff as _mcg_diff
 from mgdm_core.samplers import mgdm as _mgdm
+from mgdm_core.samplers import mgdm_jumps as _mgdm_jumps
 from mgdm_core.samplers import msdm_dirac as _msdm_dirac
 from mgdm_core.samplers import msdm_gaussian as _msdm_gaussian
 from mgdm_core.samplers import pgdm as _pgdm
 from mgdm_core.samplers import pnp_dm as _pnp_dm
 from mgdm_core.samplers import red_diff as _red_diff
 from mgdm_core.samplers import smc_diff as _smc_diff
+from mgdm_core.samplers import tweedie_gibbs as _tweedie_gibbs
 from mgdm_core.samplers import twisted_smc as _twisted_smc
+from mgdm_core.samplers.daps import DAPS
+from mgdm_core.samplers.ddnm import DDNM
+from mgdm_core.samplers.ddrm import DDRM
+from mgdm_core.samplers.default import default_sampler
+from mgdm_core.samplers.diffpir import DiffPIR
+from mgdm_core.samplers.diffusion_gibbs import DiffusionGibbs
+from mgdm_core.samplers.ding import DInG
+from mgdm_core.samplers.dps import DPS
+from mgdm_core.samplers.flow_dps import FlowDPS
+from mgdm_core.samplers.guess_and_guide import GuessAndGuide
+from mgdm_core.samplers.mcg_diff import MCGDiff
+from mgdm_core.samplers.mgdm import MGDM
+from mgdm_core.samplers.mgdm_jumps import MGDMJumps
+from mgdm_core.samplers.msdm_dirac import MSDMDirac
+from mgdm_core.samplers.msdm_gaussian import MSDMGaussian
+from mgdm_core.samplers.pgdm import PGDM
+from mgdm_core.samplers.pnp_dm import PnPDM
+from mgdm_core.samplers.red_diff import REDDiff
+from mgdm_core.samplers.smc_diff import SMCDiff
+from mgdm_core.samplers.tweedie_gibbs import TweedieGibbs
+from mgdm_core.samplers.twisted_smc import TwistedSMC
 
-__all__ = ["SAMPLERS", "get_sampler"]
+__all__ = [
+    "DAPS",
+    "DDNM",
+    "DDRM",
+    "DiffPIR",
+    "DiffusionGibbs",
+    "DInG",
+    "FlowDPS",
+    "GuessAndGuide",
+    "MCGDiff",
+    "MSDMDirac",
+    "MSDMGaussian",
+    "PGDM",
+    "PnPDM",
+    "REDDiff",
+    "SMCDiff",
+    "TwistedSMC",
+    "DPS",
+    "MGDM",
+    "MGDMJumps",
+    "TweedieGibbs",
+    "PRESETS",
+    "SAMPLERS",
+    "default_sampler",
+    "get_sampler",
+]
 
-SAMPLERS: dict[str, SamplerInfo] = {
-    info.name: info
-    for info in (
-        SamplerInfo(
-            "mgdm",
-            _mgdm.mgdm,
-            _mgdm.MGDMSettings,
-            presets=_mgdm.PRESETS,
-            paper="Janati et al. 2025, arXiv 2502.03332",
-        ),
-        SamplerInfo(
-            "dps",
-            _dps.dps,
-            _dps.DPSSettings,
-            presets=_dps.PRESETS,
-            needs=frozenset({"vjp"}),
-            paper="Chung et al. 2023, arXiv 2209.14687",
-        ),
-        SamplerInfo(
-            "pgdm",
-            _pgdm.pgdm,
-            _pgdm.PGDMSettings,
-            presets=_pgdm.PRESETS,
-            needs=frozenset({"gaussian", "proximal", "vjp"}),
-            paper="Song et al. 2023, ICLR, openreview 9_gsMA8MRKQ",
-        ),
-        SamplerInfo(
-            "ddnm",
-            _ddnm.ddnm,
-            _ddnm.DDNMSettings,
-            presets=_ddnm.PRESETS,
-            needs=frozenset({"gaussian", "svd"}),
-            paper="Wang et al. 2023, arXiv 2212.00490",
-        ),
-        SamplerInfo(
-            "ddrm",
-            _ddrm.ddrm,
-            _ddrm.DDRMSettings,
-            presets=_ddrm.PRESETS,
-            needs=frozenset({"gaussian", "svd"}),
-            paper="Kawar et al. 2022, arXiv 2201.11793",
-        ),
-        SamplerInfo(
-            "diffpir",
-            _diffpir.diffpir,
-            _diffpir.DiffPIRSettings,
-            presets=_diffpir.PRESETS,
-            needs=frozenset({"gaussian", "proximal"}),
-            paper="Zhu et al. 2023, arXiv 2305.08995",
-        ),
-        SamplerInfo(
-            "daps",
-            _daps.daps,
-            _daps.DAPSSettings,
-            presets=_daps.PRESETS,
-            paper="Zhang et al. 2024, arXiv 2407.01521",
-        ),
-        SamplerInfo(
-            "pnp_dm",
-            _pnp_dm.pnp_dm,
-            _pnp_dm.PnPDMSettings,
-            presets=_pnp_dm.PRESETS,
-            paper="Wu et al. 2024, arXiv 2405.18782",
-        ),
-        SamplerInfo(
-            "red_diff",
-            _red_diff.red_diff,
-            _red_diff.REDDiffSettings,
-            presets=_red_diff.PRESETS,
-            paper="Mardani et al. 2023, arXiv 2305.04391",
-        ),
-        SamplerInfo(
-            "guess_and_guide",
-            _guess_and_guide.guess_and_guide,
-            _guess_and_guide.GuessAndGuideSettings,
-            presets=_guess_and_guide.PRESETS,
-            paper="Shtanchaev et al. 2026, arXiv 2603.07860",
-        ),
-        SamplerInfo(
-            "twisted_smc",
-            _twisted_smc.twisted_smc,
-            _twisted_smc.TwistedSMCSettings,
-            presets=_twisted_smc.PRESETS,
-            needs=frozenset({"vjp"}),
-            paper="Wu et al. 2023, arXiv 2306.17775",
-            particles=True,
-        ),
-        SamplerInfo(
-            "mcg_diff",
-            _mcg_diff.mcg_diff,
-            _mcg_diff.MCGDiffSettings,
-            presets=_mcg_diff.PRESETS,
-            needs=frozenset({"gaussian", "svd"}),
-            paper="Cardoso et al. 2023, arXiv 2308.07983",
-            particles=True,
-        ),
-        SamplerInfo(
-            "smc_diff",
-            _smc_diff.smc_diff,
-            _smc_diff.SMCDiffSettings,
-            presets=_smc_diff.PRESETS,
-            needs=frozenset({"gaussian", "svd"}),
-            paper="Trippe et al. 2022, arXiv 2206.04119",
-            particles=True,
-        ),
-        SamplerInfo(
-            "msdm_dirac",
-            _msdm_dirac.msdm_dirac,
-            _msdm_dirac.MSDMDiracSettings,
-            presets=_msdm_dirac.PRESETS,
-            needs=frozenset({"gaussian", "mixing"}),
-            paper="Mariani et al. 2024, arXiv 2302.02257",
-        ),
-        SamplerInfo(
-            "msdm_gaussian",
-            _msdm_gaussian.msdm_gaussian,
-            _msdm_gaussian.MSDMGaussianSettings,
-            presets=_msdm_gaussian.PRESETS,
-            needs=frozenset({"gaussian", "mixing"}),
-            paper="Mariani et al. 2024, arXiv 2302.02257",
-        ),
-    )
+_MODULES = {
+    MGDM: _mgdm,
+    MGDMJumps: _mgdm_jumps,
+    TweedieGibbs: _tweedie_gibbs,
+    DPS: _dps,
+    DAPS: _daps,
+    DDNM: _ddnm,
+    DDRM: _ddrm,
+    DiffPIR: _diffpir,
+    DiffusionGibbs: _diffusion_gibbs,
+    DInG: _ding,
+    FlowDPS: _flow_dps,
+    GuessAndGuide: _guess_and_guide,
+    MCGDiff: _mcg_diff,
+    MSDMDirac: _msdm_dirac,
+    MSDMGaussian: _msdm_gaussian,
+    PGDM: _pgdm,
+    PnPDM: _pnp_dm,
+    REDDiff: _red_diff,
+    SMCDiff: _smc_diff,
+    TwistedSMC: _twisted_smc,
 }
 
+SAMPLERS: dict[str, type[Sampler]] = {kind.name: kind for kind in _MODULES}
+"""Every sampler by name, for command lines and tables."""
 
-def get_sampler(name: str) -> SamplerInfo:
-    """Entry of the list by name.
+PRESETS: dict[str, Mapping[str, Sampler]] = {
+    kind.name: module.PRESETS for kind, module in _MODULES.items()
+}
+"""Named settings of each sampler."""
+
+
+def get_sampler(name: str) -> type[Sampler]:
+    """Sampler by name.
 
     Raises
     ------

@@ -8,22 +8,36 @@ Karras grid, and each q raised by the churn, becomes that of the nearest level.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.errors import CapabilityError
-from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
-from mgdm_core.operators import SumOverChannels
-from mgdm_core.run import Run, Start, check
-from mgdm_core.samplers._common import gaussian, karras_levels
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Result, Sampler, Start, check, draw, first_level, first_state
+from mgdm_core.steps.grids import karras_levels, ratio_of
 
-__all__ = ["MSDMSettings", "integrate", "mixing"]
+__all__ = ["MSDM", "MSDMPlan", "MSDMState"]
+
+
+class MSDMPlan(NamedTuple):
+    """Levels (t, raised, s) of every step: from t, raised by the churn, down to s."""
+
+    triples: tuple[tuple[int, int, int], ...]
+    steps: int
+    top: int
+
+
+class MSDMState(NamedTuple):
+    """u = x / alpha."""
+
+    step: int
+    u: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class MSDMSettings:
-    """Settings that both separators of MSDM share.
+class MSDM(Sampler):
+    """What both separators of MSDM share; no gradient of a network.
 
     Parameters
     ----------
@@ -36,6 +50,9 @@ class MSDMSettings:
     resamples : int
         Times that each step is taken.
     """
+
+    paper: ClassVar[str] = "Mariani et al. 2024, arXiv 2302.02257"
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "mixing"})
 
     steps: int = 150
     sigma_max: float = 1.0
@@ -55,52 +72,53 @@ class MSDMSettings:
         check(self.s_churn >= 0, "s_churn is not negative", self.s_churn)
         check(self.resamples >= 1, "resamples is at least 1", self.resamples)
 
+    def constrain(self, problem: Problem, u: Tensor) -> Tensor:
+        """Correct u before each evaluation and at the end."""
+        return u
 
-def mixing(likelihood: Likelihood, who: str) -> GaussianLikelihood:
-    """Return a Gaussian likelihood on the mixing operator.
+    def derivative(self, problem: Problem, u: Tensor, x_0: Tensor, q: float) -> Tensor:
+        """du/dq at u, where x_0 = D(x)."""
+        raise NotImplementedError
 
-    Raises
-    ------
-    CapabilityError
-        Naming ``gaussian`` or ``mixing`` if it is not one.
-    """
-    lik = gaussian(likelihood, who)
-    if not isinstance(lik.operator, SumOverChannels):
-        raise CapabilityError(lik.operator, "mixing", who)
-    return lik
+    def plan(self, problem: Problem, start: Start | None = None) -> MSDMPlan:
+        """Karras levels from the first, or the start's, down to the data."""
+        schedule = problem.schedule
+        grid = karras_levels(schedule, self.steps, self.sigma_max, self.sigma_min, self.rho)
+        top = min(first_level(problem, start, grid[0]), schedule.top)
+        growth = 1 + min(self.s_churn / self.steps, 2**0.5 - 1)
+        pairs = itertools.pairwise([top, *(level for level in grid if level < top), 0])
+        triples = tuple(
+            (t, max(t, schedule.level_of_sigma(ratio_of(schedule, t) * growth)), s)
+            for t, s in pairs
+        )
+        return MSDMPlan(triples, len(triples), top)
 
+    def init(
+        self, problem: Problem, plan: MSDMPlan, noise: RandomStreams, start: Start | None = None
+    ) -> MSDMState:
+        """Noise, or the start, at the first level."""
+        alpha, _ = problem.schedule.moments(plan.top)
+        return MSDMState(0, first_state(problem, plan.top, noise, start) / alpha)
 
-# (u, D(x), q) -> du/dq, and a last correction of the result.
-Derivative = Callable[[Tensor, Tensor, float], Tensor]
+    def step(
+        self, problem: Problem, plan: MSDMPlan, state: MSDMState, noise: RandomStreams
+    ) -> tuple[MSDMState, Info]:
+        """Raise, denoise, go down, as many times as ``resamples`` says."""
+        schedule, u = problem.schedule, state.u
+        t, raised, s = plan.triples[state.step]
+        q, q_hat, q_next = (ratio_of(schedule, level) for level in (t, raised, s))
+        alpha, _ = schedule.moments(raised)
+        x_0 = u
+        for k in range(self.resamples):
+            u = self.constrain(problem, u + (q_hat**2 - q**2) ** 0.5 * draw(problem, noise))
+            x_0 = problem.denoise(alpha * u, raised)
+            u = u + (q_next - q_hat) * self.derivative(problem, u, x_0, q_hat)
+            if k + 1 < self.resamples:
+                u = u + (q**2 - q_next**2) ** 0.5 * draw(problem, noise)
+        return MSDMState(state.step + 1, u), Info(t, u, x_0)
 
-
-def integrate(
-    run: Run,
-    cfg: MSDMSettings,
-    derivative: Derivative,
-    constrain: Callable[[Tensor], Tensor],
-    start: Start | None,
-) -> Float[Tensor, "batch *event"]:
-    """Go down the grid; ``constrain`` is applied to u before each evaluation and at the end."""
-    schedule = run.schedule
-
-    def ratio(t: int) -> float:
-        return float(schedule.sigma[t] / schedule.alpha[t])
-
-    levels = karras_levels(schedule, cfg.steps, cfg.sigma_max, cfg.sigma_min, cfg.rho)
-    x, top = run.first_state(levels[0], start)
-    levels = [top, *(level for level in levels if level < top), 0]
-    u = x / float(schedule.alpha[top])
-    growth = 1 + min(cfg.s_churn / cfg.steps, 2**0.5 - 1)
-    run.steps = len(levels) - 1
-    for t, s in itertools.pairwise(levels):
-        raised = max(t, schedule.level_of_sigma(ratio(t) * growth))
-        q, q_hat, q_next = ratio(t), ratio(raised), ratio(s)
-        for k in range(cfg.resamples):
-            u = constrain(u + (q_hat**2 - q**2) ** 0.5 * run.noise())
-            x_0 = run.denoise(float(schedule.alpha[raised]) * u, raised)
-            u = u + (q_next - q_hat) * derivative(u, x_0, q_hat)
-            if k + 1 < cfg.resamples:
-                u = u + (q**2 - q_next**2) ** 0.5 * run.noise()
-        run.step(t, u, x_0)
-    return constrain(u)
+    def finish(
+        self, problem: Problem, plan: MSDMPlan, state: MSDMState, noise: RandomStreams
+    ) -> Result:
+        """The last u, corrected."""
+        return Result(self.constrain(problem, state.u))

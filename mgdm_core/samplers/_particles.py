@@ -1,29 +1,36 @@
-"""Populations of particles, one per item: weights, systematic resampling, spectral observations.
+"""Particles of every item: weights, systematic resampling, spectral observations.
 
 Particles of an item lie next to each other: arrays have shape (batch * particles, *event), and all
-their random numbers come from the item's own stream.
+their random numbers come from the item's own stream. Log-weights have shape (batch, particles).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.array_types import Float, Int, Tensor
-from mgdm_core.errors import DivergenceError, ShapeError
-from mgdm_core.likelihoods import GaussianLikelihood
-from mgdm_core.operators import SVD, flat
-from mgdm_core.run import Run, SampleResult, Start
+from mgdm_core.array_types import Bool, Float, Int, Tensor
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import SVD, SpectralOperator, flat
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Result, Sampler, Start, check, first_level, gaussian
 from mgdm_core.schedule import NoiseSchedule
 
 __all__ = [
-    "Population",
+    "ParticleSampler",
     "SpectralObservation",
+    "SpectralPlan",
+    "best",
     "effective_size",
+    "owners",
+    "resample",
+    "row_sum",
     "spectral_observation",
+    "spectral_plan",
     "systematic",
+    "told",
+    "weigh",
 ]
 
 
@@ -37,107 +44,106 @@ def systematic(
 ) -> Int[Tensor, "batch particles"]:
     """Systematic resampling: one uniform number per item places an even comb over the weights."""
     count = weights.shape[1]
-    comb = (torch.arange(count, dtype=weights.dtype) + point[:, None]) / count
+    steps = torch.arange(count, dtype=weights.dtype, device=weights.device)
+    comb = (steps + point[:, None].to(weights)) / count
     cumulative = weights.cumsum(-1)
     cumulative = cumulative / cumulative[:, -1:]
     return torch.searchsorted(cumulative, comb.contiguous(), right=True).clamp_max(count - 1)
 
 
-class Population:
-    """The particles of every item of a run.
+def owners(problem: Problem, count: int) -> Int[Tensor, " rows"]:
+    """Item that each particle belongs to."""
+    return torch.arange(problem.items, device=problem.device).repeat_interleave(count)
 
-    Parameters
-    ----------
-    run : Run
-    count : int
-        Particles per item.
+
+def weigh(
+    log_weights: Float[Tensor, "batch particles"], log_increment: Float[Tensor, " rows"]
+) -> tuple[Float[Tensor, "batch particles"], Bool[Tensor, " batch"]]:
+    """Multiply the weights; also tell which items still have a particle of finite weight."""
+    weights = log_weights + log_increment.detach().double().reshape(log_weights.shape)
+    largest = weights.amax(-1, keepdim=True)
+    valid = torch.isfinite(largest[:, 0]) & ~torch.isnan(weights).any(-1)
+    return weights - largest, valid
+
+
+def resample(
+    log_weights: Float[Tensor, "batch particles"],
+    threshold: float,
+    noise: RandomStreams,
+    *arrays: Tensor,
+) -> tuple[Float[Tensor, "batch particles"], list[Tensor]]:
+    """Resample the items whose effective size is below ``threshold`` times their particles.
+
+    Every item draws one uniform number, whether it resamples or not.
+    """
+    batch, count = log_weights.shape
+    device = log_weights.device
+    chosen = systematic(torch.softmax(log_weights, -1), noise.uniform((), device))
+    low = (effective_size(log_weights) < threshold * count)[:, None]
+    chosen = torch.where(low, chosen, torch.arange(count, device=device))
+    rows = (chosen + count * torch.arange(batch, device=device)[:, None]).reshape(-1)
+    kept = torch.where(low, torch.zeros_like(log_weights), log_weights)
+    return kept, [a[rows] for a in arrays]
+
+
+def best(
+    log_weights: Float[Tensor, "batch particles"], x: Float[Tensor, "rows *event"]
+) -> Float[Tensor, "batch *event"]:
+    """The particle of largest weight of every item, for progress and records."""
+    batch, count = log_weights.shape
+    rows = log_weights.argmax(-1) + count * torch.arange(batch, device=x.device)
+    return x[rows]
+
+
+def told(
+    level: int,
+    x: Float[Tensor, "rows *event"],
+    x_0: Float[Tensor, "rows *event"],
+    log_weights: Float[Tensor, "batch particles"],
+    valid: Bool[Tensor, " batch"],
+) -> Info:
+    """What a step of a particle method tells; NaN in any particle stops the run."""
+    extra = {"effective_size": effective_size(log_weights)}
+    return Info(level, x, best(log_weights, x_0), valid=valid, extra=extra)
+
+
+class ParticleSampler(Sampler):
+    """A method that keeps several interacting particles per item; its state has their weights."""
+
+    interacting: ClassVar[bool] = True
+    particles: int
+    steps: int
+    threshold: float
+
+    def __post_init__(self) -> None:
+        check(self.particles >= 1, "particles is at least 1", self.particles)
+        check(self.steps >= 1, "steps is at least 1", self.steps)
+        check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
+
+    def no_weights(self, problem: Problem) -> Float[Tensor, "batch particles"]:
+        """Equal weights."""
+        shape = (problem.items, self.particles)
+        return torch.zeros(shape, dtype=torch.float64, device=problem.device)
+
+    def finish(self, problem: Problem, plan: object, state: object, noise: RandomStreams) -> Result:
+        """Draw one particle per item by weight, and resample all for the result's ``particles``."""
+        x, log_weights = state.x, state.log_weights  # type: ignore[attr-defined]
+        pick = noise.categorical(torch.softmax(log_weights, -1))
+        rows = pick + self.particles * torch.arange(problem.items, device=x.device)
+        _, (everyone,) = resample(log_weights, 2.0, noise, x)
+        return Result(x[rows], everyone.reshape(problem.items, self.particles, *x.shape[1:]))
+
+
+class SpectralPlan(NamedTuple):
+    """Levels of a run that meets each observed component at a level of its own.
+
+    ``merged``: there were more of those than steps, and each moved to the nearest level.
     """
 
-    def __init__(self, run: Run, count: int) -> None:
-        self.run, self.count = run, count
-        owners = torch.arange(run.batch).repeat_interleave(count)
-        self.owners = owners
-        self.likelihood = run.likelihood.select(owners)
-        self.log_weights = torch.zeros(run.batch, count, dtype=torch.float64)
-
-    def fold(self, x: Float[Tensor, "rows *event"]) -> Float[Tensor, "batch particles *event"]:
-        """Give every item its own axis of particles."""
-        return x.reshape(self.run.batch, self.count, *x.shape[1:])
-
-    def noise(self) -> Float[Tensor, "rows *event"]:
-        """Standard normal numbers for every particle, from its item's stream."""
-        run = self.run
-        drawn = run.streams.normal((self.count, *run.shape), run.dtype, run.device)
-        return drawn.reshape(run.batch * self.count, *run.shape)
-
-    def first_state(
-        self, level: int, start: Start | None
-    ) -> tuple[Float[Tensor, "rows *event"], int]:
-        """Every particle on its own: pure noise, or the start's estimate noised to its level."""
-        run = self.run
-        if start is not None and start.level is not None:
-            level = start.level
-        x = float(run.schedule.sigma[level]) * self.noise()
-        if start is None:
-            return x, level
-        if start.x_0.shape != (run.batch, *run.shape):
-            raise ShapeError(
-                f"the start has shape (batch, *shape) = {(run.batch, *run.shape)}; "
-                f"found {tuple(start.x_0.shape)}"
-            )
-        x_0 = start.x_0.to(run.device, run.dtype)[self.owners.to(run.device)]
-        return float(run.schedule.alpha[level]) * x_0 + x, level
-
-    def weigh(self, log_increment: Float[Tensor, " rows"], level: int) -> None:
-        """Multiply the weights.
-
-        Raises
-        ------
-        DivergenceError
-            If an item has no particle of finite weight.
-        """
-        increment = log_increment.detach().to("cpu", torch.float64)
-        self.log_weights = self.log_weights + self.fold(increment)
-        best = self.log_weights.amax(-1, keepdim=True)
-        bad = ~torch.isfinite(best[:, 0]) | torch.isnan(self.log_weights).any(-1)
-        if bool(bad.any()):
-            items = bad.nonzero()[:, 0].tolist()
-            raise DivergenceError(self.run.trace.sampler, level, items)
-        self.log_weights = self.log_weights - best
-
-    def resample(self, threshold: float, *arrays: Tensor) -> list[Tensor]:
-        """Resample the items whose effective size is below ``threshold`` times their particles.
-
-        Every item draws one uniform number, whether it resamples or not.
-        """
-        weights = torch.softmax(self.log_weights, -1)
-        chosen = systematic(weights, self.run.streams.uniform())
-        low = effective_size(self.log_weights) < threshold * self.count
-        own = torch.arange(self.count).expand_as(chosen)
-        chosen = torch.where(low[:, None], chosen, own)
-        self.log_weights = torch.where(
-            low[:, None], torch.zeros_like(self.log_weights), self.log_weights
-        )
-        rows = (chosen + self.count * torch.arange(self.run.batch)[:, None]).reshape(-1)
-        return [a[rows.to(a.device)] for a in arrays]
-
-    def best(self, x: Float[Tensor, "rows *event"]) -> Float[Tensor, "batch *event"]:
-        """The particle of largest weight of every item, for progress and records."""
-        rows = self.log_weights.argmax(-1) + self.count * torch.arange(self.run.batch)
-        return x[rows.to(x.device)]
-
-    def step(self, level: int, x: Float[Tensor, "rows *event"], x_0: Tensor) -> None:
-        """Record a step; NaN in any particle stops the run."""
-        self.run.step(level, self.fold(x), self.best(x_0))
-
-    def finish(self, x: Float[Tensor, "rows *event"]) -> SampleResult:
-        """Draw one particle per item by weight, and resample all for the result's ``particles``."""
-        run = self.run
-        pick = run.streams.categorical(torch.softmax(self.log_weights, -1))
-        rows = (pick + self.count * torch.arange(run.batch)).to(x.device)
-        run.trace.extra["effective_size"] = effective_size(self.log_weights).tolist()
-        (everyone,) = self.resample(2.0, x)
-        return run.finish(x[rows], self.fold(everyone).detach())
+    levels: tuple[int, ...]
+    steps: int
+    top: int
+    merged: bool
 
 
 class SpectralObservation(NamedTuple):
@@ -156,68 +162,85 @@ class SpectralObservation(NamedTuple):
         Level per component; one above the last level where unseen.
     ratio2 : Tensor, shape (n,)
         (sigma_tau / alpha_tau)^2, zero where unseen.
-    levels : list of int
-        Levels of the run, descending to 0, every tau among them.
     """
 
     svd: SVD
     target: Tensor
     tau: Tensor
     ratio2: Tensor
-    levels: list[int]
 
-    def seen(self, level: int) -> Tensor:
+    def seen(self, level: int) -> Bool[Tensor, " n"]:
         """Components whose tau is at or below ``level``."""
         return self.tau <= level
 
     def deviation2(self, schedule: NoiseSchedule, level: int) -> Float[Tensor, " n"]:
         """Variance of component i of x_level given that of x_tau; zero at tau itself."""
-        alpha, sigma = float(schedule.alpha[level]), float(schedule.sigma[level])
+        alpha, sigma = schedule.moments(level)
         return (sigma**2 - alpha**2 * self.ratio2).clamp_min(0)
 
 
-def spectral_observation(
-    run: Run, likelihood: GaussianLikelihood, steps: int, top: int
-) -> SpectralObservation:
-    """Prepare the observation for methods that know how to meet a noiseless one.
+def _svd(problem: Problem) -> SVD:
+    likelihood = gaussian(problem)
+    operator: SpectralOperator = likelihood.operator  # type: ignore[assignment]
+    return operator.svd(problem.shape, likelihood.observation)
 
-    Up to ``steps`` different levels tau are added to the run's; with more, each tau moves to the
-    nearest level of the run. A deviation below level 1's is met at level 1, and one above ``top``'s
-    counts as unseen.
-    """
-    schedule = run.schedule
-    svd = likelihood.operator.svd(run.shape, likelihood.observation)
-    values = svd.values.to("cpu", torch.float64)
+
+def _levels_of(problem: Problem, svd: SVD) -> tuple[Bool[Tensor, " n"], Tensor, Tensor]:
+    """Which components are seen, their singular values (1 elsewhere), level nearest to each."""
+    values = svd.values.double()
     seen = values > 1e-6 * values.max()
     safe = torch.where(seen, values, torch.ones_like(values))
-    ratios = (schedule.sigma / schedule.alpha)[1:].log()
-    nearest = 1 + _nearest(ratios, (likelihood.sigma_y / safe).log())
-    levels: Sequence[int] = schedule.spaced(steps, top)
-    wanted = sorted({int(t) for t in nearest[seen].unique()})
-    if len(wanted) <= steps:
-        levels = sorted({*levels, *(t for t in wanted if t <= top)}, reverse=True)
-    else:
-        grid = torch.tensor(sorted(levels))
+    schedule = problem.schedule
+    ratios = schedule.ratio[1 : schedule.top + 1].log().to(values.device)
+    nearest = 1 + _nearest(ratios, (gaussian(problem).sigma_y / safe).log())
+    return seen, safe, nearest
+
+
+def spectral_plan(problem: Problem, steps: int, start: Start | None = None) -> SpectralPlan:
+    """Levels for methods that know how to meet a noiseless observation.
+
+    Up to ``steps`` different levels tau are added to the run's; with more, each tau moves to the
+    nearest level of the run.
+    """
+    top = min(first_level(problem, start), problem.schedule.top)
+    seen, _, nearest = _levels_of(problem, _svd(problem))
+    levels = problem.schedule.spaced(steps, top)
+    wanted = {t for t in nearest[seen].unique().tolist() if t <= top}
+    merged = len(wanted) > steps
+    if not merged:
+        levels = sorted({*levels, *wanted}, reverse=True)
+    return SpectralPlan((*levels, 0), len(levels), top, merged)
+
+
+def spectral_observation(problem: Problem, plan: SpectralPlan) -> SpectralObservation:
+    """Prepare the observation; nothing is read from the device.
+
+    A deviation below level 1's is met at level 1, and one above the first level's counts as unseen.
+    """
+    svd, y = _svd(problem), problem.likelihood.observation
+    seen, safe, nearest = _levels_of(problem, svd)
+    if plan.merged:
+        grid = torch.tensor(sorted(plan.levels[:-1]), device=nearest.device)
         nearest = grid[_nearest(grid.double(), nearest.double())]
-    unseen = ~seen | (nearest > top)
+    unseen = ~seen | (nearest > plan.top)
+    schedule = problem.schedule
     tau = torch.where(unseen, torch.full_like(nearest, schedule.last + 1), nearest)
-    square = (schedule.sigma / schedule.alpha)[nearest] ** 2
-    y = likelihood.observation
-    coefficients = svd.u_t(y) / torch.where(seen, values, 1.0).to(y.device, y.dtype)
+    alpha, sigma = schedule.moments(nearest)
+    square = (sigma / alpha) ** 2
+    coefficients = svd.u_t(y) / safe.to(y.dtype)
     return SpectralObservation(
         svd,
-        torch.where(unseen.to(y.device), torch.zeros_like(coefficients), coefficients),
-        tau.to(y.device),
-        torch.where(unseen, torch.zeros_like(square), square).to(y.device, y.dtype),
-        [*levels, 0],
+        torch.where(unseen, torch.zeros_like(coefficients), coefficients),
+        tau,
+        torch.where(unseen, torch.zeros_like(square), square).to(y.dtype),  # type: ignore
     )
 
 
 def _nearest(grid: Tensor, values: Tensor) -> Tensor:
     """Index into the ascending ``grid`` of the entry nearest to each value."""
-    right = torch.searchsorted(grid, values).clamp(1, len(grid) - 1) if len(grid) > 1 else None
-    if right is None:
+    if len(grid) == 1:
         return torch.zeros_like(values, dtype=torch.long)
+    right = torch.searchsorted(grid, values).clamp(1, len(grid) - 1)
     left = right - 1
     return torch.where(values - grid[left] <= grid[right] - values, left, right)
 

@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
-from mgdm_core.kernels import backward_chain
-from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import (
-    draw_given_data,
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import CapabilityError
+from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import (
+    Info,
+    Sampler,
+    Start,
+    check,
+    draw,
+    first_level,
+    first_state,
     gaussian,
-    karras_levels,
-    solves_linear,
-    spread,
+    lacks,
 )
-from mgdm_core.trace import Callback
+from mgdm_core.steps.backward import backward_chain
+from mgdm_core.steps.data import draw_given_data, require_exact, solves_linear
+from mgdm_core.steps.grids import karras_levels, posterior_variance
 
-__all__ = ["DAPSSettings", "PRESETS", "daps"]
+__all__ = ["PRESETS", "DAPS"]
+
+
+class DAPSPlan(NamedTuple):
+    """Levels, down to 0, and whether the draw given the data is in closed form."""
+
+    levels: tuple[int, ...]
+    steps: int
+    exact: bool
+
+
+class DAPSState(NamedTuple):
+    """x at the level that the next step starts from."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class DAPSSettings:
-    """Settings of DAPS.
+class DAPS(Sampler):
+    """At each level: estimate x_0, draw x_0 given x_t and y, noise it to the next level.
+
+    x_0 given x_t is taken as a Gaussian around the estimate; with ``ode_steps=1`` and
+    ``data_variance`` this is exact for data of independent Gaussian coordinates of that variance.
+    Works with any likelihood; no gradient of a network. The ODE's steps are even in the levels.
+
 
     Parameters
     ----------
@@ -36,7 +61,7 @@ class DAPSSettings:
     langevin_steps : int
         Langevin steps on x_0 given x_t and y.
     learning_rate : float or None
-        Largest Langevin step; it falls linearly with the level to ``rate_floor`` times itself.
+        Largest Langevin step; it falls linearly over the run to ``rate_floor`` times itself.
         None for the largest that is stable, whatever the data's scale.
     rate_floor : float
     draw : {"auto", "exact", "langevin"}
@@ -50,6 +75,9 @@ class DAPSSettings:
     sigma_max, sigma_min : float or None
         Ends of a Karras grid of levels (rho 7); None for evenly spaced levels from T.
     """
+
+    name: ClassVar[str] = "daps"
+    paper: ClassVar[str] = "Zhang et al. 2024, arXiv 2407.01521"
 
     levels: int = 200
     ode_steps: int = 5
@@ -91,76 +119,65 @@ class DAPSSettings:
             ends,
         )
 
+    def requires(self, problem: Problem) -> None:
+        """An exact draw asks for a linear Gaussian problem, ``tau`` for a Gaussian likelihood."""
+        if self.tau is not None and lacks(problem, "gaussian"):
+            raise CapabilityError(problem.likelihood, "gaussian", "daps with tau")
+        if self.draw == "exact":
+            require_exact(problem, self.name)
 
-def daps(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: DAPSSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """At each level: estimate x_0, draw x_0 given x_t and y, noise it to the next level.
+    def plan(self, problem: Problem, start: Start | None = None) -> DAPSPlan:
+        """Karras levels between the two deviations, or even ones."""
+        if self.sigma_max is not None and self.sigma_min is not None:
+            levels = karras_levels(problem.schedule, self.levels, self.sigma_max, self.sigma_min)
+        else:
+            levels = problem.schedule.spaced(self.levels)
+        top = first_level(problem, start, levels[0])
+        levels = [top, *(level for level in levels if level < top), 0]
+        exact = self.draw == "exact" or (self.draw == "auto" and solves_linear(problem))
+        return DAPSPlan(tuple(levels), len(levels) - 1, exact)
 
-    x_0 given x_t is taken as a Gaussian around the estimate; with ``ode_steps=1`` and
-    ``data_variance`` this is exact for data of independent Gaussian coordinates of that variance.
-    Works with any likelihood; no gradient of a network. Parameters as in
-    :func:`mgdm_core.samplers.mgdm.mgdm`.
+    def init(
+        self, problem: Problem, plan: DAPSPlan, noise: RandomStreams, start: Start | None = None
+    ) -> DAPSState:
+        """x at the first level."""
+        return DAPSState(0, first_state(problem, plan.levels[0], noise, start))
 
-    Raises
-    ------
-    CapabilityError
-        If ``draw="exact"`` meets a likelihood that is not Gaussian on a linear operator, or ``tau``
-        one that is not Gaussian.
-    """
-    cfg = settings or DAPSSettings()
-    if cfg.tau is not None:
-        likelihood = _with_deviation(likelihood, cfg.tau)
-    run = Run("daps", prior, likelihood, shape, streams, callback, cfg.levels)
-    schedule = run.schedule
-    exact = cfg.draw == "exact" or (cfg.draw == "auto" and solves_linear(likelihood))
-    if cfg.sigma_max is not None and cfg.sigma_min is not None:
-        levels = karras_levels(schedule, cfg.levels, cfg.sigma_max, cfg.sigma_min)
-    else:
-        levels = schedule.spaced(cfg.levels)
-    x, top = run.first_state(levels[0], start)
-    levels = [top, *(level for level in levels if level < top), 0]
-    run.steps = len(levels) - 1
-
-    for t, s in itertools.pairwise(levels):
-        x_0 = backward_chain(schedule, run.denoise, x, t, cfg.ode_steps, method="ddim")
-        share = cfg.rate_floor + t / schedule.last * (1 - cfg.rate_floor)
+    def step(
+        self, problem: Problem, plan: DAPSPlan, state: DAPSState, noise: RandomStreams
+    ) -> tuple[DAPSState, Info]:
+        """Estimate, draw, noise."""
+        schedule, k = problem.schedule, state.step
+        t, s = plan.levels[k], plan.levels[k + 1]
+        x_0 = backward_chain(schedule, problem.denoise, state.x, t, self.ode_steps, method="ddim")
+        share = 1 - (1 - self.rate_floor) * k / plan.steps
         x_0 = draw_given_data(
-            run,
+            self._with_tau(problem),
             x_0,
-            float(spread(schedule, t, cfg.data_variance)),
-            exact=exact,
-            steps=cfg.langevin_steps,
-            rate=None if cfg.learning_rate is None else share * cfg.learning_rate,
+            posterior_variance(schedule, t, self.data_variance),
+            noise,
+            exact=plan.exact,
+            steps=self.langevin_steps,
+            rate=None if self.learning_rate is None else share * self.learning_rate,
         )
-        x = x_0
-        if s > 0:
-            x = float(schedule.alpha[s]) * x_0 + float(schedule.sigma[s]) * run.noise()
-        run.step(t, x, x_0)
-    return run.finish(x)
+        alpha, sigma = schedule.moments(s)
+        x = alpha * x_0 + sigma * draw(problem, noise) if s > 0 else x_0
+        return DAPSState(k + 1, x), Info(t, x, x_0)
+
+    def _with_tau(self, problem: Problem) -> Problem:
+        if self.tau is None:
+            return problem
+        lik = gaussian(problem)
+        return replace(
+            problem, likelihood=GaussianLikelihood(lik.operator, lik.observation, self.tau)
+        )
 
 
-def _with_deviation(likelihood: Likelihood, tau: float) -> Likelihood:
-    lik = gaussian(likelihood, "daps with tau")
-    return GaussianLikelihood(lik.operator, lik.observation, tau)
-
-
-_IMAGES = DAPSSettings()
-PRESETS: dict[str, DAPSSettings] = {
-    "images": replace(_IMAGES, draw="langevin", learning_rate=1e-4),
-    "audio": replace(
-        _IMAGES,
-        draw="langevin",
-        learning_rate=1e-5,
-        tau=0.005,
-        sigma_max=20.0,
-        sigma_min=0.001,
+_PUBLISHED = DAPS(draw="langevin", rate_floor=1e-3)
+PRESETS: dict[str, DAPS] = {
+    "images": replace(_PUBLISHED, learning_rate=5e-5, tau=0.01, sigma_max=100.0, sigma_min=0.1),
+    "super-resolution": replace(
+        _PUBLISHED, learning_rate=1e-4, tau=0.01, sigma_max=100.0, sigma_min=0.1
     ),
+    "audio": replace(_PUBLISHED, learning_rate=1e-5, tau=0.005, sigma_max=20.0, sigma_min=0.001),
 }

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.array_types import Tensor
-from mgdm_core.kernels import bridge_moments
-from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import gaussian, pairs_down
-from mgdm_core.trace import Callback
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import CapabilityError
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import (
+    Info,
+    Sampler,
+    Start,
+    check,
+    draw,
+    first_state,
+    gaussian,
+    lacks,
+    owner_of,
+)
+from mgdm_core.samplers.ddrm import components
+from mgdm_core.steps.grids import Pairs, pairs_down
 
-__all__ = ["DDNMSettings", "PRESETS", "ddnm"]
+__all__ = ["PRESETS", "DDNM"]
+
+
+class DDNMState(NamedTuple):
+    """x at the level that the next step starts from."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class DDNMSettings:
-    """Settings of DDNM.
+class DDNM(Sampler):
+    """Replace the part of D(x_t) that the data determine, then take the backward step.
+
+    No gradient of a network. ``noise_aware=False`` asks for a linear operator only.
+
 
     Parameters
     ----------
     steps : int
         Noise levels.
     eta : float
-        Noise of the backward step.
+        The backward step draws noise of deviation eta sigma_s, as the published code does, and
+        keeps sqrt(1 - eta^2) of the old noise; at 1 nothing is kept.
     noise_aware : bool
         DDNM+ (section 3.3): a component whose observation is noisier than the backward step allows
         is corrected in part, and the noise that the observation brings is taken off the step's own;
         needs singular values. Otherwise plain DDNM, which ends with A x = y.
     """
+
+    name: ClassVar[str] = "ddnm"
+    paper: ClassVar[str] = "Wang et al. 2023, arXiv 2212.00490"
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
 
     steps: int = 1000
     eta: float = 0.85
@@ -48,77 +73,53 @@ class DDNMSettings:
             self.eta,
         )
 
+    def requires(self, problem: Problem) -> None:
+        """A Gaussian likelihood; singular values to be noise-aware, else an adjoint."""
+        for need in ("gaussian", "spectral" if self.noise_aware else "linear"):
+            if lacks(problem, need):
+                raise CapabilityError(owner_of(problem, need), need, self.name)
 
-def ddnm(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: DDNMSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Replace the part of D(x_t) that the data determine, then take the backward step.
+    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
+        """Even levels down to the data."""
+        return pairs_down(problem, self.steps, start)
 
-    No gradient of a network. Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
+    def init(
+        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
+    ) -> DDNMState:
+        """x at the first level."""
+        return DDNMState(0, first_state(problem, plan.top, noise, start))
 
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on an operator with ``svd`` (not noise-aware:
-        ``adjoint``).
-    """
-    cfg = settings or DDNMSettings()
-    lik = gaussian(likelihood, "ddnm", "svd" if cfg.noise_aware else "adjoint")
-    run = Run("ddnm", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    x, top = run.first_state(schedule.last, start)
-    correct = (_noisy if cfg.noise_aware else _noiseless)(run, lik)
-    for t, s in pairs_down(run, cfg.steps, top):
-        x_0 = run.denoise(x, t)
-        # The bridge's mean is a x_0 + b x_t: a is what an error of x_0 is carried on with.
-        _, dev = bridge_moments(schedule, x_0, x, s, t, cfg.eta)
-        dev = float(dev)
-        along = max(float(schedule.sigma[s]) ** 2 - dev**2, 0) ** 0.5 / float(schedule.sigma[t])
-        a = float(schedule.alpha[s]) - along * float(schedule.alpha[t])
-        x_0, noise = correct(x_0, a, dev)
-        x = bridge_moments(schedule, x_0, x, s, t, cfg.eta)[0] + noise
-        run.step(t, x, x_0)
-    return run.finish(x)
+    def step(
+        self, problem: Problem, plan: Pairs, state: DDNMState, noise: RandomStreams
+    ) -> tuple[DDNMState, Info]:
+        """Denoise, correct, go down."""
+        schedule, (t, s), x = problem.schedule, plan.pairs[state.step], state.x
+        alpha_t, sigma_t = schedule.moments(t)
+        alpha_s, sigma_s = schedule.moments(s)
+        x_0 = problem.denoise(x, t)
+        # The old noise is the network's own, before x_0 is corrected.
+        kept = (1 - self.eta**2) ** 0.5 * sigma_s / sigma_t * (x - alpha_t * x_0)
+        dev, z = self.eta * sigma_s, draw(problem, noise)
+        if self.noise_aware:
+            x_0, z = correct(problem, x_0, alpha_s, dev, z)
+        else:
+            lik = gaussian(problem)
+            operator: LinearOperator = lik.operator  # type: ignore[assignment]
+            x_0 = x_0 + operator.pseudo_inverse(lik.residual(x_0), problem.shape)
+            z = dev * z
+        x = alpha_s * x_0 + kept + z
+        return DDNMState(state.step + 1, x), Info(t, x, x_0)
 
 
-Correct = Callable[[Tensor, float, float], tuple[Tensor, Tensor]]
+def correct(
+    problem: Problem, x_0: Float[Tensor, "batch *event"], a: float, dev: float, z: Tensor
+) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, "batch *event"]]:
+    """x_0 moved to the data as far as noise of deviation ``dev`` allows, and the noise left."""
+    svd, seen, target, noise_dev = components(problem)
+    limit = (dev / (abs(a) * noise_dev).clamp_min(1e-30)).clamp_max(1.0)
+    share = torch.where(seen, limit, torch.zeros_like(limit))
+    own = (dev**2 - (a * share * noise_dev) ** 2).clamp_min(0).sqrt()
+    return x_0 + svd.v(share * (target - svd.v_t(x_0))), svd.v(own * svd.v_t(z))
 
 
-def _noiseless(run: Run, lik: GaussianLikelihood) -> Correct:
-    def correct(x_0: Tensor, a: float, dev: float) -> tuple[Tensor, Tensor]:
-        back = lik.operator.pseudo_inverse(lik.residual(x_0), run.shape)
-        return x_0 + back, dev * run.noise()
-
-    return correct
-
-
-def _noisy(run: Run, lik: GaussianLikelihood) -> Correct:
-    svd = lik.operator.svd(run.shape, lik.observation)
-    values = svd.values
-    seen = values > 1e-6 * values.max()
-    safe = torch.where(seen, values, torch.ones_like(values))
-    target = svd.u_t(lik.observation) / safe
-    noise_dev = lik.sigma_y / safe
-
-    def correct(x_0: Tensor, a: float, dev: float) -> tuple[Tensor, Tensor]:
-        limit = (dev / (abs(a) * noise_dev).clamp_min(1e-30)).clamp_max(1.0)
-        share = torch.where(seen, limit, torch.zeros_like(limit))
-        gap = target - svd.v_t(x_0)
-        own = (dev**2 - (a * share * noise_dev) ** 2).clamp_min(0).sqrt()
-        noise = svd.v(own * svd.v_t(run.noise()))
-        return x_0 + svd.v(share * gap), noise
-
-    return correct
-
-
-PRESETS: dict[str, DDNMSettings] = {
-    "published": DDNMSettings(),
-    "noiseless": DDNMSettings(noise_aware=False),
-}
+PRESETS: dict[str, DDNM] = {"published": DDNM(), "noiseless": DDNM(noise_aware=False)}

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import gaussian, pairs_down
-from mgdm_core.trace import Callback
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import SVD, SpectralOperator
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Sampler, Start, check, draw, first_state, gaussian
+from mgdm_core.steps.grids import Pairs, pairs_down, ratio_of
 
-__all__ = ["DDRMSettings", "PRESETS", "ddrm"]
+__all__ = ["PRESETS", "DDRM"]
+
+
+class DDRMState(NamedTuple):
+    """x at the level that the next step starts from."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class DDRMSettings:
-    """Settings of DDRM.
+class DDRM(Sampler):
+    """Backward steps on the components of the operator's singular value decomposition.
+
+    Written on x_t / alpha_t with q = sigma_t / alpha_t, where the observed component i is
+    ybar_i = (U^T y)_i / s_i with deviation sigma_y / s_i (equations 7 and 8). No gradient of a
+    network.
+
 
     Parameters
     ----------
@@ -31,6 +43,10 @@ class DDRMSettings:
         How far other components are set to the data.
     """
 
+    name: ClassVar[str] = "ddrm"
+    paper: ClassVar[str] = "Kawar et al. 2022, arXiv 2201.11793"
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
+
     steps: int = 20
     eta: float = 0.85
     eta_b: float = 1.0
@@ -40,61 +56,52 @@ class DDRMSettings:
         check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
         check(0 <= self.eta_b <= 1, "eta_b lies in [0, 1]", self.eta_b)
 
+    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
+        """Even levels down to the data."""
+        return pairs_down(problem, self.steps, start, problem.schedule.top)
 
-def ddrm(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: DDRMSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Backward steps on the components of the operator's singular value decomposition.
+    def init(
+        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
+    ) -> DDRMState:
+        """Noise, with the components that the data reach set to them; or the start."""
+        x = first_state(problem, plan.top, noise, start)
+        if start is None:
+            svd, seen, target, noise_dev = components(problem)
+            alpha, q = problem.schedule.moments(plan.top)[0], ratio_of(problem.schedule, plan.top)
+            shrink = (1 - (noise_dev / q) ** 2).clamp_min(0).sqrt()
+            c = svd.v_t(x) / alpha
+            c = torch.where(seen & (noise_dev <= q), target + shrink * c, c)
+            x = alpha * svd.v(c)
+        return DDRMState(0, x)
 
-    Written on x_t / alpha_t with q = sigma_t / alpha_t, where the observed component i is
-    ybar_i = (U^T y)_i / s_i with deviation sigma_y / s_i (equations 7 and 8). No gradient of a
-    network. Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
+    def step(
+        self, problem: Problem, plan: Pairs, state: DDRMState, noise: RandomStreams
+    ) -> tuple[DDRMState, Info]:
+        """Equations 7 and 8, component by component."""
+        schedule, (t, s), x = problem.schedule, plan.pairs[state.step], state.x
+        svd, seen, target, noise_dev = components(problem)
+        q_t, q_s = ratio_of(schedule, t), ratio_of(schedule, s)
+        x_0 = problem.denoise(x, t)
+        c_t, c_0 = svd.v_t(x) / schedule.moments(t)[0], svd.v_t(x_0)
+        z = svd.v_t(draw(problem, noise))
+        keep = (1 - self.eta**2) ** 0.5 * q_s
+        free = c_0 + keep * (c_t - c_0) / q_t + self.eta * q_s * z
+        weak = c_0 + keep * (target - c_0) / noise_dev + self.eta * q_s * z
+        rest = (q_s**2 - (self.eta_b * noise_dev) ** 2).clamp_min(0).sqrt()
+        strong = c_0 + self.eta_b * (target - c_0) + rest * z
+        c = torch.where(seen, torch.where(noise_dev <= q_s, strong, weak), free)
+        x = schedule.moments(s)[0] * svd.v(c)
+        return DDRMState(state.step + 1, x), Info(t, x, x_0)
 
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on an operator with ``svd``.
-    """
-    cfg = settings or DDRMSettings()
-    lik = gaussian(likelihood, "ddrm", "svd")
-    run = Run("ddrm", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    svd = lik.operator.svd(run.shape, lik.observation)
+
+def components(problem: Problem) -> tuple[SVD, Tensor, Tensor, Tensor]:
+    """The operator's SVD, which components are seen, as what, and with which deviation."""
+    likelihood = gaussian(problem)
+    operator: SpectralOperator = likelihood.operator  # type: ignore[assignment]
+    svd = operator.svd(problem.shape, likelihood.observation)
     seen = svd.values > 1e-6 * svd.values.max()
     safe = torch.where(seen, svd.values, torch.ones_like(svd.values))
-    target, noise_dev = svd.u_t(lik.observation) / safe, lik.sigma_y / safe
-
-    x, top = run.first_state(schedule.last, start)
-    if start is None:
-        q = float(schedule.sigma[top] / schedule.alpha[top])
-        shrink = (1 - (noise_dev / q) ** 2).clamp_min(0).sqrt()
-        c = svd.v_t(x) / float(schedule.alpha[top])
-        c = torch.where(seen & (noise_dev <= q), target + shrink * c, c)
-        x = float(schedule.alpha[top]) * svd.v(c)
-    for t, s in pairs_down(run, cfg.steps, top):
-        q_t, q_s = (float(schedule.sigma[k] / schedule.alpha[k]) for k in (t, s))
-        x_0 = run.denoise(x, t)
-        c_t, c_0 = svd.v_t(x) / float(schedule.alpha[t]), svd.v_t(x_0)
-        z = svd.v_t(run.noise())
-        keep = (1 - cfg.eta**2) ** 0.5 * q_s
-        free = c_0 + keep * (c_t - c_0) / q_t + cfg.eta * q_s * z
-        weak = c_0 + keep * (target - c_0) / noise_dev + cfg.eta * q_s * z
-        rest = (q_s**2 - (cfg.eta_b * noise_dev) ** 2).clamp_min(0).sqrt()
-        strong = c_0 + cfg.eta_b * (target - c_0) + rest * z
-        c = torch.where(seen, torch.where(noise_dev <= q_s, strong, weak), free)
-        x = float(schedule.alpha[s]) * svd.v(c)
-        run.step(t, x, x_0)
-    return run.finish(x)
+    return svd, seen, svd.u_t(likelihood.observation) / safe, likelihood.sigma_y / safe
 
 
-PRESETS: dict[str, DDRMSettings] = {
-    "published": DDRMSettings(),
-    "hundred-steps": DDRMSettings(steps=100),
-}
+PRESETS: dict[str, DDRM] = {"published": DDRM(), "hundred-steps": DDRM(steps=100)}

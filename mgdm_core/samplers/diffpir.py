@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import gaussian, pairs_down, spread
-from mgdm_core.trace import Callback
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Sampler, Start, check, draw, first_state, gaussian
+from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
 
-__all__ = ["DiffPIRSettings", "PRESETS", "diffpir"]
+__all__ = ["PRESETS", "DiffPIR"]
+
+
+class DiffPIRState(NamedTuple):
+    """x at the level that the next step starts from."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class DiffPIRSettings:
-    """Settings of DiffPIR.
+class DiffPIR(Sampler):
+    """Denoise, solve min ||y - A x||^2 + (lam sigma_y^2 / q^2) ||x - D(x_t)||^2, noise again.
+
+    The result is that minimiser at the last level, q = sigma_t / alpha_t. No gradient of a network.
+
 
     Parameters
     ----------
@@ -29,6 +39,10 @@ class DiffPIRSettings:
         Share of fresh noise when going to the next level; published: 1 for masks, 0.1 otherwise.
     """
 
+    name: ClassVar[str] = "diffpir"
+    paper: ClassVar[str] = "Zhu et al. 2023, arXiv 2305.08995"
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "linear"})
+
     steps: int = 1000
     lam: float = 1.0
     zeta: float = 0.1
@@ -38,43 +52,30 @@ class DiffPIRSettings:
         check(self.lam > 0, "lam is positive", self.lam)
         check(0 <= self.zeta <= 1, "zeta lies in [0, 1]", self.zeta)
 
+    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
+        """Even levels down to the data."""
+        return pairs_down(problem, self.steps, start)
 
-def diffpir(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: DiffPIRSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Denoise, solve min ||y - A x||^2 + (lam sigma_y^2 / q^2) ||x - D(x_t)||^2, noise again.
+    def init(
+        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
+    ) -> DiffPIRState:
+        """x at the first level."""
+        return DiffPIRState(0, first_state(problem, plan.top, noise, start))
 
-    The result is that minimiser at the last level, q = sigma_t / alpha_t. No gradient of a network.
-    Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
-
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on a linear operator (``proximal``).
-    """
-    cfg = settings or DiffPIRSettings()
-    lik = gaussian(likelihood, "diffpir", "proximal")
-    run = Run("diffpir", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    x, top = run.first_state(schedule.last, start)
-    for t, s in pairs_down(run, cfg.steps, top):
-        weight = float(spread(schedule, t, None)) / (cfg.lam * lik.sigma_y**2)
-        x_0 = lik.operator.proximal(run.denoise(x, t), lik.observation, weight)
-        eps = (x - float(schedule.alpha[t]) * x_0) / float(schedule.sigma[t])
-        mixed = (1 - cfg.zeta) ** 0.5 * eps + cfg.zeta**0.5 * run.noise()
-        x = float(schedule.alpha[s]) * x_0 + float(schedule.sigma[s]) * mixed
-        run.step(t, x, x_0)
-    return run.finish(x)
+    def step(
+        self, problem: Problem, plan: Pairs, state: DiffPIRState, noise: RandomStreams
+    ) -> tuple[DiffPIRState, Info]:
+        """Denoise, solve, noise again."""
+        (t, s), x, lik = plan.pairs[state.step], state.x, gaussian(problem)
+        operator: LinearOperator = lik.operator  # type: ignore[assignment]
+        alpha_t, sigma_t = problem.schedule.moments(t)
+        alpha_s, sigma_s = problem.schedule.moments(s)
+        weight = posterior_variance(problem.schedule, t, None) / (self.lam * lik.sigma_y**2)
+        x_0 = operator.proximal(problem.denoise(x, t), lik.observation, weight)
+        eps = (x - alpha_t * x_0) / sigma_t
+        mixed = (1 - self.zeta) ** 0.5 * eps + self.zeta**0.5 * draw(problem, noise)
+        x = alpha_s * x_0 + sigma_s * mixed
+        return DiffPIRState(state.step + 1, x), Info(t, x, x_0)
 
 
-PRESETS: dict[str, DiffPIRSettings] = {
-    "masks": DiffPIRSettings(zeta=1.0),
-    "other": DiffPIRSettings(zeta=0.1),
-}
+PRESETS: dict[str, DiffPIR] = {"masks": DiffPIR(zeta=1.0), "other": DiffPIR(zeta=0.1)}

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.kernels import bridge_sample
-from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
+from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import data_gradient, like_items, pairs_down
-from mgdm_core.trace import Callback
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Sampler, Start, check, first_state, like_items
+from mgdm_core.steps.bridge import bridge_sample
+from mgdm_core.steps.gradients import data_gradient, loss_and_gradient
+from mgdm_core.steps.grids import Pairs, pairs_down
 
-__all__ = ["DPSSettings", "PRESETS", "dps"]
+__all__ = ["DPS", "PRESETS"]
+
+
+class DPSState(NamedTuple):
+    """x at the level that the next step starts from."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class DPSSettings:
-    """Settings of DPS.
+class DPS(Sampler):
+    """Backward steps, each followed by a step down the gradient of the data misfit.
+
+    Works with any likelihood; one evaluation and one vector-Jacobian product a step.
 
     Parameters
     ----------
@@ -36,6 +45,10 @@ class DPSSettings:
         Noise of the backward step, 1 for DDPM.
     """
 
+    name: ClassVar[str] = "dps"
+    paper: ClassVar[str] = "Chung et al. 2023, arXiv 2209.14687"
+    needs: ClassVar[frozenset[str]] = frozenset({"vjp"})
+
     steps: int = 1000
     gamma: float = 1.0
     eta: float = 1.0
@@ -45,61 +58,55 @@ class DPSSettings:
         check(self.gamma > 0, "gamma is positive", self.gamma)
         check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
 
+    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
+        """Even levels down to the data."""
+        return pairs_down(problem, self.steps, start)
 
-def dps(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: DPSSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Backward steps, each followed by a step down the gradient of the data misfit.
+    def init(
+        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
+    ) -> DPSState:
+        """x at the first level."""
+        return DPSState(0, first_state(problem, plan.top, noise, start))
 
-    Works with any likelihood; one evaluation and one vector-Jacobian product a step. Parameters as
-    in :func:`mgdm_core.samplers.mgdm.mgdm`.
-    """
-    cfg = settings or DPSSettings()
-    run = Run("dps", prior, likelihood, shape, streams, callback, cfg.steps)
-    x, top = run.first_state(run.schedule.last, start)
-    for t, s in pairs_down(run, cfg.steps, top):
-        x_0, pull = _guidance(run, x, t, cfg.gamma)
-        x = bridge_sample(run.schedule, x_0, x, s, t, streams, cfg.eta)
+    def step(
+        self, problem: Problem, plan: Pairs, state: DPSState, noise: RandomStreams
+    ) -> tuple[DPSState, Info]:
+        """Denoise, go down, follow the gradient."""
+        t, s = plan.pairs[state.step]
+        x_0, pull = _guidance(problem, state.x, t, self.gamma)
+        x = bridge_sample(problem.schedule, x_0, state.x, s, t, noise, self.eta)
         # Level 0 is D(x_t) itself: a step after it would leave the data's manifold.
         x = x - pull if s > 0 else x
-        run.step(t, x, x_0)
-    return run.finish(x)
+        return DPSState(state.step + 1, x), Info(t, x, x_0)
 
 
 def _guidance(
-    run: Run, x: Float[Tensor, "batch *event"], t: int, gamma: float
+    problem: Problem, x: Float[Tensor, "batch *event"], t: int, gamma: float
 ) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, "batch *event"]]:
     """Return D(x_t) and the step that is subtracted."""
-    likelihood = run.likelihood
+    likelihood = problem.likelihood
     if isinstance(likelihood, GaussianLikelihood):
 
         def misfit(x_0: Tensor) -> Tensor:
             return flat(likelihood.residual(x_0)).square().sum(-1)
 
-        x_0, square, grad = run.loss_and_grad(x, t, misfit)
+        x_0, square, grad = loss_and_gradient(problem, x, t, misfit)
         norm = square.double().sqrt().clamp_min(1e-12)
         return x_0, like_items(gamma / norm, x) * grad
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
-        x_0 = run.denoise_differentiably(x, t)
+        x_0 = problem.denoise_differentiably(x, t)
         _, up = data_gradient(likelihood, x_0)
         size = (2 / flat(up).double().norm(dim=-1).clamp_min(1e-300)).clamp_max(1.0)
-        grad = run.vjp(x_0, x, -like_items(gamma * size, up) * up)
+        (grad,) = torch.autograd.grad(x_0, x, -like_items(gamma * size, up) * up)
     return x_0.detach(), grad
 
 
-PRESETS: dict[str, DPSSettings] = {
-    "super-resolution": DPSSettings(gamma=1.0),
-    "phase-retrieval": DPSSettings(gamma=0.4),
-    "blur": DPSSettings(gamma=0.3),
-    "high-dynamic-range": DPSSettings(gamma=0.07),
-    "jpeg": DPSSettings(gamma=0.2),
-    "audio": DPSSettings(gamma=1.0),
+PRESETS: dict[str, DPS] = {
+    "super-resolution": DPS(gamma=1.0),
+    "phase-retrieval": DPS(gamma=0.4),
+    "blur": DPS(gamma=0.3),
+    "high-dynamic-range": DPS(gamma=0.07),
+    "jpeg": DPS(gamma=0.2),
+    "audio": DPS(gamma=1.0),
 }

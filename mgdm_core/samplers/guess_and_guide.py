@@ -7,23 +7,43 @@ are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
-from mgdm_core.kernels import bridge_sample
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import pairs_down, pull_to_data, spread
-from mgdm_core.trace import Callback
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Sampler, Start, check, draw, first_level, first_state
+from mgdm_core.steps.bridge import bridge_sample
+from mgdm_core.steps.data import pull_to_data
+from mgdm_core.steps.grids import posterior_variance
 
-__all__ = ["PRESETS", "GuessAndGuideSettings", "guess_and_guide"]
+__all__ = ["PRESETS", "GuessAndGuide"]
+
+
+class GuidePlan(NamedTuple):
+    """Steps (t, s, guided), those of the warm start with s = t before the others."""
+
+    places: tuple[tuple[int, int, bool], ...]
+    steps: int
+    top: int
+
+
+class GuideState(NamedTuple):
+    """x at the level that the next step starts from."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class GuessAndGuideSettings:
-    """Settings of Guess and Guide.
+class GuessAndGuide(Sampler):
+    """Guess at one level, then guide on a sparse schedule; x_0 alone is moved towards the data.
+
+    Works with any likelihood; gradients reach no further than the likelihood. The warm start's
+    level is the start's own if it has one.
+
 
     Parameters
     ----------
@@ -43,6 +63,9 @@ class GuessAndGuideSettings:
         A move minimises -log g(y | x) + ||x - D(x_t)||^2 / (2 r^2) with r^2 = q^2 v / (q^2 + v),
         v = ``data_variance`` and q = sigma_t / alpha_t; None for r^2 = q^2.
     """
+
+    name: ClassVar[str] = "guess_and_guide"
+    paper: ClassVar[str] = "Shtanchaev et al. 2026, arXiv 2603.07860"
 
     warm_share: float = 0.6
     warm_iterations: int = 40
@@ -65,48 +88,35 @@ class GuessAndGuideSettings:
             self.data_variance,
         )
 
+    def plan(self, problem: Problem, start: Start | None = None) -> GuidePlan:
+        """The warm start's repetitions, then even levels down to the data."""
+        warm = max(1, round(self.warm_share * problem.schedule.last))
+        top = first_level(problem, start, warm)
+        levels = [*problem.schedule.spaced(self.steps, top), 0]
+        down = [(t, s, k % self.every == 0) for k, (t, s) in enumerate(itertools.pairwise(levels))]
+        places = (*[(top, top, True)] * self.warm_iterations, *down)
+        return GuidePlan(places, len(places), top)
 
-def guess_and_guide(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: GuessAndGuideSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Guess at one level, then guide on a sparse schedule; x_0 alone is moved towards the data.
+    def init(
+        self, problem: Problem, plan: GuidePlan, noise: RandomStreams, start: Start | None = None
+    ) -> GuideState:
+        """x at the warm start's level."""
+        return GuideState(0, first_state(problem, plan.top, noise, start))
 
-    Works with any likelihood; gradients reach no further than the likelihood. The warm start's
-    level is the start's own if it has one. Parameters as in
-    :func:`mgdm_core.samplers.mgdm.mgdm`.
-    """
-    cfg = settings or GuessAndGuideSettings()
-    run = Run("guess_and_guide", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    x, top = run.first_state(max(1, round(cfg.warm_share * schedule.last)), start)
-    pairs = pairs_down(run, cfg.steps, top)
-    run.steps += cfg.warm_iterations
-
-    for _ in range(cfg.warm_iterations):
-        variance = float(spread(schedule, top, cfg.data_variance))
-        x_0 = pull_to_data(run, run.denoise(x, top), variance, cfg.data_steps)
-        x = float(schedule.alpha[top]) * x_0 + float(schedule.sigma[top]) * run.noise()
-        run.step(top, x, x_0)
-
-    for k, (t, s) in enumerate(pairs):
-        x_0 = run.denoise(x, t)
-        if k % cfg.every == 0:
-            variance = float(spread(schedule, t, cfg.data_variance))
-            x_0 = pull_to_data(run, x_0, variance, cfg.data_steps)
-            x = x_0
-            if s > 0:
-                x = float(schedule.alpha[s]) * x_0 + float(schedule.sigma[s]) * run.noise()
+    def step(
+        self, problem: Problem, plan: GuidePlan, state: GuideState, noise: RandomStreams
+    ) -> tuple[GuideState, Info]:
+        """Denoise; move and renoise where guided, else take a backward step."""
+        schedule, (t, s, guided), x = problem.schedule, plan.places[state.step], state.x
+        x_0 = problem.denoise(x, t)
+        if guided:
+            variance = posterior_variance(schedule, t, self.data_variance)
+            x_0 = pull_to_data(problem, x_0, variance, self.data_steps)
+            alpha, sigma = schedule.moments(s)
+            x = alpha * x_0 + sigma * draw(problem, noise) if s > 0 else x_0
         else:
-            x = bridge_sample(schedule, x_0, x, s, t, streams, cfg.eta)
-        run.step(t, x, x_0)
-    return run.finish(x)
+            x = bridge_sample(schedule, x_0, x, s, t, noise, self.eta)
+        return GuideState(state.step + 1, x), Info(t, x, x_0)
 
 
-PRESETS: dict[str, GuessAndGuideSettings] = {"default": GuessAndGuideSettings()}
+PRESETS: dict[str, GuessAndGuide] = {"default": GuessAndGuide()}

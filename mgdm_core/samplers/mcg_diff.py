@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.kernels import bridge_moments
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import gaussian
-from mgdm_core.samplers._particles import Population, row_sum, spectral_observation
-from mgdm_core.trace import Callback
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Start, draw, first_state
+from mgdm_core.samplers._particles import (
+    ParticleSampler,
+    SpectralPlan,
+    owners,
+    resample,
+    row_sum,
+    spectral_observation,
+    spectral_plan,
+    told,
+    weigh,
+)
+from mgdm_core.steps.bridge import bridge_coefficients
 
-__all__ = ["MCGDiffSettings", "PRESETS", "mcg_diff"]
+__all__ = ["PRESETS", "MCGDiff"]
+
+
+class MCGState(NamedTuple):
+    """Particles and their log-weights."""
+
+    step: int
+    x: Float[Tensor, "rows *event"]
+    log_weights: Float[Tensor, "batch particles"]
 
 
 @dataclass(frozen=True)
-class MCGDiffSettings:
-    """Settings of MCGDiff.
+class MCGDiff(ParticleSampler):
+    """Sequential Monte Carlo on the observed components, with the optimal proposal.
+
+    The target at level t is the backward chain times N(x_t^i; alpha_t ybar_i, v_t,i) over the
+    components seen, v_t,i the variance of x_t^i given x_tau^i = alpha_tau ybar_i (here ``kappa`` of
+    the paper is 0: the potential closes on the observation at tau). Asymptotically exact in the
+    number of particles for the diffusion with these levels, with sigma_y rounded to a level's
+    noise. No gradient of a network.
 
     Parameters
     ----------
@@ -34,77 +56,59 @@ class MCGDiffSettings:
         every step, as published.
     """
 
+    name: ClassVar[str] = "mcg_diff"
+    paper: ClassVar[str] = "Cardoso et al. 2023, arXiv 2308.07983"
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
+
     particles: int = 64
     steps: int = 100
     threshold: float = 1.0
 
-    def __post_init__(self) -> None:
-        check(self.particles >= 1, "particles is at least 1", self.particles)
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
+    def plan(self, problem: Problem, start: Start | None = None) -> SpectralPlan:
+        """Even levels, and those at which components are met."""
+        return spectral_plan(problem, self.steps, start)
 
+    def init(
+        self, problem: Problem, plan: SpectralPlan, noise: RandomStreams, start: Start | None = None
+    ) -> MCGState:
+        """Noise conditioned on the components seen there, or the start."""
+        x = first_state(problem, plan.top, noise, start, self.particles)
+        if start is None:
+            obs = spectral_observation(problem, plan)
+            alpha, sigma = problem.schedule.moments(plan.top)
+            gain = sigma**2 / (sigma**2 + obs.deviation2(problem.schedule, plan.top))
+            target = obs.target[owners(problem, self.particles)]
+            c = obs.svd.v_t(x)
+            fitted = gain * alpha * target + (1 - gain).sqrt() * c
+            x = obs.svd.v(torch.where(obs.seen(plan.top), fitted, c))
+        return MCGState(0, x, self.no_weights(problem))
 
-def mcg_diff(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: MCGDiffSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Sequential Monte Carlo on the observed components, with the optimal proposal.
-
-    The target at level t is the backward chain times N(x_t^i; alpha_t ybar_i, v_t,i) over the
-    components seen, v_t,i the variance of x_t^i given x_tau^i = alpha_tau ybar_i (here ``kappa`` of
-    the paper is 0: the potential closes on the observation at tau). Asymptotically exact in the
-    number of particles for the diffusion with these levels, with sigma_y rounded to a level's
-    noise. No gradient of a network. Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
-
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on an operator with ``svd``.
-    """
-    cfg = settings or MCGDiffSettings()
-    lik = gaussian(likelihood, "mcg_diff", "svd")
-    run = Run("mcg_diff", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    pop = Population(run, cfg.particles)
-    x, top = pop.first_state(schedule.last, start)
-    obs = spectral_observation(run, lik, cfg.steps, top)
-    run.steps = len(obs.levels) - 1
-    target = obs.target[pop.owners.to(run.device)]
-    zero = torch.zeros_like(target)
-
-    c = obs.svd.v_t(x)
-    if start is None:
-        alpha, sigma2 = float(schedule.alpha[top]), float(schedule.sigma[top]) ** 2
-        gain = sigma2 / (sigma2 + obs.deviation2(schedule, top))
-        fitted = gain * alpha * target + (1 - gain).sqrt() * c
-        c = torch.where(obs.seen(top), fitted, c)
-        x = obs.svd.v(c)
-    for t, s in zip(obs.levels[:-1], obs.levels[1:]):
-        x_0 = run.denoise(x, t)
-        mean, dev = bridge_moments(schedule, x_0, x, s, t)
-        dev2, m, seen = float(dev) ** 2, obs.svd.v_t(mean), obs.seen(s)
+    def step(
+        self, problem: Problem, plan: SpectralPlan, state: MCGState, noise: RandomStreams
+    ) -> tuple[MCGState, Info]:
+        """Weigh, resample, draw from the optimal proposal."""
+        schedule, x = problem.schedule, state.x
+        obs = spectral_observation(problem, plan)
+        t, s = plan.levels[state.step], plan.levels[state.step + 1]
+        target = obs.target[owners(problem, self.particles)]
+        x_0 = problem.denoise(x, t)
+        c_0, c_t, dev = bridge_coefficients(schedule, s, t)
+        dev2, m, seen = dev**2, obs.svd.v_t(c_0 * x_0 + c_t * x), obs.seen(s)
         # Weight: the transition's evidence of the potential at s over the potential at t. It is
         # known before x_s is drawn, so that copies of a particle part at once.
         v_s = obs.deviation2(schedule, s)
         v_t = torch.where(seen, obs.deviation2(schedule, t), torch.ones_like(v_s))
-        gap = float(schedule.alpha[s]) * target - m
-        old = float(schedule.alpha[t]) * target - c
+        gap = schedule.moments(s)[0] * target - m
+        old = schedule.moments(t)[0] * target - obs.svd.v_t(x)
         total = (dev2 + v_s).clamp_min(1e-30)
-        evidence = torch.where(seen, old.square() / v_t - gap.square() / total, zero)
-        pop.weigh(0.5 * row_sum(evidence), t)
-        m, gap, x_0 = pop.resample(cfg.threshold, m, gap, x_0)
+        evidence = old.square() / v_t - gap.square() / total
+        evidence = torch.where(seen, evidence, torch.zeros_like(evidence))
+        log_weights, valid = weigh(state.log_weights, 0.5 * row_sum(evidence))
+        log_weights, (m, gap, x_0) = resample(log_weights, self.threshold, noise, m, gap, x_0)
         gain = torch.where(seen, dev2 / total, torch.zeros_like(v_s))
-        noise = obs.svd.v_t(pop.noise())
-        c = m + gain * gap + float(dev) * (1 - gain).clamp_min(0).sqrt() * noise
-        x = obs.svd.v(c)
-        pop.step(t, x, x_0)
-    return pop.finish(x)
+        z = obs.svd.v_t(draw(problem, noise, self.particles))
+        x = obs.svd.v(m + gain * gap + dev * (1 - gain).clamp_min(0).sqrt() * z)
+        return MCGState(state.step + 1, x, log_weights), told(t, x, x_0, log_weights, valid)
 
 
-PRESETS: dict[str, MCGDiffSettings] = {"default": MCGDiffSettings()}
+PRESETS: dict[str, MCGDiff] = {"default": MCGDiff()}

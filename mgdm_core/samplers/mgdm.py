@@ -2,211 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from typing import ClassVar, NamedTuple
 
-from mgdm_core.conditionals import (
-    CONDITIONALS,
-    CleanConditional,
-    Conditional,
-    GibbsStep,
-    Linearised,
-    Variational,
-)
-from mgdm_core.errors import SettingsError
-from mgdm_core.index_laws import (
-    INDEX_LAWS,
-    IndexContext,
-    IndexLaw,
-    PublishedMix,
-    UniformFraction,
-)
-from mgdm_core.jumps import MarginalJumps
-from mgdm_core.kernels import backward_chain, between_sample, bridge_sample, noise_to
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior, level_vector
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.trace import Callback
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.conditionals import CONDITIONALS, Conditional, Linearised, Place, Variational
+from mgdm_core.index_laws import INDEX_LAWS, IndexLaw, PublishedMix, UniformFraction
+from mgdm_core.likelihoods import ImageLikelihood
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Result, Sampler, Start, check, first_level, first_state
+from mgdm_core.steps.backward import METHODS, backward_chain
+from mgdm_core.steps.bridge import between_sample, bridge_sample, noise_to
 
-__all__ = ["MGDMSettings", "PRESETS", "default_settings", "mgdm"]
+__all__ = ["MGDM", "PRESETS", "MGDMPlan", "MGDMState", "outer_places"]
+
+FEW_ROWS = 16
+
+
+class MGDMPlan(NamedTuple):
+    """The outer levels that are run, and the two choices that may depend on the problem."""
+
+    top: int
+    places: tuple[Place, ...]
+    steps: int
+    conditional: Conditional
+    index_law: IndexLaw
+
+
+class MGDMState(NamedTuple):
+    """x_0, x_t and the x_{t+} of the level before."""
+
+    step: int
+    x_0: Float[Tensor, "batch *event"]
+    x_t: Float[Tensor, "batch *event"]
+    x_above: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class MGDMSettings:
-    """Settings of MGDM, in the paper's letters.
+class MGDM(Sampler):
+    """Gibbs steps over (x_0, x_s, x_t), in the paper's letters.
 
     Parameters
     ----------
     levels : int
-        K, outer noise levels.
+        K, outer noise levels, the first of which is pure noise.
     gibbs : int
         R, Gibbs repetitions per level.
     denoising_steps : int
-        M, backward steps from x_s to level 0; 0 takes the x_0 that the conditional drew on its
-        way (``tweedie`` does), at no further evaluation, from the first estimate on.
-    index_law : IndexLaw or str
-        How s is drawn; a name of :data:`mgdm_core.index_laws.INDEX_LAWS` or an object.
-    conditional : Conditional or str
-        How x_s is drawn; a name of :data:`mgdm_core.conditionals.CONDITIONALS` or an object.
+        M, backward steps from x_s to level 0.
+    conditional : Conditional or str or None
+        How x_s is drawn; an object, a name of :data:`mgdm_core.conditionals.CONDITIONALS`, or None
+        to choose by the problem.
+    index_law : IndexLaw or str or None
+        How s is drawn; likewise, of :data:`mgdm_core.index_laws.INDEX_LAWS`.
     renoise : {"between", "forward"}
         x_t from the bridge q(x_t | x_s, x_{t+}), or from q(x_t | x_s).
     transition : {"ddpm", "ddim", "heun", "dpmpp_2m"}
         Backward steps.
-    jumps : MarginalJumps or None
-        Metropolis-Hastings moves over the high noise levels, before the levels below; only for
-        few observed values, and not after a ``start``.
+    last : float or None
+        Noise-to-signal ratio of the last outer level; None for level 2, below which s is 1.
     """
+
+    name: ClassVar[str] = "mgdm"
+    paper: ClassVar[str] = "Janati et al. 2025, arXiv 2502.03332"
 
     levels: int = 100
     gibbs: int = 1
     denoising_steps: int = 20
-    index_law: IndexLaw | str = field(default_factory=PublishedMix)
-    conditional: Conditional | str = field(default_factory=Variational)
+    conditional: Conditional | str | None = None
+    index_law: IndexLaw | str | None = None
     renoise: str = "between"
     transition: str = "ddpm"
-    jumps: MarginalJumps | None = None
+    last: float | None = None
 
     def __post_init__(self) -> None:
         check(self.levels >= 2, "levels is at least 2", self.levels)
         check(self.gibbs >= 1, "gibbs is at least 1", self.gibbs)
-        check(self.denoising_steps >= 0, "denoising_steps is not negative", self.denoising_steps)
-        check(
-            self.renoise in ("between", "forward"),
-            "renoise is 'between' or 'forward'",
-            self.renoise,
-        )
-        methods = ("ddpm", "ddim", "heun", "dpmpp_2m")
-        check(
-            self.transition in methods,
-            f"transition is one of {', '.join(methods)}",
-            self.transition,
-        )
+        check(self.denoising_steps >= 1, "denoising_steps is at least 1", self.denoising_steps)
+        kinds = ("between", "forward")
+        check(self.renoise in kinds, "renoise is 'between' or 'forward'", self.renoise)
+        names = ", ".join(METHODS)
+        check(self.transition in METHODS, f"transition is one of {names}", self.transition)
+        check(self.last is None or self.last > 0, "last is a positive ratio or None", self.last)
         for name, known in (("conditional", CONDITIONALS), ("index_law", INDEX_LAWS)):
             value = getattr(self, name)
             if isinstance(value, str):
                 check(value in known, f"{name} is one of {', '.join(known)}", value)
                 object.__setattr__(self, name, known[value]())
 
+    def chosen(self, problem: Problem) -> tuple[Conditional, IndexLaw]:
+        """Return the conditional and the index law, chosen by the problem where None."""
+        few = isinstance(problem.likelihood, ImageLikelihood) and problem.rows <= FEW_ROWS
+        conditional = self.conditional or (Linearised() if few else Variational())
+        index_law = self.index_law or (UniformFraction(0.5) if few else PublishedMix())
+        return conditional, index_law  # type: ignore[return-value]
 
-def mgdm(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: MGDMSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Draw one posterior sample per item by Gibbs steps over (x_0, x_s, x_t).
+    def requires(self, problem: Problem) -> None:
+        """What the conditional requires."""
+        self.chosen(problem)[0].requires(problem)
 
-    Parameters
-    ----------
-    prior, likelihood
-        p(x_0) as a denoiser, and g(y | x_0).
-    shape : sequence of int
-        Shape of one event.
-    streams : RandomStreams
-        One per item.
-    settings : MGDMSettings, optional
-        :func:`default_settings` of the likelihood by default.
-    start : Start, optional
-        First estimate and level; pure noise at level T by default.
-    callback : callable, optional
-        Receives a :class:`~mgdm_core.trace.Progress` per level; return False to cancel.
-    """
-    cfg = settings or default_settings(likelihood)
-    conditional: Conditional = cfg.conditional  # type: ignore[assignment]
-    index_law: IndexLaw = cfg.index_law  # type: ignore[assignment]
-    jumps = cfg.jumps if start is None else None
-    run = Run("mgdm", prior, likelihood, shape, streams, callback, 1)
-    schedule = run.schedule
-    x_t, above = run.first_state(schedule.last, start)
-    levels = schedule.spaced(cfg.levels, jumps.level(schedule) if jumps else above)
-    # The last level is 1, where nothing lies between it and the data.
-    run.steps = (len(levels) - 2) * cfg.gibbs + (jumps.count if jumps else 0)
-    if jumps is not None:
-        x_t, above = jumps(run, x_t)
-    if cfg.denoising_steps == 0 and isinstance(conditional, CleanConditional):
-        x_0 = conditional.condition(run, x_t, level_vector(above, len(x_t), x_t.device))
-    else:
-        x_0 = run.denoise(x_t, above)
+    def plan(self, problem: Problem, start: Start | None = None) -> MGDMPlan:
+        """Settle the outer levels."""
+        return self.plan_from(problem, first_level(problem, start))
 
-    for step, t in enumerate(levels[1:]):
-        x_t = bridge_sample(schedule, x_0, x_t_above := x_t, t, above, streams)
-        below = levels[step + 2] if step + 2 < len(levels) else 1
-        if t < 2:  # no level lies between this one and the data
-            break
-        for _ in range(cfg.gibbs):
-            s = index_law(
-                IndexContext(
-                    t=t,
-                    next_level=below,
-                    step=step,
-                    steps=cfg.levels,
-                    schedule=schedule,
-                    streams=streams,
-                    residual=run.residual(x_0),
-                    sigma_y=getattr(likelihood, "sigma_y", None),
-                )
-            )
-            where = GibbsStep(t, s, step, cfg.levels)
-            x_s, before, after, drawn = conditional(run, x_0, x_t, where)
-            if cfg.denoising_steps > 0:
-                x_0 = backward_chain(
-                    schedule, run.denoise, x_s, s, cfg.denoising_steps, streams, cfg.transition
-                )
-            elif drawn is not None:
-                x_0 = drawn
-            else:
-                raise SettingsError(
-                    f"denoising_steps is at least 1 with {type(conditional).__name__}, "
-                    f"which draws no x_0 of its own; found 0"
-                )
-            if cfg.renoise == "forward":
-                x_t = noise_to(schedule, x_s, s, t, streams)
-            else:
-                x_t = between_sample(schedule, x_s, x_t_above, s, t, above, streams)
-            run.step(t, x_t, x_0, index=s, loss_before=before, loss_after=after)
-        above = t
-    return run.finish(x_0)
+    def plan_from(self, problem: Problem, top: int) -> MGDMPlan:
+        """Settle the outer levels below ``top``."""
+        stop = 2 if self.last is None else problem.schedule.level_of_sigma(self.last)
+        places = outer_places(problem.schedule.spaced(self.levels, top, max(1, min(stop, top))))
+        return MGDMPlan(top, places, self.gibbs * len(places), *self.chosen(problem))
 
+    def init(
+        self,
+        problem: Problem,
+        plan: MGDMPlan,
+        noise: RandomStreams,
+        start: Start | None = None,
+    ) -> MGDMState:
+        """x_K ~ N(0, sigma_K^2 I); x_0 = D(x_K)."""
+        x = first_state(problem, plan.top, noise, start)
+        return MGDMState(0, problem.denoise(x, plan.top), x, x)
 
-PRESETS: dict[str, MGDMSettings] = {
-    "ffhq-pixel": MGDMSettings(
-        conditional=Variational(learning_rate=0.03, early_learning_rate=0.01, early=11)
-    ),
-    "imagenet-pixel": MGDMSettings(conditional=Variational(learning_rate=0.03)),
-    "ffhq-latent": MGDMSettings(
-        conditional=Variational(
-            steps=3, every=10, learning_rate=0.03, early_learning_rate=0.01, early=11
+    def step(
+        self, problem: Problem, plan: MGDMPlan, state: MGDMState, noise: RandomStreams
+    ) -> tuple[MGDMState, Info]:
+        """One Gibbs repetition; the first of a level comes down to it before."""
+        schedule, (k, x_0, x_t, x_above) = problem.schedule, state
+        place = plan.places[k // self.gibbs]
+        t, above = place.t, place.above
+        if k % self.gibbs == 0:
+            x_t, x_above = bridge_sample(schedule, x_0, x_t, t, above, noise), x_t
+
+        s = plan.index_law(place, problem, x_0, noise)
+        x_s, before, after = plan.conditional(problem, x_0, x_t, s, place, noise)
+        x_0 = backward_chain(
+            schedule, problem.denoise, x_s, s, self.denoising_steps, noise, self.transition, t - 1
         )
-    ),
-    "audio-published": MGDMSettings(
+        if self.renoise == "forward":
+            x_t = noise_to(schedule, x_s, s, t, noise)
+        else:
+            x_t = between_sample(schedule, x_s, x_above, s, t, above, noise)
+
+        return MGDMState(k + 1, x_0, x_t, x_above), Info(t, x_t, x_0, s, before, after)
+
+    def finish(
+        self, problem: Problem, plan: MGDMPlan, state: MGDMState, noise: RandomStreams
+    ) -> Result:
+        """x_0."""
+        return Result(state.x_0)
+
+
+def outer_places(levels: list[int]) -> tuple[Place, ...]:
+    """Levels below the first, each with its neighbours; nothing lies between level 1 and the data.
+
+    The level after the last is half of it, as in the published code (20 and 10).
+    """
+    used = [levels[0], *(t for t in levels[1:] if t >= 2)]
+    below = [*used[2:], used[-1] // 2]
+    count = len(used) - 1
+    return tuple(
+        Place(t, above, low, k, count)
+        for k, (above, t, low) in enumerate(zip(used[:-1], used[1:], below))
+    )
+
+
+_PIXEL = MGDM(denoising_steps=19, conditional=Variational(), index_law=PublishedMix(), last=0.0762)
+_EARLY = {"early_learning_rate": 0.01, "early": 0.11}
+# The published settings; 0.0762 is the noise-to-signal ratio of DDPM's level 20, where the
+# published loop ends, and of the audio levels' 20 for audio. M = 20 is 19 steps in the published
+# code. Its K counts one level more than ours near the data, where its steps are cut short.
+PRESETS: dict[str, MGDM] = {
+    "ffhq-pixel": replace(_PIXEL, conditional=Variational(**_EARLY)),
+    "imagenet-pixel": _PIXEL,
+    "ffhq-latent": replace(_PIXEL, conditional=Variational(steps=3, every=10, **_EARLY)),
+    "audio-published": MGDM(
         levels=20,
         gibbs=6,
-        denoising_steps=15,
-        index_law=PublishedMix(floor=10, threshold=0.65),
-        conditional=Variational(steps=3, late_steps=20, late_from=0.5, learning_rate=0.005),
+        denoising_steps=14,
+        conditional=Variational(steps=3, late_from=0.5, learning_rate=0.005, stated_for="ve"),
+        index_law=PublishedMix(floor=0.0011, threshold=0.65),
+        last=0.00217,
     ),
-    # Not published: what the exact-posterior benchmark found best (docs/exact_posterior.md).
-    "best": MGDMSettings(
-        levels=40,
-        denoising_steps=8,
-        index_law=UniformFraction(0.5),
-        conditional=Linearised(),
-        jumps=MarginalJumps(),
+    # Not published: what the exact-posterior benchmark found best for few observed values.
+    "best": MGDM(
+        levels=40, denoising_steps=8, conditional=Linearised(), index_law=UniformFraction(0.5)
     ),
 }
-
-
-def default_settings(likelihood: Likelihood) -> MGDMSettings:
-    """``best`` for few observed values, Gaussian or counts, else ``imagenet-pixel``.
-
-    What counts as few, and which likelihoods, is for :meth:`MarginalJumps.applies_to` to say.
-    """
-    best = PRESETS["best"]
-    if best.jumps is not None and best.jumps.applies_to(likelihood):
-        return best
-    return PRESETS["imagenet-pixel"]

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from mgdm_core.array_types import Tensor
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._msdm import MSDMSettings, integrate, mixing
-from mgdm_core.trace import Callback
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import check, gaussian
+from mgdm_core.samplers._msdm import MSDM
 
-__all__ = ["MSDMDiracSettings", "PRESETS", "msdm_dirac"]
+__all__ = ["PRESETS", "MSDMDirac"]
 
 
 @dataclass(frozen=True)
-class MSDMDiracSettings(MSDMSettings):
-    """Settings of the Dirac separator.
+class MSDMDirac(MSDM):
+    """One stem is the mixture minus the others; their slopes are taken relative to its own.
+
+    du_k / dq = (u_k - D_k) / q - (u_j - D_j) / q for k other than the tied stem j. The result sums
+    to the mixture exactly; the likelihood's deviation is not used.
 
     Parameters
     ----------
     steps, sigma_max, sigma_min, rho, s_churn, resamples
-        As in :class:`mgdm_core.samplers._msdm.MSDMSettings`.
+        As in :class:`mgdm_core.samplers._msdm.MSDM`.
     source : int
         Stem that is always the mixture minus the others.
     """
+
+    name: ClassVar[str] = "msdm_dirac"
 
     source: int = 0
 
@@ -36,43 +38,22 @@ class MSDMDiracSettings(MSDMSettings):
         super().__post_init__()
         check(self.source >= 0, "source is the index of a stem", self.source)
 
+    def requires(self, problem: Problem) -> None:
+        """The mixing operator, and that the tied stem exists."""
+        super().requires(problem)
+        stems = problem.shape[0]
+        check(self.source < stems, f"source is the index of one of {stems} stems", self.source)
 
-def msdm_dirac(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: MSDMDiracSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """One stem is the mixture minus the others; their slopes are taken relative to its own.
-
-    du_k / dq = (u_k - D_k) / q - (u_j - D_j) / q for k other than the tied stem j. The result sums
-    to the mixture exactly; the likelihood's deviation is not used. No gradient of a network.
-    Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
-
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on the mixing operator ``SumOverChannels``.
-    """
-    cfg = settings or MSDMDiracSettings()
-    lik = mixing(likelihood, "msdm_dirac")
-    run = Run("msdm_dirac", prior, likelihood, shape, streams, callback, cfg.steps)
-    j = cfg.source
-    check(j < run.shape[0], f"source is the index of one of {run.shape[0]} stems", j)
-
-    def constrain(u: Tensor) -> Tensor:
-        tied = u[:, j] + lik.residual(u)
+    def constrain(self, problem: Problem, u: Tensor) -> Tensor:
+        """Tie the stem to the mixture."""
+        j = self.source
+        tied = u[:, j] + gaussian(problem).residual(u)
         return torch.cat([u[:, :j], tied[:, None], u[:, j + 1 :]], dim=1)
 
-    def derivative(u: Tensor, x_0: Tensor, q: float) -> Tensor:
+    def derivative(self, problem: Problem, u: Tensor, x_0: Tensor, q: float) -> Tensor:
+        """Slope relative to the tied stem's."""
         slope = (u - x_0) / q
-        return slope - slope[:, j : j + 1]
-
-    return run.finish(integrate(run, cfg, derivative, constrain, start))
+        return slope - slope[:, self.source : self.source + 1]
 
 
-PRESETS: dict[str, MSDMDiracSettings] = {"published": MSDMDiracSettings()}
+PRESETS: dict[str, MSDMDirac] = {"published": MSDMDirac()}

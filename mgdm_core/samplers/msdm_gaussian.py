@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mgdm_core.array_types import Tensor
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._msdm import MSDMSettings, integrate, mixing
-from mgdm_core.trace import Callback
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import check, gaussian
+from mgdm_core.samplers._msdm import MSDM
 
-__all__ = ["MSDMGaussianSettings", "PRESETS", "msdm_gaussian"]
+__all__ = ["PRESETS", "MSDMGaussian"]
 
 
 @dataclass(frozen=True)
-class MSDMGaussianSettings(MSDMSettings):
-    """Settings of the Gaussian separator.
+class MSDMGaussian(MSDM):
+    """Add the pull of the mixture's residual, with deviation gamma = q, to every stem's slope.
+
+    du_k / dq = (u_k - D_k) / q - (weight / q) (y - sum_j u_j). The likelihood's deviation is not
+    used.
 
     Parameters
     ----------
     steps, sigma_max, sigma_min, rho, s_churn, resamples
-        As in :class:`mgdm_core.samplers._msdm.MSDMSettings`.
+        As in :class:`mgdm_core.samplers._msdm.MSDM`.
     weight : float
         The mixture's residual enters the score ``weight`` / gamma^2 times, gamma = q; published
         1/2. At 1 it is the gradient of log N(y; sum_k u_k, gamma^2).
     """
+
+    name: ClassVar[str] = "msdm_gaussian"
 
     weight: float = 0.5
 
@@ -35,35 +37,10 @@ class MSDMGaussianSettings(MSDMSettings):
         super().__post_init__()
         check(self.weight > 0, "weight is positive", self.weight)
 
-
-def msdm_gaussian(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: MSDMGaussianSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Add the pull of the mixture's residual, with deviation gamma = q, to every stem's slope.
-
-    du_k / dq = (u_k - D_k) / q - (weight / q) (y - sum_j u_j). The likelihood's deviation is not
-    used. No gradient of a network. Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
-
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on the mixing operator ``SumOverChannels``.
-    """
-    cfg = settings or MSDMGaussianSettings()
-    lik = mixing(likelihood, "msdm_gaussian")
-    run = Run("msdm_gaussian", prior, likelihood, shape, streams, callback, cfg.steps)
-
-    def derivative(u: Tensor, x_0: Tensor, q: float) -> Tensor:
-        return (u - x_0) / q - cfg.weight / q * lik.residual(u)[:, None]
-
-    return run.finish(integrate(run, cfg, derivative, lambda u: u, start))
+    def derivative(self, problem: Problem, u: Tensor, x_0: Tensor, q: float) -> Tensor:
+        """Slope of the prior and of the mixture."""
+        pull = gaussian(problem).residual(u)[:, None]
+        return (u - x_0) / q - self.weight / q * pull
 
 
-PRESETS: dict[str, MSDMGaussianSettings] = {"published": MSDMGaussianSettings()}
+PRESETS: dict[str, MSDMGaussian] = {"published": MSDMGaussian()}

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.kernels import bridge_sample
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import gaussian, pairs_down, spread
-from mgdm_core.trace import Callback
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Sampler, Start, check, first_state, gaussian
+from mgdm_core.steps.bridge import bridge_sample
+from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
 
-__all__ = ["PGDMSettings", "PRESETS", "pgdm"]
+__all__ = ["PRESETS", "PGDM"]
+
+
+class PGDMState(NamedTuple):
+    """x at the level that the next step starts from."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class PGDMSettings:
-    """Settings of PGDM.
+class PGDM(Sampler):
+    """Guide by p(y | x_t) = N(A D(x_t), r_t^2 A A^T + sigma_y^2 I), one VJP a step.
+
+    The pseudo-inverse of the noiseless formula and the solve of the noisy one are both the
+    operator's proximal map.
+
 
     Parameters
     ----------
@@ -36,6 +47,10 @@ class PGDMSettings:
         the step's length. ``score``: it moves D(x_t) by what Tweedie's formula asks for, which is
         the exact posterior mean of x_0 for data of independent Gaussian coordinates.
     """
+
+    name: ClassVar[str] = "pgdm"
+    paper: ClassVar[str] = "Song et al. 2023, ICLR, openreview 9_gsMA8MRKQ"
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "linear", "vjp"})
 
     steps: int = 1000
     eta: float = 1.0
@@ -53,52 +68,37 @@ class PGDMSettings:
         kinds = ("published", "score")
         check(self.weighting in kinds, "weighting is 'published' or 'score'", self.weighting)
 
+    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
+        """Even levels down to the data."""
+        return pairs_down(problem, self.steps, start, problem.schedule.top)
 
-def pgdm(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: PGDMSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Guide by p(y | x_t) = N(A D(x_t), r_t^2 A A^T + sigma_y^2 I), one VJP a step.
+    def init(
+        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
+    ) -> PGDMState:
+        """x at the first level."""
+        return PGDMState(0, first_state(problem, plan.top, noise, start))
 
-    The pseudo-inverse of the noiseless formula and the solve of the noisy one are both the
-    operator's proximal map. Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
-
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on a linear operator (``proximal``).
-    """
-    cfg = settings or PGDMSettings()
-    lik = gaussian(likelihood, "pgdm", "proximal")
-    run = Run("pgdm", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    x, top = run.first_state(schedule.last, start)
-    for t, s in pairs_down(run, cfg.steps, top):
-        alpha, sigma = float(schedule.alpha[t]), float(schedule.sigma[t])
-        r2 = float(spread(schedule, t, cfg.data_variance))
+    def step(
+        self, problem: Problem, plan: Pairs, state: PGDMState, noise: RandomStreams
+    ) -> tuple[PGDMState, Info]:
+        """Denoise, guide, go down."""
+        (t, s), x, lik = plan.pairs[state.step], state.x, gaussian(problem)
+        operator: LinearOperator = lik.operator  # type: ignore[assignment]
+        alpha, sigma = problem.schedule.moments(t)
+        r2 = posterior_variance(problem.schedule, t, self.data_variance)
         with torch.enable_grad():
             x_in = x.detach().requires_grad_(True)
-            x_hat = run.denoise_differentiably(x_in, t)
+            x_hat = problem.denoise_differentiably(x_in, t)
             x_0 = x_hat.detach()
             # r^2 A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x_0)
-            pull = lik.operator.proximal(x_0, lik.observation, r2 / lik.sigma_y**2) - x_0
-            guidance = run.vjp(x_hat, x_in, pull)
-        if cfg.weighting == "score":
+            pull = operator.proximal(x_0, lik.observation, r2 / lik.sigma_y**2) - x_0
+            (guidance,) = torch.autograd.grad(x_hat, x_in, pull)
+        if self.weighting == "score":
             x_0 = x_0 + sigma**2 / (alpha * r2) * guidance
-        x = bridge_sample(schedule, x_0, x, s, t, streams, cfg.eta)
-        if cfg.weighting == "published":
+        x = bridge_sample(problem.schedule, x_0, x, s, t, noise, self.eta)
+        if self.weighting == "published":
             x = x + alpha * guidance
-        run.step(t, x, x_0)
-    return run.finish(x)
+        return PGDMState(state.step + 1, x), Info(t, x, x_0)
 
 
-PRESETS: dict[str, PGDMSettings] = {
-    "published": PGDMSettings(),
-    "score": PGDMSettings(weighting="score"),
-}
+PRESETS: dict[str, PGDM] = {"published": PGDM(), "score": PGDM(weighting="score")}

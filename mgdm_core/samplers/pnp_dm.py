@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
-from mgdm_core.kernels import backward_chain
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import draw_given_data, solves_linear, spread
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Sampler, Start, check, first_state
 from mgdm_core.schedule import NoiseSchedule
-from mgdm_core.trace import Callback
+from mgdm_core.steps.backward import backward_chain
+from mgdm_core.steps.data import draw_given_data, require_exact, solves_linear
+from mgdm_core.steps.grids import posterior_variance
 
-__all__ = ["PRESETS", "PnPDMSettings", "coupling_levels", "pnp_dm"]
+__all__ = ["PRESETS", "PnPDM"]
+
+
+class PnPPlan(NamedTuple):
+    """Level of each sweep, and whether the data's half is in closed form."""
+
+    levels: tuple[int, ...]
+    steps: int
+    exact: bool
+
+
+class PnPState(NamedTuple):
+    """The two copies of x_0."""
+
+    step: int
+    x: Float[Tensor, "batch *event"]
+    z: Float[Tensor, "batch *event"]
 
 
 @dataclass(frozen=True)
-class PnPDMSettings:
-    """Settings of PnP-DM.
+class PnPDM(Sampler):
+    """Draw z ~ g(y | z) N(z; x, rho^2 I), then x ~ p(x) N(z; x, rho^2 I), while rho falls.
+
+    The second draw is the backward diffusion from the level whose noise is rho, started at z. Both
+    halves use the sweep's own rho. Works with any likelihood; no gradient of a network. A start
+    gives x, and skips the sweeps at levels above its own (one sweep at its own level is left at
+    least).
+
 
     Parameters
     ----------
@@ -41,6 +63,9 @@ class PnPDMSettings:
     draw : {"auto", "exact", "langevin"}
         Data's half: closed form (linear, Gaussian), Langevin, or the former where it can.
     """
+
+    name: ClassVar[str] = "pnp_dm"
+    paper: ClassVar[str] = "Wu et al. 2024, arXiv 2405.18782"
 
     iterations: int = 100
     rho: float = 10.0
@@ -68,65 +93,59 @@ class PnPDMSettings:
             self.draw,
         )
 
+    def requires(self, problem: Problem) -> None:
+        """An exact draw asks for a Gaussian likelihood on a linear operator."""
+        if self.draw == "exact":
+            require_exact(problem, self.name)
 
-def coupling_levels(schedule: NoiseSchedule, cfg: PnPDMSettings) -> list[int]:
+    def plan(self, problem: Problem, start: Start | None = None) -> PnPPlan:
+        """Level of each sweep, none above the start's."""
+        levels = coupling_levels(problem.schedule, self)
+        if start is not None and start.level is not None:
+            least = min(start.level, problem.schedule.top)
+            levels = [level for level in levels if level <= least] or [least]
+        exact = self.draw == "exact" or (self.draw == "auto" and solves_linear(problem))
+        return PnPPlan(tuple(levels), len(levels), exact)
+
+    def init(
+        self, problem: Problem, plan: PnPPlan, noise: RandomStreams, start: Start | None = None
+    ) -> PnPState:
+        """Both copies at the first coupling's noise."""
+        level = plan.levels[0]
+        x = first_state(problem, level, noise, start) / problem.schedule.moments(level)[0]
+        return PnPState(0, x, x)
+
+    def step(
+        self, problem: Problem, plan: PnPPlan, state: PnPState, noise: RandomStreams
+    ) -> tuple[PnPState, Info]:
+        """One sweep."""
+        schedule, t = problem.schedule, plan.levels[state.step]
+        z = draw_given_data(
+            problem,
+            state.x,
+            posterior_variance(schedule, t, None),
+            noise,
+            exact=plan.exact,
+            x_0=state.z,  # going on from the last z leaves its distribution invariant
+            steps=self.langevin_steps,
+            rate=self.learning_rate,
+        )
+        noisy = schedule.moments(t)[0] * z
+        x = backward_chain(schedule, problem.denoise, noisy, t, self.prior_steps, noise)
+        return PnPState(state.step + 1, x, z), Info(t, z, x)
+
+
+def coupling_levels(schedule: NoiseSchedule, settings: PnPDM) -> list[int]:
     """Level of each sweep: nearest to rho decay^k, not below the floor.
 
     The coupling's deviation is then the level's own sigma_t / alpha_t.
     """
-    rhos = [max(cfg.rho * cfg.decay**k, cfg.floor) for k in range(cfg.iterations)]
+    count, first, decay = settings.iterations, settings.rho, settings.decay
+    rhos = [max(first * decay**k, settings.floor) for k in range(count)]
     return [schedule.level_of_sigma(rho) for rho in rhos]
 
 
-def pnp_dm(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: PnPDMSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Draw z ~ g(y | z) N(z; x, rho^2 I), then x ~ p(x) N(z; x, rho^2 I), while rho falls.
-
-    The second draw is the backward diffusion from the level whose noise is rho, started at z. Both
-    halves use the sweep's own rho. Works with any likelihood; no gradient of a network. A start
-    gives x, and skips the sweeps at levels above its own (one sweep at its own level is left at
-    least). Other parameters as in
-    :func:`mgdm_core.samplers.mgdm.mgdm`.
-
-    Raises
-    ------
-    CapabilityError
-        If ``draw="exact"`` meets a likelihood that is not Gaussian on a linear operator.
-    """
-    cfg = settings or PnPDMSettings()
-    schedule = prior.schedule
-    levels = coupling_levels(schedule, cfg)
-    if start is not None and start.level is not None:
-        levels = [level for level in levels if level <= start.level] or [start.level]
-    run = Run("pnp_dm", prior, likelihood, shape, streams, callback, len(levels))
-    exact = cfg.draw == "exact" or (cfg.draw == "auto" and solves_linear(likelihood))
-    x = run.first_state(levels[0], start)[0] / float(schedule.alpha[levels[0]])
-    z = x
-    for t in levels:
-        z = draw_given_data(
-            run,
-            x,
-            float(spread(schedule, t, None)),
-            exact=exact,
-            x_0=z,  # going on from the last z leaves its distribution invariant
-            steps=cfg.langevin_steps,
-            rate=cfg.learning_rate,
-        )
-        noisy = float(schedule.alpha[t]) * z
-        x = backward_chain(schedule, run.denoise, noisy, t, cfg.prior_steps, streams, "ddpm")
-        run.step(t, z, x)
-    return run.finish(x)
-
-
-PRESETS: dict[str, PnPDMSettings] = {
-    "images": PnPDMSettings(),
-    "audio": PnPDMSettings(floor=1e-3, draw="langevin"),
+PRESETS: dict[str, PnPDM] = {
+    "images": PnPDM(),
+    "audio": PnPDM(floor=1e-3, draw="langevin"),
 }

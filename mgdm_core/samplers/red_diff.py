@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import data_gradient
-from mgdm_core.trace import Callback
+from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Result, Sampler, Start, check, draw, first_level, first_state
+from mgdm_core.steps.gradients import data_gradient
 
-__all__ = ["PRESETS", "REDDiffSettings", "red_diff"]
+__all__ = ["PRESETS", "REDDiff"]
+
+
+class REDPlan(NamedTuple):
+    """One level per Adam step."""
+
+    levels: tuple[int, ...]
+    steps: int
+
+
+class REDState(NamedTuple):
+    """The point and Adam's moments."""
+
+    step: int
+    mu: Float[Tensor, "batch *event"]
+    first: Float[Tensor, "batch *event"]
+    second: Float[Tensor, "batch *event"]
+
+
+BETA_1, BETA_2, EPS = 0.9, 0.99, 1e-8
 
 
 @dataclass(frozen=True)
-class REDDiffSettings:
-    """Settings of RED-diff.
+class REDDiff(Sampler):
+    """Minimise data misfit plus denoising regulariser over a point mu by Adam.
+
+    With the published weight sigma_t / alpha_t the regulariser's gradient
+    lam (sigma_t / alpha_t) (eps_hat - eps) is lam (mu - D(x_t)), x_t = alpha_t mu + sigma_t eps.
+    A mode seeker: its results spread less than the posterior. Works with any likelihood; no
+    gradient of a network. mu begins at the start's estimate, else at the pseudo-inverse of y where
+    the operator is linear, else at a standard normal draw.
+
 
     Parameters
     ----------
@@ -30,10 +56,13 @@ class REDDiffSettings:
         Adam's rate.
     lam : float
         Weight of the regulariser against the data term, which is ||y - A mu||^2 / 2 for a Gaussian
-        likelihood and -log g otherwise.
+        likelihood and -log g otherwise. Both are means over their entries, as published.
     rate_decay : float
         Adam's rate at the last step as a share of the first's (1 as published).
     """
+
+    name: ClassVar[str] = "red_diff"
+    paper: ClassVar[str] = "Mardani et al. 2023, arXiv 2305.04391"
 
     steps: int = 1000
     learning_rate: float = 0.1
@@ -46,60 +75,53 @@ class REDDiffSettings:
         check(self.lam >= 0, "lam is not negative", self.lam)
         check(0 < self.rate_decay <= 1, "rate_decay lies in (0, 1]", self.rate_decay)
 
+    def plan(self, problem: Problem, start: Start | None = None) -> REDPlan:
+        """Even levels from the first down to 1."""
+        levels = problem.schedule.spaced(self.steps, first_level(problem, start))
+        return REDPlan(tuple(levels), len(levels))
 
-def red_diff(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: REDDiffSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Minimise data misfit plus denoising regulariser over a point mu by Adam.
+    def init(
+        self, problem: Problem, plan: REDPlan, noise: RandomStreams, start: Start | None = None
+    ) -> REDState:
+        """The start's estimate, what explains y best, or noise."""
+        likelihood = problem.likelihood
+        if start is not None:
+            first_state(problem, plan.levels[0], noise, start)  # checks the shape
+            mu = start.x_0.to(problem.device, problem.dtype)
+        elif isinstance(likelihood, GaussianLikelihood) and isinstance(
+            likelihood.operator, LinearOperator
+        ):
+            mu = likelihood.operator.pseudo_inverse(likelihood.observation, problem.shape)
+        else:
+            mu = draw(problem, noise)
+        return REDState(0, mu, torch.zeros_like(mu), torch.zeros_like(mu))
 
-    With the published weight sigma_t / alpha_t the regulariser's gradient
-    lam (sigma_t / alpha_t) (eps_hat - eps) is lam (mu - D(x_t)), x_t = alpha_t mu + sigma_t eps.
-    A mode seeker: its results spread less than the posterior. Works with any likelihood; no
-    gradient of a network. mu begins at the start's estimate, else at the pseudo-inverse of y where
-    the operator is linear, else at a standard normal draw. Other parameters as in
-    :func:`mgdm_core.samplers.mgdm.mgdm`.
-    """
-    cfg = settings or REDDiffSettings()
-    run = Run("red_diff", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    top = schedule.last if start is None or start.level is None else start.level
-    mu = _first(run, likelihood, start)
-    scale = 1.0
-    if isinstance(likelihood, GaussianLikelihood):
-        scale = likelihood.sigma_y**2
-    first, second = torch.zeros_like(mu), torch.zeros_like(mu)
-    beta1, beta2, eps = 0.9, 0.99, 1e-8
-    levels = schedule.spaced(cfg.steps, top)
-    run.steps = len(levels)
-    for k, t in enumerate(levels, start=1):
-        noise = float(schedule.sigma[t]) * run.noise()
-        x_0 = run.denoise(float(schedule.alpha[t]) * mu + noise, t)
+    def step(
+        self, problem: Problem, plan: REDPlan, state: REDState, noise: RandomStreams
+    ) -> tuple[REDState, Info]:
+        """One step of Adam."""
+        mu, likelihood = state.mu, problem.likelihood
+        k, t = state.step + 1, plan.levels[state.step]
+        alpha, sigma = problem.schedule.moments(t)
+        x_0 = problem.denoise(alpha * mu + sigma * draw(problem, noise), t)
         _, up = data_gradient(likelihood, mu)
-        grad = cfg.lam * (mu - x_0) - scale * up
-        first = beta1 * first + (1 - beta1) * grad
-        second = beta2 * second + (1 - beta2) * grad**2
-        rate = cfg.learning_rate * (1 - (1 - cfg.rate_decay) * (k - 1) / max(1, len(levels) - 1))
-        mu = mu - rate * (first / (1 - beta1**k)) / ((second / (1 - beta2**k)).sqrt() + eps)
-        run.step(t, mu, x_0)
-    return run.finish(mu)
+        # A mean over the observation's entries beside one over the event's, times the latter.
+        scale = mu[0].numel() / problem.rows
+        if isinstance(likelihood, GaussianLikelihood):
+            scale *= likelihood.sigma_y**2
+        grad = self.lam * (mu - x_0) - scale * up
+        first = BETA_1 * state.first + (1 - BETA_1) * grad
+        second = BETA_2 * state.second + (1 - BETA_2) * grad**2
+        rate = self.learning_rate * (1 - (1 - self.rate_decay) * (k - 1) / max(1, plan.steps - 1))
+        size = (second / (1 - BETA_2**k)).sqrt() + EPS
+        mu = mu - rate * (first / (1 - BETA_1**k)) / size
+        return REDState(k, mu, first, second), Info(t, mu, x_0)
+
+    def finish(
+        self, problem: Problem, plan: REDPlan, state: REDState, noise: RandomStreams
+    ) -> Result:
+        """mu."""
+        return Result(state.mu)
 
 
-def _first(run: Run, likelihood: Likelihood, start: Start | None) -> Float[Tensor, "batch *event"]:
-    if start is not None:
-        run.first_state(run.schedule.last, start)  # checks the shape; its noise is not used
-        return start.x_0.to(run.device, run.dtype)
-    if isinstance(likelihood, GaussianLikelihood):
-        operator = likelihood.operator
-        if "adjoint" in operator.capabilities:
-            return operator.pseudo_inverse(likelihood.observation, run.shape)
-    return run.noise()
-
-
-PRESETS: dict[str, REDDiffSettings] = {"published": REDDiffSettings()}
+PRESETS: dict[str, REDDiff] = {"published": REDDiff()}

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.kernels import bridge_moments
-from mgdm_core.likelihoods import Likelihood
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import gaussian
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Start, draw, first_state
 from mgdm_core.samplers._particles import (
-    Population,
+    ParticleSampler,
     SpectralObservation,
+    SpectralPlan,
+    owners,
+    resample,
     row_sum,
     spectral_observation,
+    spectral_plan,
+    told,
+    weigh,
 )
-from mgdm_core.trace import Callback
+from mgdm_core.steps.bridge import bridge_coefficients
 
-__all__ = ["PRESETS", "SMCDiffSettings", "smc_diff"]
+__all__ = ["PRESETS", "SMCDiff", "path_down"]
+
+
+class SMCState(NamedTuple):
+    """Particles, their log-weights, and the noised path of the item's observation."""
+
+    step: int
+    x: Float[Tensor, "rows *event"]
+    log_weights: Float[Tensor, "batch particles"]
+    path: Float[Tensor, "batch n"]
 
 
 @dataclass(frozen=True)
-class SMCDiffSettings:
-    """Settings of SMC-Diff.
+class SMCDiff(ParticleSampler):
+    """Noise the observation once, put it in place at every level, weigh by how likely it was.
+
+    All particles of an item share one noised path of the observed components. The result is exact
+    on average over paths (over items), for many particles and levels, when forward and backward
+    process agree; the particles of one item alone follow the posterior given its path. Components
+    are those of the operator's singular value decomposition; noise is met as in ``mcg_diff``. No
+    gradient of a network.
 
     Parameters
     ----------
@@ -40,69 +58,58 @@ class SMCDiffSettings:
         every step, as published.
     """
 
+    name: ClassVar[str] = "smc_diff"
+    paper: ClassVar[str] = "Trippe et al. 2022, arXiv 2206.04119"
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
+
     particles: int = 64
     steps: int = 100
     threshold: float = 1.0
 
-    def __post_init__(self) -> None:
-        check(self.particles >= 1, "particles is at least 1", self.particles)
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
+    def plan(self, problem: Problem, start: Start | None = None) -> SpectralPlan:
+        """Even levels, and those at which components are met."""
+        return spectral_plan(problem, self.steps, start)
 
+    def init(
+        self, problem: Problem, plan: SpectralPlan, noise: RandomStreams, start: Start | None = None
+    ) -> SMCState:
+        """Noise, or the start, with the path's first components in place."""
+        x = first_state(problem, plan.top, noise, start, self.particles)
+        obs = spectral_observation(problem, plan)
+        path = path_down(problem, obs, None, plan.top, plan.top, noise)
+        placed = path[owners(problem, self.particles)]
+        x = obs.svd.v(torch.where(obs.seen(plan.top), placed, obs.svd.v_t(x)))
+        return SMCState(0, x, self.no_weights(problem), path)
 
-def smc_diff(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: SMCDiffSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Noise the observation once, put it in place at every level, weigh by how likely it was.
-
-    All particles of an item share one noised path of the observed components. The result is exact
-    on average over paths (over items), for many particles and levels, when forward and backward
-    process agree; the particles of one item alone follow the posterior given its path. Components
-    are those of the operator's singular value decomposition; noise is met as in ``mcg_diff``. No
-    gradient of a network. Parameters as in :func:`mgdm_core.samplers.mgdm.mgdm`.
-
-    Raises
-    ------
-    CapabilityError
-        Without a Gaussian likelihood on an operator with ``svd``.
-    """
-    cfg = settings or SMCDiffSettings()
-    lik = gaussian(likelihood, "smc_diff", "svd")
-    run = Run("smc_diff", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    pop = Population(run, cfg.particles)
-    x, top = pop.first_state(schedule.last, start)
-    obs = spectral_observation(run, lik, cfg.steps, top)
-    run.steps = len(obs.levels) - 1
-    owners = pop.owners.to(run.device)
-
-    path = _path_down(run, obs, None, top, top)
-    x = obs.svd.v(torch.where(obs.seen(top), path[owners], obs.svd.v_t(x)))
-    for t, s in zip(obs.levels[:-1], obs.levels[1:]):
-        path = _path_down(run, obs, path, t, s)
-        x_0 = run.denoise(x, t)
-        mean, dev = bridge_moments(schedule, x_0, x, s, t)
-        seen = obs.seen(s)
-        m = obs.svd.v_t(mean)
-        gap = torch.where(seen, path[owners] - m, torch.zeros_like(m))
-        pop.weigh(-0.5 * row_sum(gap.square()) / max(float(dev) ** 2, 1e-30), t)
+    def step(
+        self, problem: Problem, plan: SpectralPlan, state: SMCState, noise: RandomStreams
+    ) -> tuple[SMCState, Info]:
+        """Go down the path, weigh, resample, draw the free components."""
+        schedule, x = problem.schedule, state.x
+        obs = spectral_observation(problem, plan)
+        t, s = plan.levels[state.step], plan.levels[state.step + 1]
+        path = path_down(problem, obs, state.path, t, s, noise)
+        placed = path[owners(problem, self.particles)]
+        x_0 = problem.denoise(x, t)
+        c_0, c_t, dev = bridge_coefficients(schedule, s, t)
+        m, seen = obs.svd.v_t(c_0 * x_0 + c_t * x), obs.seen(s)
+        gap = torch.where(seen, placed - m, torch.zeros_like(m))
+        increment = -0.5 * row_sum(gap.square()) / max(float(dev) ** 2, 1e-30)
+        log_weights, valid = weigh(state.log_weights, increment)
         # x_s is not drawn before resampling, so that copies of a particle part at once.
-        m, x_0 = pop.resample(cfg.threshold, m, x_0)
-        free = m + float(dev) * obs.svd.v_t(pop.noise())
-        x = obs.svd.v(torch.where(seen, path[owners], free))
-        pop.step(t, x, x_0)
-    return pop.finish(x)
+        log_weights, (m, x_0) = resample(log_weights, self.threshold, noise, m, x_0)
+        free = m + dev * obs.svd.v_t(draw(problem, noise, self.particles))
+        x = obs.svd.v(torch.where(seen, placed, free))
+        return SMCState(state.step + 1, x, log_weights, path), told(t, x, x_0, log_weights, valid)
 
 
-def _path_down(
-    run: Run, obs: SpectralObservation, path: Tensor | None, t: int, s: int
+def path_down(
+    problem: Problem,
+    obs: SpectralObservation,
+    path: Float[Tensor, "batch n"] | None,
+    t: int,
+    s: int,
+    noise: RandomStreams,
 ) -> Float[Tensor, "batch n"]:
     """The noised observation at s given itself at t (None: at the top), components seen at s.
 
@@ -110,18 +117,19 @@ def _path_down(
     with a = alpha_t / alpha_s its mean is alpha_s ybar + (a v_s / v_t) (path_t - alpha_t ybar) and
     its variance v_s (1 - a^2 v_s / v_t).
     """
-    schedule = run.schedule
+    schedule = problem.schedule
+    alpha_s, alpha_t = schedule.moments(s)[0], schedule.moments(t)[0]
     v_s = obs.deviation2(schedule, s)
-    mean = float(schedule.alpha[s]) * obs.target
-    noise = obs.svd.v_t(run.noise())
+    mean = alpha_s * obs.target
+    z = obs.svd.v_t(draw(problem, noise))
     if path is None:
-        return mean + v_s.sqrt() * noise
+        return mean + v_s.sqrt() * z
     v_t = obs.deviation2(schedule, t).clamp_min(1e-30)
-    a = float(schedule.alpha[t] / schedule.alpha[s])
+    a = alpha_t / alpha_s
     pull = a * v_s / v_t
     rest = (v_s - pull * a * v_s).clamp_min(0)
-    drawn = mean + pull * (path - float(schedule.alpha[t]) * obs.target) + rest.sqrt() * noise
+    drawn = mean + pull * (path - alpha_t * obs.target) + rest.sqrt() * z
     return torch.where(obs.seen(s), drawn, path)
 
 
-PRESETS: dict[str, SMCDiffSettings] = {"default": SMCDiffSettings()}
+PRESETS: dict[str, SMCDiff] = {"default": SMCDiff()}

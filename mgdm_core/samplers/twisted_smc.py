@@ -3,29 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import CapabilityError
-from mgdm_core.kernels import bridge_moments
-from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
-from mgdm_core.operators import flat
-from mgdm_core.priors import Prior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run, SampleResult, Start, check
-from mgdm_core.samplers._common import like_items, pairs_down, spread
-from mgdm_core.samplers._particles import Population, row_sum
-from mgdm_core.trace import Callback
+from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import SpectralOperator, flat
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import Info, Start, check, draw, first_state, lacks, like_items
+from mgdm_core.samplers._particles import (
+    ParticleSampler,
+    owners,
+    resample,
+    row_sum,
+    told,
+    weigh,
+)
+from mgdm_core.steps.bridge import bridge_coefficients
+from mgdm_core.steps.gradients import loss_and_gradient
+from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
 
-__all__ = ["PRESETS", "TwistedSMCSettings", "twisted_smc"]
+__all__ = ["PRESETS", "TwistedSMC"]
+
+
+class TwistedState(NamedTuple):
+    """Particles with D(x), the log-twist and its gradient, and their log-weights."""
+
+    step: int
+    x: Float[Tensor, "rows *event"]
+    x_0: Float[Tensor, "rows *event"]
+    log_twist: Float[Tensor, " rows"]
+    grad: Float[Tensor, "rows *event"]
+    log_weights: Float[Tensor, "batch particles"]
 
 
 @dataclass(frozen=True)
-class TwistedSMCSettings:
-    """Settings of the twisted diffusion sampler.
+class TwistedSMC(ParticleSampler):
+    """Sequential Monte Carlo whose proposal follows the gradient of a twisted target.
+
+    Asymptotically exact in the number of particles for the diffusion with these levels, when it
+    starts from pure noise. One evaluation and one vector-Jacobian product per particle and step.
+    ``result.x`` is one particle per item, drawn by weight. Works with any likelihood.
 
     Parameters
     ----------
@@ -48,6 +70,10 @@ class TwistedSMCSettings:
         square). The weights account for it.
     """
 
+    name: ClassVar[str] = "twisted_smc"
+    paper: ClassVar[str] = "Wu et al. 2023, arXiv 2306.17775"
+    needs: ClassVar[frozenset[str]] = frozenset({"vjp"})
+
     particles: int = 64
     steps: int = 100
     threshold: float = 0.5
@@ -56,74 +82,84 @@ class TwistedSMCSettings:
     max_shift: float = 5.0
 
     def __post_init__(self) -> None:
-        check(self.particles >= 1, "particles is at least 1", self.particles)
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
-        check(
-            self.twist in ("auto", "inflated", "plain"),
-            "twist is one of auto, inflated, plain",
-            self.twist,
-        )
-        check(
-            self.data_variance is None or self.data_variance > 0,
-            "data_variance is positive or None",
-            self.data_variance,
-        )
+        super().__post_init__()
+        kinds = ("auto", "inflated", "plain")
+        check(self.twist in kinds, f"twist is one of {', '.join(kinds)}", self.twist)
+        known = self.data_variance is None or self.data_variance > 0
+        check(known, "data_variance is positive or None", self.data_variance)
         check(self.max_shift > 0, "max_shift is positive", self.max_shift)
 
+    def requires(self, problem: Problem) -> None:
+        """An inflated twist asks for a Gaussian likelihood."""
+        if self.twist == "inflated" and lacks(problem, "gaussian"):
+            raise CapabilityError(
+                problem.likelihood, "gaussian", "twisted_smc with twist='inflated'"
+            )
 
-def twisted_smc(
-    prior: Prior,
-    likelihood: Likelihood,
-    shape: Sequence[int],
-    streams: RandomStreams,
-    settings: TwistedSMCSettings | None = None,
-    *,
-    start: Start | None = None,
-    callback: Callback | None = None,
-) -> SampleResult:
-    """Sequential Monte Carlo whose proposal follows the gradient of a twisted target.
+    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
+        """Even levels down to the data."""
+        return pairs_down(problem, self.steps, start)
 
-    Asymptotically exact in the number of particles for the diffusion with these levels, when it
-    starts from pure noise. One evaluation and one vector-Jacobian product per particle and step.
-    ``result.x`` is one particle per item, drawn by weight. Works with any likelihood. Parameters
-    as in :func:`mgdm_core.samplers.mgdm.mgdm`.
+    def init(
+        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
+    ) -> TwistedState:
+        """Particles at the first level, weighed by their twist."""
+        x = first_state(problem, plan.top, noise, start, self.particles)
+        x_0, log_twist, grad = self._twist(problem, x, plan.top)
+        log_weights, _ = weigh(self.no_weights(problem), log_twist)
+        return TwistedState(0, x, x_0, log_twist, grad, log_weights)
 
-    Raises
-    ------
-    CapabilityError
-        If ``twist="inflated"`` meets a likelihood that is not Gaussian.
-    """
-    cfg = settings or TwistedSMCSettings()
-    run = Run("twisted_smc", prior, likelihood, shape, streams, callback, cfg.steps)
-    schedule = run.schedule
-    pop = Population(run, cfg.particles)
-    twist = _Twist(run, pop.likelihood, cfg)
-    x, top = pop.first_state(schedule.last, start)
-    x_0, log_twist, grad = twist(x, top)
-    pop.weigh(log_twist, top)
-
-    for t, s in pairs_down(run, cfg.steps, top):
-        x, x_0, log_twist, grad = pop.resample(cfg.threshold, x, x_0, log_twist, grad)
-        mean, dev = bridge_moments(schedule, x_0, x, s, t)
-        deviation = float(dev)
-        estimate = x_0
+    def step(
+        self, problem: Problem, plan: Pairs, state: TwistedState, noise: RandomStreams
+    ) -> tuple[TwistedState, Info]:
+        """Resample, move along the twist's gradient, weigh."""
+        schedule, (t, s) = problem.schedule, plan.pairs[state.step]
+        log_weights, (x, x_0, log_twist, grad) = resample(
+            state.log_weights,
+            self.threshold,
+            noise,
+            state.x,
+            state.x_0,
+            state.log_twist,
+            state.grad,
+        )
+        c_0, c_t, dev = bridge_coefficients(schedule, s, t)
+        mean, estimate = c_0 * x_0 + c_t * x, x_0
         if s == 0:  # the last step has no noise: D(x_t)
-            x, ratio = mean, torch.zeros(len(mean), dtype=torch.float64)
-            with torch.no_grad():
-                log_new = pop.likelihood.log_prob(x)
+            x, ratio = mean, torch.zeros(len(mean), dtype=torch.float64, device=x.device)
+            log_new = problem.likelihood.select(owners(problem, self.particles)).log_prob(x)
         else:
-            a = float(schedule.alpha[t] / schedule.alpha[s])
-            shift = _shift(grad, a, deviation, cfg.max_shift)
-            noise = deviation * pop.noise()
-            x = mean + shift + noise
+            a = schedule.moments(t)[0] / schedule.moments(s)[0]
+            shift = _shift(grad, float(a), float(dev), self.max_shift)
+            z = dev * draw(problem, noise, self.particles)
+            x = mean + shift + z
             # log N(x; mean, dev^2) - log N(x; mean + shift, dev^2)
-            ratio = -row_sum(shift * (2 * noise + shift)).cpu() / (2 * deviation**2)
-            x_0, log_new, grad = twist(x, s)
-        pop.weigh((log_new - log_twist).double().cpu() + ratio, s or t)
-        log_twist = log_new
-        pop.step(t, x, estimate)
-    return pop.finish(x)
+            ratio = -row_sum(shift * (2 * z + shift)) / (2 * dev**2)
+            x_0, log_new, grad = self._twist(problem, x, s)
+        log_weights, valid = weigh(log_weights, (log_new - log_twist).double() + ratio)
+        moved = TwistedState(state.step + 1, x, x_0, log_new, grad, log_weights)
+        return moved, told(s or t, x, estimate, log_weights, valid)
+
+    def _twist(
+        self, problem: Problem, x: Float[Tensor, "rows *event"], t: int
+    ) -> tuple[Tensor, Float[Tensor, " rows"], Tensor]:
+        """D(x_t), log twist and its gradient in x_t, per particle."""
+        likelihood = problem.likelihood.select(owners(problem, self.particles))
+        r2 = posterior_variance(problem.schedule, t, self.data_variance)
+
+        def loss(x_0: Tensor) -> Tensor:
+            lik = likelihood
+            if self.twist == "plain" or not isinstance(lik, GaussianLikelihood):
+                return -lik.log_prob(x_0)
+            if not isinstance(lik.operator, SpectralOperator):
+                share = lik.sigma_y**2 / (lik.sigma_y**2 + r2)
+                return -share * lik.log_prob(x_0)
+            svd = lik.operator.svd(problem.shape, lik.observation)
+            gap = svd.u_t(lik.observation) - svd.values * svd.v_t(x_0)
+            return 0.5 * (gap.square() / (lik.sigma_y**2 + r2 * svd.values**2)).sum(-1)
+
+        x_0, value, grad = loss_and_gradient(problem, x, t, loss)
+        return x_0, -value, -grad
 
 
 def _shift(
@@ -140,46 +176,7 @@ def _shift(
     return shift * like_items((limit / size.clamp_min(1e-300)).clamp_max(1.0), shift)
 
 
-class _Twist:
-    """D(x_t), log twist and its gradient in x_t, per particle."""
-
-    def __init__(self, run: Run, likelihood: Likelihood, cfg: TwistedSMCSettings) -> None:
-        self.run, self.likelihood, self.variance = run, likelihood, cfg.data_variance
-        kind = cfg.twist
-        if kind == "auto":
-            kind = "inflated" if isinstance(likelihood, GaussianLikelihood) else "plain"
-        if kind == "inflated" and not isinstance(likelihood, GaussianLikelihood):
-            raise CapabilityError(likelihood, "gaussian", "twisted_smc with twist='inflated'")
-        self.inflated = kind == "inflated"
-        self.svd = None
-        if not self.inflated or not isinstance(likelihood, GaussianLikelihood):
-            return
-        if "svd" in likelihood.operator.capabilities:
-            self.svd = likelihood.operator.svd(run.shape, likelihood.observation)
-            self.coefficients = self.svd.u_t(likelihood.observation)
-
-    def __call__(
-        self, x: Float[Tensor, "rows *event"], t: int
-    ) -> tuple[Tensor, Float[Tensor, " rows"], Tensor]:
-        """Evaluate at level t."""
-        r2 = float(spread(self.run.schedule, t, self.variance))
-
-        def loss(x_0: Tensor) -> Tensor:
-            lik = self.likelihood
-            if not self.inflated or not isinstance(lik, GaussianLikelihood):
-                return -lik.log_prob(x_0)
-            if self.svd is None:
-                share = lik.sigma_y**2 / (lik.sigma_y**2 + r2)
-                return -share * lik.log_prob(x_0)
-            values = self.svd.values
-            gap = self.coefficients - values * self.svd.v_t(x_0)
-            return 0.5 * (gap.square() / (lik.sigma_y**2 + r2 * values**2)).sum(-1)
-
-        x_0, value, grad = self.run.loss_and_grad(x, t, loss)
-        return x_0, -value, -grad
-
-
-PRESETS: dict[str, TwistedSMCSettings] = {
-    "default": TwistedSMCSettings(),
-    "published-twist": TwistedSMCSettings(twist="plain", max_shift=math.inf),
+PRESETS: dict[str, TwistedSMC] = {
+    "default": TwistedSMC(),
+    "published-twist": TwistedSMC(twist="plain", max_shift=math.inf),
 }

@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from mgdm_core.run import settings_from
-from mgdm_core.samplers import get_sampler
-from mgdm_core.samplers.mgdm import PRESETS
+from mgdm_core.sample import sample
+from mgdm_core.samplers import PRESETS, get_sampler
+from mgdm_core.settings_text import settings_from
 from recipes.exact_posterior.problems import Case, Problem, build
 from recipes.exact_posterior.streams import BatchStreams
 
@@ -78,14 +78,18 @@ def growth(sampler: str, particles: int, dim: int) -> int | None:
 
     For MGDM ``particles`` is R, its Gibbs repetitions: its way to spend more on one sample.
     """
-    problem = _problem(dim)
-    entry = get_sampler(sampler)
+    problem = _problem(dim).posed(1)
     if sampler == "mgdm":
-        settings = replace(PRESETS["imagenet-pixel"], levels=4, gibbs=particles, denoising_steps=3)
+        settings = replace(
+            PRESETS["mgdm"]["imagenet-pixel"],
+            levels=4,
+            gibbs=particles,
+            denoising_steps=3,
+        )
     else:
-        settings = settings_from(entry.settings(), {"particles": particles, "steps": 4})
+        settings = settings_from(get_sampler(sampler)(), {"particles": particles, "steps": 4})
     with PeakMeter() as meter:
-        entry.run(problem.prior, problem.likelihood(1), (dim,), BatchStreams(0, 1), settings)
+        sample(problem, settings, noise=BatchStreams(0, 1))
     return meter.peak
 
 

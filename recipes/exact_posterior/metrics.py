@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["sliced_wasserstein", "total_variation"]
+__all__ = ["coverage", "sliced_wasserstein", "total_variation"]
 
 
 def sliced_wasserstein(
@@ -32,6 +32,22 @@ def sliced_wasserstein(
         left, right = (x[(middle * len(x)).long().clamp_max(len(x) - 1)] for x in (left, right))
         return float(((left - right).abs() * widths[:, None]).sum(0).mean())
     return float((left - right).abs().mean())
+
+
+def coverage(
+    a: torch.Tensor, b: torch.Tensor, share: float = 0.9, projections: int = 500, seed: int = 7
+) -> float:
+    """Share of ``b`` inside the central interval of ``a``, mean over random directions.
+
+    The interval holds ``share`` of the samples ``a``: less comes out where they are too narrow or
+    beside ``b``, more where they are too wide.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    lines = torch.randn(a.shape[1], projections, generator=generator, dtype=torch.float64)
+    left, right = a.double() @ lines, b.double() @ lines
+    tails = torch.tensor([(1 - share) / 2, (1 + share) / 2], dtype=torch.float64)
+    low, high = left.quantile(tails, 0)
+    return float(((right >= low) & (right <= high)).double().mean())
 
 
 def total_variation(which: torch.Tensor, weights: torch.Tensor) -> float:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
+import mgdm_core
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood, PoissonLikelihood
 from mgdm_core.operators import FunctionOperator, Matrix, SumOverChannels
-from mgdm_core.priors import Prior
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, Prior, isotropic_mixture
 from mgdm_core.schedule import NoiseSchedule
 from recipes.exact_posterior.quadrature import GridPosterior
 
@@ -67,6 +67,11 @@ class Problem:
     label: Callable[[torch.Tensor], torch.Tensor]
     weights: torch.Tensor
     shape: tuple[int, ...] | None = None
+
+    def posed(self, count: int) -> mgdm_core.Problem:
+        """The problem of the samplers, ``count`` times the same observation."""
+        shape = self.shape or (self.case.dim,)
+        return mgdm_core.Problem(self.prior, self.likelihood(count), shape)
 
 
 class _Shaped:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from mgdm_core.gaussian_mixture import GaussianMixture
+from mgdm_core.priors import GaussianMixture
 
 __all__ = ["GridPosterior"]
 

@@ -6,19 +6,19 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from mgdm_core.errors import MGDMError
-from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
-from mgdm_core.operators import SumOverChannels
-from mgdm_core.samplers import get_sampler
+import mgdm_core
+from mgdm_core.errors import CapabilityError, MGDMError, SettingsError
+from mgdm_core.samplers import PRESETS
 from mgdm_core.trace import Callback
 from recipes.exact_posterior.memory import PeakMeter
-from recipes.exact_posterior.metrics import sliced_wasserstein, total_variation
+from recipes.exact_posterior.metrics import coverage, sliced_wasserstein, total_variation
 from recipes.exact_posterior.problems import Case, Problem, build
 from recipes.exact_posterior.streams import BatchStreams
 from recipes.exact_posterior.variants import VARIANTS, Variant
@@ -26,12 +26,12 @@ from recipes.exact_posterior.variants import VARIANTS, Variant
 __all__ = [
     "Job",
     "append",
-    "applies",
     "cost",
     "job_key",
     "key",
     "plan",
     "read_records",
+    "refused",
     "run_job",
     "sample_path",
 ]
@@ -53,30 +53,31 @@ class Job:
         return VARIANTS[self.name]
 
 
-def applies(variant: Variant, likelihood: Likelihood) -> bool:
-    """Whether the likelihood and its operator can do what the row needs."""
-    gaussian = isinstance(likelihood, GaussianLikelihood)
-    if "gaussian" in variant.needs and not gaussian:
-        return False
-    operator = getattr(likelihood, "operator")  # noqa: B009
-    if "mixing" in variant.needs and not isinstance(operator, SumOverChannels):
-        return False
-    return variant.needs & {"adjoint", "svd", "proximal"} <= operator.capabilities
+def refused(variant: Variant, problem: mgdm_core.Problem) -> str:
+    """Why the problem will not do for the row; empty where it does."""
+    try:
+        if variant is not None:
+            variant.requires(problem)
+    except (CapabilityError, SettingsError) as error:
+        return str(error)
+    return ""
 
 
 def plan(names: Iterable[str], cases: Iterable[Case], samples: int) -> tuple[list[Job], list[str]]:
     """Jobs, and lines that say what cannot run and why."""
-    jobs, left_out = [], {}
-    likelihoods: dict[str, Likelihood] = {}
+    jobs: list[Job] = []
+    left_out: dict[str, None] = {}
+    problems: dict[tuple, mgdm_core.Problem] = {}
     for case in cases:
-        if case.task not in likelihoods:  # capabilities are the task's, not the problem's
-            likelihoods[case.task] = build(case._replace(noise=case.noise and 0.5), 2).likelihood(1)
+        kind = (case.task, case.dim, case.observations)
+        if kind not in problems:  # what can be asked of a problem is not its number's
+            problems[kind] = build(case._replace(noise=case.noise and 0.5), 2).posed(1)
         for name in names:
-            if applies(VARIANTS[name], likelihoods[case.task]):
-                jobs.append(Job(name, case, samples))
+            why = refused(VARIANTS[name], problems[kind])
+            if why:
+                left_out[f"{name} on {case.task}: {why}"] = None
             else:
-                needs = ", ".join(sorted(VARIANTS[name].needs))
-                left_out[f"{name} on {case.task}: needs {needs}"] = None
+                jobs.append(Job(name, case, samples))
     return jobs, list(left_out)
 
 
@@ -86,11 +87,10 @@ def cost(record: dict[str, Any]) -> float:
 
 
 def _digest(job: Job) -> str:
-    """Short name of what runs; where the sampler chooses, of all that it may choose from."""
-    # Not the needs: the order of a set's repr changes from one process to the next.
-    told = repr((job.variant.sampler, job.variant.settings))
-    if job.variant.settings is None:
-        told += repr(get_sampler(job.variant.sampler).presets)
+    """Short name of what runs; where the library chooses, of all that it may choose from."""
+    told = repr(job.variant)
+    if job.variant is None:
+        told = repr([sorted(PRESETS[name].items()) for name in ("mgdm", "mgdm_jumps")])
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -155,10 +155,10 @@ def run_job(
     case.
     """
     problem, case = _problem(job.case, job.samples), job.case
-    entry, settings = get_sampler(job.variant.sampler), job.variant.settings
-    items = 1 if entry.particles else job.samples
-    if entry.particles:
-        settings = replace(settings, particles=job.samples)
+    sampler = job.variant or mgdm_core.default_sampler(problem.posed(1))
+    items = 1 if sampler.interacting else job.samples
+    if sampler.interacting:
+        sampler = replace(sampler, particles=job.samples)  # type: ignore[type-var]
     record: dict[str, Any] = {
         "sampler": job.name,
         "task": case.task,
@@ -168,21 +168,16 @@ def run_job(
         "problem": case.problem,
         "samples": job.samples,
         "settings": _digest(job),
-        "particles": entry.particles,
-        "gibbs": _gibbs(settings),
+        "particles": sampler.interacting,
+        "gibbs": getattr(sampler, "gibbs", None),
     }
     began = time.perf_counter()
     # Far from every seed that a problem is drawn from.
     streams = BatchStreams(10**9 + case.problem, items)
     try:
         with PeakMeter() as meter:
-            result = entry.run(
-                problem.prior,
-                problem.likelihood(items),
-                problem.shape or (case.dim,),
-                streams,
-                settings,
-                callback=callback,
+            result = mgdm_core.sample(
+                problem.posed(items), sampler, noise=streams, callback=callback
             )
     except MGDMError as error:
         return {**record, "error": f"{type(error).__name__}: {error}"}
@@ -195,6 +190,8 @@ def run_job(
         floor=sliced_wasserstein(problem.again, problem.exact, PROJECTIONS),
         mode_error=total_variation(problem.label(x), problem.weights),
         mode_floor=total_variation(problem.label(problem.again), problem.weights),
+        coverage=coverage(x, problem.exact),
+        residual_ratio=_residual_ratio(problem, x),
         evaluations=result.trace.evaluations * per_sample,
         vjps=result.trace.vjps * per_sample,
         seconds=seconds,
@@ -207,10 +204,17 @@ def run_job(
     return record
 
 
-def _gibbs(settings: Any) -> int | None:
-    if settings is None or "gibbs" not in {f.name for f in fields(settings)}:
-        return None
-    return settings.gibbs
+def _residual_ratio(problem: Problem, x: torch.Tensor) -> float | None:
+    """Root mean square of y - A(x) over that of exact samples; None without a residual."""
+    shape = problem.shape or (problem.case.dim,)
+    sizes = []
+    for points in (x, problem.exact):
+        posed = problem.posed(len(points))
+        residual = posed.residual(points.reshape(len(points), *shape).double())
+        if residual is None:
+            return None
+        sizes.append(float(residual.square().mean().sqrt()))
+    return sizes[0] / sizes[1]
 
 
 def append(path: Path) -> Callable[[dict[str, Any]], None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from mgdm_core.randomness import RandomStreams
+from mgdm_core.noise import RandomStreams
 
 __all__ = ["BatchStreams"]
 
@@ -42,6 +43,17 @@ class BatchStreams(RandomStreams):
         drawn = torch.randn((self._count, *shape), generator=self._generator, dtype=torch.float64)
         return drawn.to(device, dtype)
 
-    def uniform(self, shape: Sequence[int] = ()) -> torch.Tensor:
+    def uniform(
+        self, shape: Sequence[int] = (), device: torch.device | str = "cpu"
+    ) -> torch.Tensor:
         """Uniform numbers on [0, 1) in float64, of shape (count, *shape)."""
-        return torch.rand((self._count, *shape), generator=self._generator, dtype=torch.float64)
+        drawn = torch.rand((self._count, *shape), generator=self._generator, dtype=torch.float64)
+        return drawn.to(device)
+
+    def state(self) -> Any:
+        """Return where the generator stands."""
+        return self._generator.get_state()
+
+    def restore(self, state: Any) -> None:
+        """Go on from a :meth:`state`."""
+        self._generator.set_state(state)

@@ -173,7 +173,6 @@ def restore_command(
             prior,
             degradation,
             y,
-            sampler,
             settings,
             samples=samples,
             sigma_y=sigma_y,
@@ -243,7 +242,7 @@ def _write_restoration(
 
 def _full(degradation: Degradation, y: torch.Tensor) -> torch.Tensor:
     """Observation of a mask as a whole image, zero where nothing is observed."""
-    return degradation.operator.adjoint(y)
+    return degradation.operator.adjoint(y)  # type: ignore[attr-defined]
 
 
 def _progress() -> Progress:

@@ -52,7 +52,7 @@ def run_demo(
                 report(TASKS[task].title, (k + p.step / p.steps) / len(DEMO_TASKS))
 
         result = restore(
-            prior, degradation, y, "mgdm", settings, samples=samples, seed=seed, callback=progress
+            prior, degradation, y, settings, samples=samples, seed=seed, callback=progress
         )
         rows = measure(truth, result, silent)
         quality = sum(row["psnr_mean"] for row in rows) / len(rows)

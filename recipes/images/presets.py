@@ -9,9 +9,9 @@ from typing import Any
 
 from mgdm_core.conditionals import Variational
 from mgdm_core.errors import SettingsError
-from mgdm_core.run import settings_from
-from mgdm_core.samplers import get_sampler
-from mgdm_core.samplers.mgdm import MGDMSettings
+from mgdm_core.index_laws import PublishedMix
+from mgdm_core.samplers import MGDM, PRESETS, get_sampler
+from mgdm_core.settings_text import settings_from
 
 __all__ = ["apply_changes", "describe", "settings_for", "with_gibbs"]
 
@@ -38,8 +38,13 @@ _DIGITS = {
         "levels": 30,
         "denoising_steps": 5,
         "conditional": Variational(
-            steps=5, late_steps=15, early_learning_rate=0.05, early=21, learning_rate=0.007
+            steps=5,
+            late_steps=15,
+            early_learning_rate=0.05,
+            early=0.7,
+            learning_rate=0.007,
         ),
+        "index_law": PublishedMix(),
     },
     "dps": {"steps": 300},
     "pgdm": {"steps": 300},
@@ -63,8 +68,8 @@ def settings_for(sampler: str, task: str, prior_preset: str) -> Any:
     prior_preset : str
         ``digits``, or the name of MGDM's published settings.
     """
-    info = get_sampler(sampler)
-    presets = dict(info.presets)
+    kind = get_sampler(sampler)
+    presets = PRESETS[sampler]
     name = None
     if sampler == "mgdm":
         name = prior_preset
@@ -74,7 +79,7 @@ def settings_for(sampler: str, task: str, prior_preset: str) -> Any:
         name = "masks" if task in _MASKS else "other"
     elif "images" in presets:
         name = "images"
-    base = presets[name] if name in presets else info.settings()
+    base = kind() if name is None or name not in presets else presets[name]
     if prior_preset == "digits" and sampler in _DIGITS:
         base = settings_from(base, _DIGITS[sampler])
     return base
@@ -137,6 +142,6 @@ def describe(settings: Any) -> dict[str, Any]:
 
 def with_gibbs(settings: Any, gibbs: int) -> Any:
     """MGDM's settings with R repetitions per level."""
-    if not isinstance(settings, MGDMSettings):
+    if not isinstance(settings, MGDM):
         raise SettingsError("--gibbs varies MGDM's R; give the sampler mgdm")
     return settings_from(settings, {"gibbs": gibbs})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.likelihoods import GaussianLikelihood
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.samplers import get_sampler
+from mgdm_core.problem import Problem
+from mgdm_core.sample import sample
+from mgdm_core.sampler import Sampler
 from mgdm_core.trace import Callback, Trace
 from recipes.images.errors import ImageError, PriorError
 from recipes.images.metrics import LPIPS, psnr, ssim
@@ -72,8 +72,7 @@ def restore(
     image_prior: ImagePrior,
     degradation: Degradation,
     y: Float[Tensor, "images ..."],
-    sampler: str,
-    settings: Any,
+    sampler: Sampler,
     *,
     samples: int = 1,
     sigma_y: float = SIGMA_Y,
@@ -88,10 +87,8 @@ def restore(
     image_prior, degradation
         What is known of the images, and how they were degraded.
     y : Tensor, shape (images, *observation)
-    sampler : str
-        Name of the list of samplers.
-    settings : object
-        Its settings.
+    sampler : Sampler
+        With its settings.
     seed, first : int
         Sample s of image i has the random stream of (seed, first + i, s), whatever the batch.
 
@@ -109,20 +106,12 @@ def restore(
         raise ImageError(f"samples is at least 1; found {samples}")
     if not 0 <= seed < 2**20:
         raise ImageError(f"seed lies in [0, 2**20); found {seed}")
-    info = get_sampler(sampler)
     operator = image_prior.operator(degradation.operator)
-    repeated = y.repeat_interleave(samples, 0)
     seeds = [(seed << 42) | ((first + i) << 20) | s for i in range(len(y)) for s in range(samples)]
-    likelihood = GaussianLikelihood(operator, repeated, sigma_y)
+    likelihood = GaussianLikelihood(operator, y, sigma_y)
+    problem = Problem(image_prior.prior, likelihood, image_prior.event_shape)
     began = time.perf_counter()
-    result = info.run(
-        image_prior.prior,
-        likelihood,
-        image_prior.event_shape,
-        RandomStreams(seeds),
-        settings,
-        callback=callback,
-    )
+    result = sample(problem, sampler, n=samples, seed=seeds, callback=callback)
     images = image_prior.images(result.x)
     shaped = images.reshape(len(y), samples, *images.shape[1:]).cpu()
     return Restoration(shaped, result.trace, time.perf_counter() - began)

@@ -192,7 +192,6 @@ def _run_cell(
             prior,
             degradation,
             y,
-            cell.sampler,
             cell.settings,
             samples=sweep.samples,
             sigma_y=sweep.sigma_y,

@@ -15,7 +15,13 @@ from pathlib import Path
 import torch
 
 from mgdm_core.array_types import Bool, Float, Tensor
-from mgdm_core.operators import Mask, Operator, conjugate_gradient
+from mgdm_core.operators import (
+    LinearOperator,
+    Mask,
+    Operator,
+    SpectralOperator,
+    conjugate_gradient,
+)
 from recipes.images.errors import ImageError, TaskError
 from recipes.images.operators import (
     JPEG,
@@ -63,7 +69,7 @@ class Degradation:
     @property
     def linear(self) -> bool:
         """Whether the operator is linear."""
-        return "adjoint" in self.operator.capabilities
+        return isinstance(self.operator, LinearOperator)
 
     def degrade(
         self,
@@ -85,17 +91,16 @@ class Degradation:
         least-squares problem is regularised by sigma_y^2 ||x||^2. Both are far better
         than the plain pseudo-inverse of a blur, which only amplifies noise.
         """
-        if not self.linear:
+        operator = self.operator
+        if not isinstance(operator, LinearOperator):
             return None
-        if "svd" in self.operator.capabilities:
-            svd = self.operator.svd(self.event_shape, y)
+        if isinstance(operator, SpectralOperator):
+            svd = operator.svd(self.event_shape, y)
             kept = svd.values > sigma_y
             gain = kept / torch.where(kept, svd.values, torch.ones_like(svd.values))
             return svd.v(svd.u_t(y) * gain)
-        back = self.operator.adjoint
-        return back(
-            conjugate_gradient(lambda u: self.operator.forward(back(u)) + sigma_y**2 * u, y)
-        )
+        back = operator.adjoint
+        return back(conjugate_gradient(lambda u: operator.forward(back(u)) + sigma_y**2 * u, y))
 
     def picture(
         self, y: Float[Tensor, "batch ..."]
@@ -103,7 +108,7 @@ class Degradation:
         """Observation as an image in [-1, 1]; missing pixels are NaN, spectra on a log scale."""
         if self.keep is not None:
             missing = ~self.keep.expand(self.event_shape)
-            filled = self.operator.adjoint(y)
+            filled = self.operator.adjoint(y)  # type: ignore[attr-defined]
             return filled.masked_fill(missing.to(y.device), float("nan"))
         if isinstance(self.operator, PhaseRetrieval):
             # Two decades show the rings; a spectrum's centre alone would outshine all the rest.

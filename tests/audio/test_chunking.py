@@ -17,16 +17,14 @@ from mgdm_audio.sampling.windowed_prior import Pinned, windowed
 from mgdm_core.conditionals import Tweedie
 from mgdm_core.errors import CancelledError, SettingsError
 from mgdm_core.index_laws import Fraction
-from mgdm_core.samplers.mgdm import MGDMSettings
+from mgdm_core.samplers import TweedieGibbs
 from tests.audio.toy_prior import draw_stems, toy_prior
 
-MGDM = MGDMSettings(
-    levels=8, denoising_steps=0, index_law=Fraction(0.8), conditional=Tweedie(draw=False)
-)
+SAMPLER = TweedieGibbs(7, index_law=Fraction(0.8), conditional=Tweedie(draw=False))
 
 
 def make_sampler(chunk=6.0, samples=1, batch_size=4, **changes) -> StemSampler:
-    sampling = SamplingSettings(settings=MGDM, samples=samples, chunk=chunk, **changes)
+    sampling = SamplingSettings(settings=SAMPLER, samples=samples, chunk=chunk, **changes)
     return StemSampler(toy_prior(), sampling, batch_size=batch_size)
 
 

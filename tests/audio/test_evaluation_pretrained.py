@@ -25,7 +25,7 @@ from mgdm_core.errors import CancelledError, SettingsError
 from .tiny_stems_prior import save_tiny_stems, song
 from .toy_prior import STEMS, draw_stems, toy_prior
 
-FAST = Variant("mgdm", (("levels", "2"), ("samples", "1")))
+FAST = Variant("tweedie_gibbs", (("levels", "1"), ("samples", "1")))
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,14 @@ def stems_folder(tmp_path_factory):
 
 
 def test_the_command_with_a_prior(tiny, stems_folder, tmp_path):
-    command = [str(stems_folder), "-n", str(tiny), "--samplers", "mgdm,msdm_dirac", "--set",
-               "levels=2", "-d", "cpu", "--preset", "fast", "--no-museval", "--no-report", "-q",
+    both = "tweedie_gibbs,msdm_dirac"
+    command = [str(stems_folder), "-n", str(tiny), "--samplers", both, "--set", "levels=2",
+               "-d", "cpu", "--preset", "fast", "--no-museval", "--no-report", "-q",
                "-o", str(tmp_path / "run"), "--keep", "all"]  # fmt: skip
     result = CliRunner().invoke(main, command)
     if result.exit_code == 2:  # the two do not share a name for the number of levels
-        command[command.index("levels=2")] = "mgdm:levels=2"
-        command[command.index("mgdm,msdm_dirac")] = "mgdm"
+        command[command.index("levels=2")] = "tweedie_gibbs:levels=2"
+        command[command.index(both)] = "tweedie_gibbs"
         result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     run = RunFolder(tmp_path / "run")
@@ -61,7 +62,7 @@ def test_the_command_with_a_prior(tiny, stems_folder, tmp_path):
     assert len(asked["sha256"]) == 64
     variant = run.variants()[0]
     separator = Separator.from_pretrained(
-        tiny, device="cpu", preset="fast", sampler="mgdm", settings={"levels": 2}
+        tiny, device="cpu", preset="fast", sampler="tweedie_gibbs", settings={"levels": 2}
     )
     track = open_dataset(stems_folder).tracks[0]
     audio = track.load(22_050)

@@ -242,7 +242,7 @@ class TestBadInput:
             (("--set", "level=3"), "valid names"),
             (("--set", "levels"), "NAME=VALUE"),
             (("--set", "levels=many"), "whole number"),
-            (("--set", "levels=1"), "at least 2"),
+            (("--set", "levels=0"), "at least 1"),
             (("--stems", "voice"), "bass, drums, guitar, piano"),
             (("--two-stems", "bass", "--stems", "drums"), "not both"),
             (("--filename", "{track}.{ext}"), "{stem}"),

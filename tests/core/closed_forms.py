@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import Operator
-from mgdm_core.randomness import RandomStreams
 from mgdm_core.schedule import NoiseSchedule
 
 
@@ -99,7 +99,7 @@ class OneGenerator(RandomStreams):
     def normal(self, shape, dtype=torch.float32, device="cpu"):
         return torch.randn((self.count, *shape), generator=self.generator, dtype=dtype)
 
-    def uniform(self, shape=()):
+    def uniform(self, shape=(), device="cpu"):
         return torch.rand((self.count, *shape), generator=self.generator, dtype=torch.float64)
 
 

@@ -136,7 +136,7 @@ class AffineMGDM:
         for step, t in enumerate(levels[1:]):
             if t < 2:
                 break
-            below = levels[step + 2] if step + 2 < len(levels) else 1
+            below = levels[step + 2] if step + 2 < len(levels) else t // 2
             self.update(2, {1: self.eye}, 0.0, 0.0 * self.eye)
             c_0, c_t, var = self.bridge(t, above)
             self.update(1, {0: c_0 * self.eye, 2: c_t * self.eye}, 0.0, var * self.eye)

@@ -11,9 +11,16 @@ import torch
 
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import Matrix
+from mgdm_core.problem import Problem
+from mgdm_core.sample import SampleResult, sample
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import condition
+
+
+def draw(prior, likelihood, shape, streams, sampler, **options) -> SampleResult:
+    """One sample per item, with these random streams."""
+    return sample(Problem(prior, likelihood, shape), sampler, noise=streams, **options)
 
 
 @dataclass
@@ -35,13 +42,14 @@ class CoordinatePrior:
     def denoise(self, x, t):
         if self.refuse_grad and torch.is_grad_enabled():
             raise AssertionError("called with gradients switched on")
-        t = torch.as_tensor(t).reshape(-1)
-        self.levels += t.unique().tolist()
+        t = torch.as_tensor(t, device=x.device).reshape(-1)
         alpha, sigma = self.schedule.at(t, x)
         gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         out = self.mean + gain * (x - alpha * self.mean)
-        if int(t.min()) <= self.nan_from:
-            out = out * math.nan
+        if x.device.type == "cpu":
+            self.levels += t.unique().tolist()
+            if int(t.min()) <= self.nan_from:
+                out = out * math.nan
         self.last = out.detach()
         return out
 

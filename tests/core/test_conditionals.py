@@ -3,16 +3,15 @@
 import pytest
 import torch
 
-from mgdm_core.conditionals import CONDITIONALS, GibbsStep, Linearised, Tweedie, Variational
+from mgdm_core.conditionals import CONDITIONALS, Linearised, Place, Tweedie, Variational
 from mgdm_core.errors import CapabilityError, SettingsError
-from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior
-from mgdm_core.kernels import bridge_moments
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
+from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import FunctionOperator, Matrix
-from mgdm_core.priors import Denoised, VariancePrior
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run
+from mgdm_core.priors import Denoised, GaussianMixture, GaussianMixturePrior, VariancePrior
+from mgdm_core.problem import Meter, Problem
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.steps.bridge import bridge_moments
 
 from .closed_forms import OneGenerator, assert_moments, condition, normal, spd
 
@@ -41,17 +40,11 @@ def gaussian_prior(cov=COV, kind=GaussianMixturePrior):
 def start(count: int, prior=None, streams=None, likelihood=None) -> tuple:
     if likelihood is None:
         likelihood = GaussianLikelihood(Matrix(MATRIX), Y.expand(count, ROWS), SIGMA_Y)
-    run = Run(
-        "test",
-        gaussian_prior() if prior is None else prior,
-        likelihood,
-        (DIM,),
-        OneGenerator(count) if streams is None else streams,
-        None,
-        10,
-    )
-    where = GibbsStep(T, torch.full((count,), S), 0, 10)
-    return run, X_0.expand(count, DIM), X_T.expand(count, DIM), where
+    prior = gaussian_prior() if prior is None else prior
+    problem = Problem(prior, likelihood, (DIM,), Meter(count))
+    noise = OneGenerator(count) if streams is None else streams
+    where = (X_0.expand(count, DIM), X_T.expand(count, DIM), S, Place(T, T + 50, T - 50, 0, 10))
+    return problem, *where, noise
 
 
 def affine_denoiser(cov=COV) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,11 +70,11 @@ WHITE = SIGMA_Y**2 * torch.eye(ROWS, dtype=torch.float64)
 @pytest.mark.parametrize("passes", [1, 3])
 def test_linearised_is_exact_for_a_gaussian_prior(passes):
     mean, cov = target(WHITE)
-    run, *where = start(20000)
-    draw = Linearised(passes=passes)(run, *where)
+    problem, *where = start(20000)
+    draw = Linearised(passes=passes)(problem, *where)
     assert_moments(draw.x_s, mean, cov)
-    assert run.trace.evaluations == passes
-    assert run.trace.vjps == passes * ROWS
+    assert problem.meter.evaluations == passes
+    assert problem.meter.vjps == passes * ROWS
 
 
 def test_inflated_by_tweedies_covariance_it_uses_the_exact_likelihood_of_x_s():
@@ -89,23 +82,23 @@ def test_inflated_by_tweedies_covariance_it_uses_the_exact_likelihood_of_x_s():
     alpha, sigma = float(SCHEDULE.alpha[S]), float(SCHEDULE.sigma[S])
     _, left = condition(MEAN, COV, alpha * EYE, alpha * MEAN, sigma**2)
     mean, cov = target(WHITE + MATRIX @ left @ MATRIX.T)
-    run, *where = start(20000)
-    assert_moments(Linearised(passes=1, inflate=1.0)(run, *where).x_s, mean, cov)
+    problem, *where = start(20000)
+    assert_moments(Linearised(passes=1, inflate=1.0)(problem, *where).x_s, mean, cov)
 
 
 def test_linearised_solves_a_nonlinear_observation_to_its_mode():
     curve = FunctionOperator(lambda x: x @ MATRIX.T + 0.1 * (x @ MATRIX.T) ** 3)
     likelihood = GaussianLikelihood(curve, Y.expand(1, ROWS), 1e-3)
-    run, *where = start(1, likelihood=likelihood)
-    draw = Linearised(passes=10)(run, *where)
-    assert float(run.residual(run.denoise(draw.x_s, S))) < 5e-3
+    problem, *where = start(1, likelihood=likelihood)
+    draw = Linearised(passes=10)(problem, *where)
+    assert float(problem.residual(problem.denoise(draw.x_s, S))) < 5e-3
     assert float(draw.loss_after) < 1e-3 * float(draw.loss_before)
 
 
 def test_linearised_refuses_too_many_rows():
-    run, *where = start(2)
+    problem, *_ = start(2)
     with pytest.raises(SettingsError, match="at most 1; found 2; use 'variational' or 'tweedie'"):
-        Linearised(max_rows=1)(run, *where)
+        Linearised(max_rows=1).requires(problem)
 
 
 # -- variational -----------------------------------------------------------------------------------
@@ -114,10 +107,10 @@ def test_linearised_refuses_too_many_rows():
 def test_variational_finds_the_best_diagonal_gaussian():
     # Of a Gaussian target with precision P the best diagonal Gaussian has its mean and 1 / P_ii.
     mean, cov = target(WHITE)
-    run, x_0, x_t, where = start(64)
-    bridge, dev = bridge_moments(SCHEDULE, x_0, x_t, where.s, T)
+    problem, x_0, x_t, _, _, noise = start(64)
+    bridge, dev = bridge_moments(SCHEDULE, x_0, x_t, S, T)
     best = torch.linalg.inv(cov).diagonal().rsqrt()
-    fit = Variational().fit(run, bridge, dev, where.s, 500, 0.015)
+    fit = Variational().fit(problem, bridge, dev, S, 500, 0.015, noise)
     m, rho = fit[0].mean(0), fit[1].mean(0)
     # 64 runs: what Adam's noise leaves averages out.
     torch.testing.assert_close(m, mean, rtol=0, atol=0.02 * float(best.max()))
@@ -131,9 +124,9 @@ def test_variational_finds_the_best_diagonal_gaussian():
 def test_variational_takes_the_steps_of_adam_on_the_elbo(steps):
     """The same reparameterised objective by autograd and torch's own Adam."""
     seeds, rate = [3, 4], 0.05
-    run, x_0, x_t, where = start(2, streams=RandomStreams(seeds))
-    mean, dev = bridge_moments(SCHEDULE, x_0, x_t, where.s, T)
-    m, rho, first, last = Variational().fit(run, mean, dev, where.s, steps, rate)
+    problem, x_0, x_t, _, _, noise = start(2, streams=RandomStreams(seeds))
+    mean, dev = bridge_moments(SCHEDULE, x_0, x_t, S, T)
+    m, rho, first, last = Variational().fit(problem, mean, dev, S, steps, rate, noise)
 
     want_m = mean.clone().requires_grad_(True)
     want_rho = dev.log().expand_as(mean).clone().requires_grad_(True)
@@ -153,14 +146,14 @@ def test_variational_takes_the_steps_of_adam_on_the_elbo(steps):
     torch.testing.assert_close(rho, want_rho.detach(), rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(first, losses[0])
     torch.testing.assert_close(last, losses[-1])
-    assert run.trace.vjps == run.trace.evaluations == steps
+    assert problem.meter.vjps == problem.meter.evaluations == steps
 
 
 def test_the_published_plan_of_steps():
-    image = Variational(learning_rate=0.03, early_learning_rate=0.01, early=11)
+    image = Variational(learning_rate=0.03, early_learning_rate=0.01, early=0.11)
 
     def plan(conditional, step, steps=100):
-        return conditional.plan(GibbsStep(5, torch.ones(1, dtype=torch.long), step, steps))
+        return conditional.at(Place(5, 6, 4, step, steps))
 
     assert plan(image, 0) == (5, 0.01)
     assert plan(image, 10) == (5, 0.01)
@@ -197,12 +190,12 @@ def x_0_given_x_s_and_y(cov, x_s):
 def test_tweedie_conditions_x_0_exactly(conditional, cov, kind, evaluations):
     n, prior = 20000, gaussian_prior(cov, kind)
     assert isinstance(prior, VariancePrior) == (kind is KnownVariancePrior)
-    run, _, _, where = start(n, prior)
+    problem, _, _, _, _, noise = start(n, prior)
     x_s = X_T.expand(n, DIM)
     mean, spread = x_0_given_x_s_and_y(cov, X_T)
-    assert_moments(conditional.condition(run, x_s, where.s), mean, spread)
-    assert run.trace.evaluations == evaluations
-    assert run.trace.vjps == 0
+    assert_moments(conditional.condition(problem, x_s, S, noise), mean, spread)
+    assert problem.meter.evaluations == evaluations
+    assert problem.meter.vjps == 0
 
 
 def test_the_draw_keeps_the_joint_law_of_x_0_and_x_s():
@@ -212,8 +205,8 @@ def test_the_draw_keeps_the_joint_law_of_x_0_and_x_s():
     mean, left = condition(MEAN, ROUND, alpha * EYE, X_T, sigma**2)
     mean, left = condition(mean, left, MATRIX, Y, SIGMA_Y**2)
     x_0 = mean + OneGenerator(n, 9).normal((DIM,), torch.float64) @ torch.linalg.cholesky(left).T
-    run, _, x_t, where = start(n, gaussian_prior(ROUND))
-    x_s = conditional(run, x_0, x_t, where).x_s
+    problem, _, *where = start(n, gaussian_prior(ROUND))
+    x_s = conditional(problem, x_0, *where).x_s
     # x_s | x_t, y: the bridge averaged over x_0 | x_t, y.
     zero, dev = bridge_moments(SCHEDULE, mean[None], X_T[None], S, T)
     one, _ = bridge_moments(SCHEDULE, (mean + 1)[None], X_T[None], S, T)
@@ -223,8 +216,8 @@ def test_the_draw_keeps_the_joint_law_of_x_0_and_x_s():
 
 def test_the_mean_is_taken_when_no_draw_is_wanted():
     prior = gaussian_prior(SKEWED, KnownVariancePrior)
-    run, _, _, where = start(2, prior)
-    got = Tweedie("prior", draw=False).condition(run, X_T.expand(2, DIM), where.s)
+    problem, _, _, _, _, noise = start(2, prior)
+    got = Tweedie("prior", draw=False).condition(problem, X_T.expand(2, DIM), S, noise)
     mean, _ = x_0_given_x_s_and_y(SKEWED, X_T)
     torch.testing.assert_close(got, mean.expand(2, DIM), rtol=1e-5, atol=1e-6)
 
@@ -232,8 +225,9 @@ def test_the_mean_is_taken_when_no_draw_is_wanted():
 def test_a_floor_keeps_every_coefficient_uncertain():
     prior = gaussian_prior(1e-12 * EYE, KnownVariancePrior)
     for floor, moved in ((0.0, False), (0.1, True)):
-        run, _, _, where = start(1, prior)
-        got = Tweedie("prior", draw=False, floor=floor).condition(run, X_T[None], where.s)
+        problem, _, _, _, _, noise = start(1, prior)
+        wide = Tweedie("prior", draw=False, floor=floor)
+        got = wide.condition(problem, X_T[None], S, noise)
         assert (float((got - MEAN).abs().max()) > 1e-3) == moved
 
 
@@ -246,10 +240,10 @@ def test_no_graph_is_built_without_a_vector_jacobian_product():
             return super().denoise(x, t)
 
     for kind in ("prior", "isotropic", "probe"):
-        run, x_0, x_t, where = start(2, gaussian_prior(SKEWED, Watched))
-        draw = Tweedie(kind)(run, x_0.requires_grad_(False), x_t, where)
+        problem, *where = start(2, gaussian_prior(SKEWED, Watched))
+        draw = Tweedie(kind)(problem, *where)
         assert not draw.x_s.requires_grad
-        assert run.trace.vjps == 0
+        assert problem.meter.vjps == 0
     assert seen
     assert not any(seen)
 
@@ -266,8 +260,10 @@ def test_an_items_draw_is_its_own(name):
 
     def draw(items):
         likelihood = GaussianLikelihood(Matrix(MATRIX), y[items], SIGMA_Y)
-        run, *_ = start(len(items), None, RandomStreams([seeds[i] for i in items]), likelihood)
-        return conditional(run, x_0[items], x_t[items], GibbsStep(T, s[items], 2, 10)).x_s
+        noise = RandomStreams([seeds[i] for i in items])
+        problem, *_ = start(len(items), None, noise, likelihood)
+        place = Place(T, T + 50, T - 50, 2, 10)
+        return conditional(problem, x_0[items], x_t[items], s[items], place, noise).x_s
 
     together = draw([0, 1, 2])
     for i in range(3):
@@ -279,9 +275,9 @@ def test_an_items_draw_is_its_own(name):
 )
 def test_the_likelihood_s_form_is_asked_for_by_name(name, needs):
     own = CallableLikelihood(lambda x, y: -x.square().sum(-1), torch.ones(1, ROWS).double())
-    run, *where = start(1, likelihood=own)
+    problem, *_ = start(1, likelihood=own)
     with pytest.raises(CapabilityError, match=f"'{needs}', which CallableLikelihood"):
-        CONDITIONALS[name]()(run, *where)
+        CONDITIONALS[name]().requires(problem)
 
 
 def test_linearised_draws_around_the_mode_of_counts():
@@ -289,8 +285,9 @@ def test_linearised_draws_around_the_mode_of_counts():
     n, gain = 4000, 50.0
     rate = FunctionOperator(lambda x: (x[:, :ROWS] / 4).exp())
     counts = torch.arange(1, ROWS + 1).double() * 40
-    run, x_0, x_t, where = start(n, likelihood=PoissonLikelihood(rate, counts.expand(n, -1), gain))
-    draws = Linearised(12)(run, x_0, x_t, where).x_s
+    many = PoissonLikelihood(rate, counts.expand(n, -1), gain)
+    problem, *where = start(n, likelihood=many)
+    draws = Linearised(12)(problem, *where).x_s
     mean, dev = bridge_moments(SCHEDULE, X_0[None], X_T[None], S, T)
     single = PoissonLikelihood(rate, counts[None], gain)
 
@@ -312,8 +309,8 @@ def test_linearised_draws_around_the_mode_of_counts():
 
 def test_variational_takes_any_likelihood():
     counts = PoissonLikelihood(Matrix(MATRIX.abs()), torch.ones(1, ROWS, dtype=torch.float64))
-    run, *where = start(1, likelihood=counts)
-    assert bool(torch.isfinite(Variational()(run, *where).x_s).all())
+    problem, *where = start(1, likelihood=counts)
+    assert bool(torch.isfinite(Variational()(problem, *where).x_s).all())
 
 
 def test_settings_outside_their_domain():
@@ -329,6 +326,24 @@ def test_settings_outside_their_domain():
     ):
         with pytest.raises(SettingsError, match="; found"):
             kind(**setting)
-    run, *where = start(1)
+    problem, *_ = start(1)
     with pytest.raises(CapabilityError, match="denoise_with_variance"):
-        Tweedie("prior")(run, *where)
+        Tweedie("prior").requires(problem)
+
+
+def test_a_rate_is_translated_by_the_scale_of_the_state():
+    """At one noise-to-signal ratio a VE state is 1 / alpha_VP times a VP one: so are its moves."""
+    ratio = float(SCHEDULE.ratio[S])
+    ve = NoiseSchedule.from_sigmas(SCHEDULE.ratio[1:])
+    moves = {}
+    for name, schedule in (("vp", SCHEDULE), ("ve", ve)):
+        mixture = GaussianMixture(torch.ones(1), MEAN[None], COV[None])
+        likelihood = GaussianLikelihood(Matrix(MATRIX), Y.expand(1, ROWS), SIGMA_Y)
+        problem = Problem(GaussianMixturePrior(mixture, schedule), likelihood, (DIM,))
+        alpha = float(schedule.alpha[S])
+        mean = alpha * X_0[None]
+        dev = torch.full((1, 1), 0.3 * alpha, dtype=torch.float64)
+        fit = Variational().fit(problem, mean, dev, S, 3, 0.02, RandomStreams([1]))
+        moves[name] = (fit[0] - mean) / alpha
+    assert ratio > 0.5
+    torch.testing.assert_close(moves["ve"], moves["vp"], rtol=1e-5, atol=1e-7)

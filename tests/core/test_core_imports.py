@@ -61,7 +61,7 @@ def test_nothing_global_is_touched(path):
 
 def test_a_fresh_interpreter_loads_nothing_else():
     code = (
-        "import sys, mgdm_core.samplers, mgdm_core.jumps\n"
+        "import sys, mgdm_core\n"
         "bad = {'mgdm_audio', 'recipes', 'jaxtyping', 'beartype', 'scipy', 'torchaudio'}\n"
         "print(sorted(bad & {name.split('.')[0] for name in sys.modules}))"
     )

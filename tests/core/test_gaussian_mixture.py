@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from mgdm_core.errors import SettingsError
-from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
-from mgdm_core.priors import Prior
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, Prior, isotropic_mixture
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import assert_moments, condition, normal, spd

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mgdm_core.conditionals import Place
 from mgdm_core.errors import SettingsError
 from mgdm_core.index_laws import (
     Fraction,
-    IndexContext,
     NearZero,
     NextLevel,
     PublishedMix,
@@ -19,7 +19,10 @@ from mgdm_core.index_laws import (
     UniformLaw,
     WeightsLaw,
 )
-from mgdm_core.randomness import RandomStreams
+from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import Identity
+from mgdm_core.problem import Problem
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import OneGenerator
@@ -27,7 +30,7 @@ from .closed_forms import OneGenerator
 SCHEDULE = NoiseSchedule.vp_linear()
 LAWS = {
     "uniform": UniformLaw(),
-    "uniform-1": UniformLaw(1),
+    "uniform-1": UniformLaw(1e-6),
     "upper": UniformFraction(0.5),
     "all": UniformFraction(0.0),
     "near-zero": NearZero(),
@@ -39,11 +42,24 @@ LAWS = {
 }
 
 
-def context(t=600, below=590, step=3, steps=100, streams=None, residual=None):
+class Prior:
+    """Its levels are all that a law looks at."""
+
+    schedule = SCHEDULE
+
+    def denoise(self, x, t):
+        return x
+
+
+def draw(law, t=600, below=590, step=3, steps=100, streams=None, residual=None):
+    """One s per item where |y - x_0| is the residual."""
     streams = RandomStreams.from_seed(0, 4) if streams is None else streams
     if residual is None:
         residual = torch.full((len(streams),), 0.2, dtype=torch.float64)
-    return IndexContext(t, below, step, steps, SCHEDULE, streams, residual, 0.05)
+    y = torch.zeros(len(streams), 1, dtype=torch.float64)
+    problem = Problem(Prior(), GaussianLikelihood(Identity(), y, 0.05), (1,))
+    s = law(Place(t, t + 10, below, step, steps), problem, residual.double()[:, None], streams)
+    return torch.full((len(streams),), s) if isinstance(s, int) else s
 
 
 @given(st.data())
@@ -54,7 +70,7 @@ def test_every_law_draws_a_level_between_the_data_and_t(data):
     step = data.draw(st.integers(0, 99))
     residual = torch.tensor(data.draw(st.lists(st.floats(0, 1e6), min_size=3, max_size=3)))
     streams = RandomStreams.from_seed(data.draw(st.integers(0, 999)), 3)
-    s = law(context(t, below, step, 100, streams, residual))
+    s = draw(law, t, below, step, 100, streams, residual)
     assert s.shape == (3,)
     assert s.dtype == torch.long
     assert bool(((s >= 1) & (s < t)).all()), s
@@ -63,14 +79,14 @@ def test_every_law_draws_a_level_between_the_data_and_t(data):
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 def test_an_items_index_is_its_own(law):
     residual = torch.tensor([0.0, 0.5, 0.1, 9.0], dtype=torch.float64)
-    together = law(context(residual=residual))
+    together = draw(law, residual=residual)
     for i in range(4):
-        alone = law(context(streams=RandomStreams([i]), residual=residual[i : i + 1]))
+        alone = draw(law, streams=RandomStreams([i]), residual=residual[i : i + 1])
         assert int(alone) == int(together[i])
 
 
 def shares(law, n=40000, **changes) -> torch.Tensor:
-    drawn = law(context(streams=OneGenerator(n), **changes))
+    drawn = draw(law, streams=OneGenerator(n), **changes)
     return torch.bincount(drawn, minlength=1001).double() / n
 
 
@@ -83,8 +99,8 @@ def assert_uniform(share: torch.Tensor, low: int, high: int, n=40000) -> None:
 
 
 def test_uniform_laws_are_uniform():
-    assert_uniform(shares(UniformLaw(10), t=60), 10, 59)
-    assert_uniform(shares(UniformLaw(10), t=5), 4, 4)
+    assert_uniform(shares(UniformLaw(), t=60), 10, 59)
+    assert_uniform(shares(UniformLaw(), t=5), 4, 4)
     assert_uniform(shares(UniformFraction(0.5), t=60), 30, 59)
     assert_uniform(shares(UniformFraction(0.0), t=60), 1, 59)
     assert_uniform(shares(NearZero(7), t=60), 1, 7)
@@ -92,20 +108,20 @@ def test_uniform_laws_are_uniform():
 
 
 def test_deterministic_laws():
-    assert LAWS["fraction"](context(t=600)).tolist() == [180] * 4
-    assert LAWS["fraction"](context(t=2)).tolist() == [1] * 4
-    assert NextLevel()(context(t=600, below=590)).tolist() == [590] * 4
-    assert NextLevel()(context(t=2, below=1)).tolist() == [1] * 4
+    assert draw(LAWS["fraction"], t=600).tolist() == [180] * 4
+    assert draw(LAWS["fraction"], t=2).tolist() == [1] * 4
+    assert draw(NextLevel(), t=600, below=590).tolist() == [590] * 4
+    assert draw(NextLevel(), t=2, below=1).tolist() == [1] * 4
 
 
 def test_the_published_mix_changes_phase_at_its_threshold():
-    law = PublishedMix(10, 0.7)
+    law = PublishedMix(threshold=0.7)
     assert_uniform(shares(law, t=60, step=69), 10, 59)
-    assert law(context(step=70)).tolist() == [590] * 4
+    assert draw(law, step=70).tolist() == [590] * 4
     # The audio setting: uniform for the first 13 of 20 steps.
-    audio = PublishedMix(10, 0.65)
-    assert audio(context(step=13, steps=20)).tolist() == [590] * 4
-    assert audio(context(step=12, steps=20)).tolist() != [590] * 4
+    audio = PublishedMix(threshold=0.65)
+    assert draw(audio, step=13, steps=20).tolist() == [590] * 4
+    assert draw(audio, step=12, steps=20).tolist() != [590] * 4
 
 
 def test_weights_are_followed_and_cut_at_t():
@@ -116,7 +132,7 @@ def test_weights_are_followed_and_cut_at_t():
     assert bool(((share[:5] - want).abs() <= bound).all())
     assert float(share[5:].sum()) == 0
     with pytest.raises(SettingsError, match="one weight per level up to 6; found 5"):
-        WeightsLaw(omega)(context(t=7))
+        draw(WeightsLaw(omega), t=7)
 
 
 def test_the_residual_law_rises_with_the_residual():
@@ -124,7 +140,7 @@ def test_the_residual_law_rises_with_the_residual():
     before = torch.zeros(n, dtype=torch.long)
     for rho in (0.0, 1.0, 1.5, 4.0, 12.0, 30.0, 1e9):
         residual = torch.full((n,), rho * 0.05, dtype=torch.float64)
-        s = law(context(streams=RandomStreams.from_seed(1, n), residual=residual, below=300))
+        s = draw(law, streams=RandomStreams.from_seed(1, n), residual=residual, below=300)
         assert bool((s >= before).all())
         before = s
     # Its ends: x_0 fits, so s is at or below the next level; x_0 does not, so s is anywhere high.
@@ -135,22 +151,34 @@ def test_the_residual_law_rises_with_the_residual():
 
 
 def test_the_residual_law_needs_a_residual():
-    bare = context()._replace(residual=None)
+    y = torch.zeros(2, 1, dtype=torch.float64)
+    own = CallableLikelihood(lambda x, y: -x.abs().sum(-1), y)
+    problem, streams = Problem(Prior(), own, (1,)), RandomStreams([0, 1])
     with pytest.raises(SettingsError, match="needs a Gaussian likelihood"):
-        ResidualLaw()(bare)
+        ResidualLaw()(Place(60, 70, 50, 0, 10), problem, y, streams)
+
+
+def test_the_published_floor_means_the_same_noise_on_every_schedule():
+    """Level 10 of DDPM's 1000, translated by its noise-to-signal ratio."""
+    assert SCHEDULE.level_of_sigma(UniformLaw().floor) == 10
+    ratio = float(SCHEDULE.ratio[10])
+    for schedule in (NoiseSchedule.karras(40, 0.002, 80.0, 7.0), NoiseSchedule.flow(1000)):
+        level = schedule.level_of_sigma(UniformLaw().floor)
+        near = schedule.ratio[level - 1 : level + 2]
+        assert float(near[0]) < ratio < float(near[-1])
 
 
 @pytest.mark.parametrize(
     ("law", "setting"),
     [
-        (UniformLaw(), {"floor": 0}),
+        (UniformLaw(), {"floor": 0.0}),
         (UniformFraction(), {"low": 1.0}),
         (UniformFraction(), {"low": -0.1}),
         (NearZero(), {"width": 0}),
         (Fraction(), {"fraction": 0.0}),
         (Fraction(), {"fraction": 1.0}),
         (PublishedMix(), {"threshold": 1.1}),
-        (PublishedMix(), {"floor": 0}),
+        (PublishedMix(), {"floor": 0.0}),
         (LAWS["weights"], {"omega": ()}),
         (LAWS["weights"], {"omega": (0.0, 1.0)}),
         (LAWS["weights"], {"omega": (1.0, -1.0)}),

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from mgdm_core.errors import CapabilityError, SettingsError
-from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
-from mgdm_core.jumps import MarginalJumps
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.operators import FunctionOperator, Matrix
-from mgdm_core.run import Run
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, isotropic_mixture
+from mgdm_core.problem import Problem
+from mgdm_core.sample import sample
+from mgdm_core.samplers import MGDM, MGDMJumps, default_sampler
+from mgdm_core.samplers.mgdm_jumps import log_evidence
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import OneGenerator, assert_moments, condition, normal, spd
@@ -17,8 +19,20 @@ SCHEDULE = NoiseSchedule.vp_linear()
 EYE = torch.eye(2, dtype=torch.float64)
 
 
-def make_run(prior, likelihood, count):
-    return Run("test", prior, likelihood, (prior.mixture.dim,), OneGenerator(count), None, 100)
+def posed(prior, likelihood):
+    return Problem(prior, likelihood, (prior.mixture.dim,))
+
+
+def jumped(prior, likelihood, sampler):
+    """x_s after the last jump, its level, and the share that accepted each."""
+    problem, noise = posed(prior, likelihood), OneGenerator(len(likelihood.observation))
+    plan = sampler.plan(problem)
+    state, accepted = sampler.init(problem, plan, noise), []
+    with torch.no_grad():
+        for _ in plan.jumps:
+            state, info = sampler.step(problem, plan, state, noise)
+            accepted.append(float(info.extra["jump_acceptance"].double().mean()))
+    return state.x_s, plan.jumps[-1][1], accepted
 
 
 @pytest.mark.parametrize("linear", [True, False])
@@ -28,9 +42,9 @@ def test_the_evidence_is_the_exact_likelihood_of_x_s_under_a_gaussian_prior(line
     prior = GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov[None]), SCHEDULE)
     # The same map without an adjoint takes the other way, by forward differentiation.
     operator = Matrix(matrix) if linear else FunctionOperator(lambda x: x @ matrix.T)
-    run = make_run(prior, GaussianLikelihood(operator, y.expand(5, 2), sigma_y), 5)
+    problem = posed(prior, GaussianLikelihood(operator, y.expand(5, 2), sigma_y))
     x = 2 * normal((5, 3), 5)
-    x_0, got = MarginalJumps.log_evidence(run, x, torch.full((5,), level))
+    x_0, got = log_evidence(problem, x, level)
     alpha, sigma = float(SCHEDULE.alpha[level]), float(SCHEDULE.sigma[level])
     want = []
     for row in x:
@@ -46,15 +60,14 @@ def test_jumps_draw_x_s_given_y():
     mean, cov, matrix = normal((2,), 6), spd(2, 7), normal((1, 2), 8)
     y, n = torch.tensor([1.2], dtype=torch.float64), 2000
     prior = GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov[None]), SCHEDULE)
-    run = make_run(prior, GaussianLikelihood(Matrix(matrix), y.expand(n, 1), 0.3), n)
+    likelihood = GaussianLikelihood(Matrix(matrix), y.expand(n, 1), 0.3)
     # Many small backward steps: a proposal is then a draw of the prior's own transition.
-    jumps = MarginalJumps(12, last=0.6, first_index=0.35, index=0.35, stages=1, steps=40)
-    x_s, level = jumps(run, run.noise())
+    jumps = MGDMJumps(12, last=0.6, first_index=0.35, index=0.35, stages=1, steps=40)
+    x_s, level, accepted = jumped(prior, likelihood, jumps)
     assert level == 350
     posterior, spread = condition(mean, cov, matrix, y, 0.09)
     alpha, sigma = float(SCHEDULE.alpha[350]), float(SCHEDULE.sigma[350])
     assert_moments(x_s, alpha * posterior, alpha**2 * spread + sigma**2 * EYE, deviations=6)
-    accepted = run.trace.extra["jump_acceptance"]
     assert len(accepted) == 12
     assert accepted[0] == 1.0
     assert all(0 < a <= 1 for a in accepted)
@@ -68,8 +81,8 @@ def test_jumps_find_the_weights_of_the_modes():
     exact = mixture.posterior(matrix, y, 3.0).weights
     assert bool((exact[[0, 2]] > 0.1).all())  # both matter, and unlike the prior's weights
     prior = GaussianMixturePrior(mixture, SCHEDULE)
-    run = make_run(prior, GaussianLikelihood(Matrix(matrix), y.expand(n, 1), 3.0), n)
-    x_s, level = MarginalJumps(count=30)(run, run.noise())
+    likelihood = GaussianLikelihood(Matrix(matrix), y.expand(n, 1), 3.0)
+    x_s, level, _ = jumped(prior, likelihood, MGDMJumps(30))
     alpha = float(SCHEDULE.alpha[level])
     found = torch.cdist(x_s, alpha * means).argmin(1).bincount(minlength=3) / n
     # Overlap at level s, proposals of 15 steps and chance together stay within 0.05.
@@ -82,10 +95,10 @@ def test_the_evidence_of_counts_is_the_integral_over_the_image():
     level, gain = 420, 4.0
     counts = torch.tensor([[12.0], [30.0], [5.0], [0.0]], dtype=torch.float64)
     prior = GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov[None]), SCHEDULE)
-    run = make_run(prior, PoissonLikelihood(Matrix(matrix), counts, gain), 4)
+    problem = posed(prior, PoissonLikelihood(Matrix(matrix), counts, gain))
     alpha, sigma = float(SCHEDULE.alpha[level]), float(SCHEDULE.sigma[level])
     x = alpha * mean + 0.3 * normal((4, 2), 5)
-    _, got = MarginalJumps.log_evidence(run, x, torch.full((4,), level))
+    _, got = log_evidence(problem, x, level)
     line = torch.linspace(1e-4, 30, 300_000, dtype=torch.float64)
     for row, count, value in zip(x, counts[:, 0], got):
         m, c = condition(mean, cov, alpha * torch.eye(2).double(), row, sigma**2)
@@ -109,41 +122,59 @@ def test_jumps_find_the_weights_of_the_modes_from_counts():
     exact = mixture.weights * (6 * rate.log() - rate).exp().mean(1)
     exact = exact / exact.sum()
     assert float((exact - mixture.weights).abs().max()) > 0.15
-    run = make_run(prior, likelihood, n)
-    x_s, level = MarginalJumps(count=30)(run, run.noise())
+    x_s, level, _ = jumped(prior, likelihood, MGDMJumps(30))
     found = torch.cdist(x_s, float(SCHEDULE.alpha[level]) * means).argmin(1).bincount(minlength=3)
     assert float((found / n - exact).abs().max()) < 0.06
 
 
-def test_s_falls_in_stages():
-    jumps = MarginalJumps(count=8, stages=4, first_index=0.5, index=0.2)
-    levels = [jumps.level_of(k, SCHEDULE) for k in range(8)]
-    assert levels == [500, 500, 400, 400, 300, 300, 200, 200]
-    assert jumps.level(SCHEDULE) == 200
-    one = MarginalJumps(count=3, stages=1, first_index=0.5, index=0.2)
-    assert [one.level_of(k, SCHEDULE) for k in range(3)] == [200] * 3
-
-
-def test_it_is_offered_for_few_values_that_look_gaussian_nearby():
-    jumps = MarginalJumps(max_rows=2)
-    few = GaussianLikelihood(Matrix(normal((2, 4), 1)), normal((1, 2), 2), 0.1)
-    many = GaussianLikelihood(Matrix(normal((3, 4), 1)), normal((1, 3), 2), 0.1)
-    counts = PoissonLikelihood(Matrix(normal((2, 4), 1).abs()), torch.ones(1, 2))
-    assert jumps.applies_to(few)
-    assert not jumps.applies_to(many)
-    assert jumps.applies_to(counts)
-    own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 2))
-    assert not jumps.applies_to(own)
+def few_values(rows):
     prior = GaussianMixturePrior(isotropic_mixture(torch.ones(1), normal((1, 4), 3)), SCHEDULE)
-    run = make_run(prior, many, 1)
-    with pytest.raises(CapabilityError, match="at most 2 values"):
-        jumps(run, run.noise())
+    y = normal((1, rows), 2)
+    return posed(prior, GaussianLikelihood(Matrix(normal((rows, 4), 1)), y, 0.1))
+
+
+def test_s_falls_in_stages():
+    plan = MGDMJumps(8, stages=4, first_index=0.5, index=0.2).plan(few_values(1))
+    assert [s for _, s, _ in plan.jumps] == [500, 500, 400, 400, 300, 300, 200, 200]
+    assert plan.then.top == 200
+    one = MGDMJumps(3, stages=1, first_index=0.5, index=0.2).plan(few_values(1))
+    assert [s for _, s, _ in one.jumps] == [200] * 3
+
+
+def test_it_asks_for_few_values_that_look_gaussian_nearby():
+    jumps = MGDMJumps(max_rows=2)
+    jumps.requires(few_values(2))
+    with pytest.raises(SettingsError, match="at most max_rows = 2 values; found 3"):
+        jumps.requires(few_values(3))
+    own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 2))
+    with pytest.raises(CapabilityError, match="local_gaussian"):
+        jumps.requires(Problem(few_values(2).prior, own, (4,)))
+
+
+def test_the_default_never_spends_thousands_of_products_unasked():
+    """Sixteen values used to cost 160 jumps of 16 products each; the published setting has 945."""
+    assert isinstance(default_sampler(few_values(1)), MGDMJumps)
+    for rows in (1, 4, 5, 16, 40):
+        sampler = default_sampler(few_values(rows))
+        jumps = sampler.jumps * rows if isinstance(sampler, MGDMJumps) else 0
+        assert jumps <= 945, rows
+
+
+def test_hardly_any_jump_accepted_is_said():
+    """Two modes far apart, an exact observation of the state: nothing proposed is ever as good."""
+    mixture = isotropic_mixture(torch.ones(2), 40 * torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    y = torch.tensor([[39.0, 0.7]], dtype=torch.float64).expand(2, 2)
+    likelihood = GaussianLikelihood(Matrix(EYE), y, 1e-6)
+    sampler = MGDMJumps(14, steps=2, stages=1, then=MGDM(levels=3, denoising_steps=2))
+    trace = sample(posed(GaussianMixturePrior(mixture, SCHEDULE), likelihood), sampler).trace
+    assert sum(trace.extra["jump_acceptance"][1:]) < 0.02 * 13
+    assert any(w.startswith("jumps-stuck") for w in trace.warnings)
 
 
 @pytest.mark.parametrize(
     "setting",
     [
-        {"count": 0},
+        {"jumps": 0},
         {"steps": 0},
         {"stages": 0},
         {"index": 0.55},
@@ -154,4 +185,4 @@ def test_it_is_offered_for_few_values_that_look_gaussian_nearby():
 )
 def test_settings_outside_their_domain(setting):
     with pytest.raises(SettingsError, match="; found"):
-        MarginalJumps(**setting)
+        MGDMJumps(**setting)

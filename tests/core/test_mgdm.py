@@ -6,21 +6,23 @@ from itertools import pairwise
 import pytest
 import torch
 
+import mgdm_core
 from mgdm_core.conditionals import CONDITIONALS, Linearised, Tweedie, Variational
 from mgdm_core.errors import CancelledError, DivergenceError, SettingsError, ShapeError
-from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.index_laws import INDEX_LAWS, Fraction, NextLevel, PublishedMix, ResidualLaw
-from mgdm_core.jumps import MarginalJumps
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
+from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import FunctionOperator, Matrix
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Start, settings_from
-from mgdm_core.samplers import SAMPLERS, get_sampler
-from mgdm_core.samplers.mgdm import PRESETS, MGDMSettings, default_settings, mgdm
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, isotropic_mixture
+from mgdm_core.sampler import Start
+from mgdm_core.samplers import MGDM, MGDMJumps, TweedieGibbs, default_sampler, get_sampler
+from mgdm_core.samplers.mgdm import PRESETS
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.settings_text import settings_from
 
 from .closed_forms import OneGenerator, assert_moments, normal, spd
 from .gaussian_mgdm import AffineMGDM, Problem
+from .samplers_support import CoordinatePrior, draw
 
 SCHEDULE = NoiseSchedule.vp_linear()
 PROBLEM = Problem(
@@ -64,7 +66,7 @@ def following(t: int, below: int) -> int:
 def test_the_result_has_the_law_that_matrix_algebra_gives(law, index, inflate, renoise):
     """Gaussian prior, linear observation: MGDM is an affine chain and its law a Gaussian."""
     n, levels, gibbs, steps = 10000, 6, 2, 4
-    settings = MGDMSettings(
+    settings = MGDM(
         levels=levels,
         gibbs=gibbs,
         denoising_steps=steps,
@@ -72,9 +74,9 @@ def test_the_result_has_the_law_that_matrix_algebra_gives(law, index, inflate, r
         conditional=Linearised(passes=1, inflate=inflate),
         renoise=renoise,
     )
-    result = mgdm(gaussian_prior(), gaussian_likelihood(n), (2,), OneGenerator(n), settings)
+    result = draw(gaussian_prior(), gaussian_likelihood(n), (2,), OneGenerator(n), settings)
     chain = AffineMGDM(PROBLEM, SCHEDULE)
-    mean, cov = chain.run(SCHEDULE.spaced(levels), gibbs, steps, index, inflate, renoise)
+    mean, cov = chain.run(SCHEDULE.spaced(levels, stop=2), gibbs, steps, index, inflate, renoise)
     assert_moments(result.x, mean, cov)
 
 
@@ -82,7 +84,7 @@ def test_that_law_tends_to_the_posterior_with_gibbs_steps_and_the_exact_likeliho
     # With p(y | x_s) itself (inflate 1) only unfinished mixing and the DDPM steps stand between
     # MGDM and the posterior; with the paper's g(y | D(x_s)) a bias stays however many steps.
     mean, cov = PROBLEM.posterior()
-    levels, errors = SCHEDULE.spaced(12), {}
+    levels, errors = SCHEDULE.spaced(12, stop=2), {}
     for inflate in (0.0, 1.0):
         for gibbs in (1, 3, 9):
             chain = AffineMGDM(PROBLEM, SCHEDULE)
@@ -99,15 +101,13 @@ def test_that_law_tends_to_the_posterior_with_gibbs_steps_and_the_exact_likeliho
     assert errors[0.0, 9][0] < 0.2 * float(cov.diagonal().max().sqrt())
 
 
-def test_two_levels_and_a_conditioned_first_estimate_are_a_draw_of_the_posterior():
+def test_one_conditioned_estimate_from_pure_noise_is_a_draw_of_the_posterior():
     """N(0, d I) has exactly the variance that ``isotropic`` takes, and x_T says next to nothing."""
     n, d = 20_000, 2.5
     problem = replace(PROBLEM, mean=torch.zeros(2).double(), cov=d * torch.eye(2).double())
-    settings = MGDMSettings(
-        levels=2, denoising_steps=0, conditional=Tweedie("isotropic", data_variance=d)
-    )
+    settings = TweedieGibbs(levels=1, conditional=Tweedie("isotropic", data_variance=d))
     prior, likelihood = gaussian_prior(problem), gaussian_likelihood(n, problem)
-    result = mgdm(prior, likelihood, (2,), OneGenerator(n), settings)
+    result = draw(prior, likelihood, (2,), OneGenerator(n), settings)
     assert result.trace.evaluations == 1
     assert_moments(result.x, *problem.posterior())
 
@@ -116,14 +116,14 @@ def test_two_levels_and_a_conditioned_first_estimate_are_a_draw_of_the_posterior
 @pytest.mark.parametrize("conditional", ["variational", "linearised"])
 def test_every_transition_ends_near_the_posterior(transition, conditional):
     n = 500
-    settings = MGDMSettings(
+    settings = MGDM(
         levels=12,
         denoising_steps=5,
         conditional=conditional,
         transition=transition,
         index_law=HALF,
     )
-    result = mgdm(gaussian_prior(), gaussian_likelihood(n), (2,), OneGenerator(n), settings)
+    result = draw(gaussian_prior(), gaussian_likelihood(n), (2,), OneGenerator(n), settings)
     mean, cov = PROBLEM.posterior()
     # The bias of g(y | D(x_s)) and of few steps, as in the chain above: not exact, but near.
     assert float((result.x.mean(0) - mean).norm()) < 0.7 * float(cov.diagonal().max().sqrt())
@@ -137,17 +137,17 @@ def test_every_transition_ends_near_the_posterior(transition, conditional):
 # -- reproducibility -------------------------------------------------------------------------------
 
 MIXTURE = isotropic_mixture(torch.tensor([1.0, 2.0, 1.0]), 5 * normal((3, 4), 5))
-SMALL = MGDMSettings(levels=6, gibbs=2, denoising_steps=4, conditional=Linearised(2))
+SMALL = MGDM(levels=6, gibbs=2, denoising_steps=4, conditional=Linearised(2))
 VARIANTS = {
     "linearised": SMALL,
     "variational": replace(SMALL, conditional=Variational(3, 6)),
     "tweedie": replace(SMALL, conditional=Tweedie(), transition="ddim"),
-    "tweedie-x0": replace(SMALL, conditional=Tweedie("isotropic"), denoising_steps=0),
+    "tweedie-gibbs": TweedieGibbs(levels=6, conditional=Tweedie("isotropic")),
     "residual-law": replace(SMALL, index_law=ResidualLaw()),
-    "low-indices": replace(SMALL, index_law=PublishedMix(1, 1.0), denoising_steps=12),
+    "low-indices": replace(SMALL, index_law=PublishedMix(1e-6, 1.0), denoising_steps=12),
     "heun-forward": replace(SMALL, transition="heun", renoise="forward"),
     "dpmpp_2m": replace(SMALL, transition="dpmpp_2m", denoising_steps=12),
-    "jumps": replace(SMALL, jumps=MarginalJumps(count=4, steps=4)),
+    "jumps": MGDMJumps(4, steps=4, then=SMALL),
 }
 
 
@@ -156,7 +156,7 @@ def sample(settings, seeds, rows, start=None, dtype=torch.float64):
     y = 3 * normal((5, 2), 7)
     likelihood = GaussianLikelihood(Matrix(normal((2, 4), 8)), y[rows].to(dtype), 0.2)
     prior = GaussianMixturePrior(MIXTURE, SCHEDULE)
-    return mgdm(prior, likelihood, (4,), RandomStreams(seeds), settings, start=start)
+    return draw(prior, likelihood, (4,), RandomStreams(seeds), settings, start=start)
 
 
 @pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
@@ -184,9 +184,9 @@ def test_seeds_differ_and_the_global_generator_plays_no_part():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["variational", "tweedie", "linearised", "jumps"])
-def test_the_samples_have_the_observations_precision(name, dtype):
+def test_the_samples_are_float32_or_wider(name, dtype):
     result = sample(VARIANTS[name], [1, 2], [0, 1], dtype=dtype)
-    assert result.x.dtype == dtype
+    assert result.x.dtype == torch.promote_types(dtype, torch.float32)
     assert not result.x.requires_grad
     assert bool(torch.isfinite(result.x).all())
 
@@ -218,7 +218,7 @@ class Counting(GaussianMixturePrior):
 def test_every_evaluation_and_product_is_counted(name):
     prior = Counting(MIXTURE, SCHEDULE)
     likelihood = GaussianLikelihood(Matrix(normal((2, 4), 8)), normal((3, 2), 7), 0.2)
-    trace = mgdm(prior, likelihood, (4,), RandomStreams([1, 2, 3]), VARIANTS[name]).trace
+    trace = draw(prior, likelihood, (4,), RandomStreams([1, 2, 3]), VARIANTS[name]).trace
     assert trace.evaluations == pytest.approx(prior.items / 3)
     if name == "tweedie":
         assert trace.vjps == prior.with_graph == 0
@@ -229,13 +229,16 @@ def test_every_evaluation_and_product_is_counted(name):
 
 
 def test_the_published_settings_cost():
-    # 20 levels of the audio setting: G = 3 before step 10 and 20 from there on, R = 6, M = 15;
-    # the last level is 1, where nothing is left to do; low s takes fewer than M steps.
-    preset = replace(PRESETS["audio-published"], gibbs=1)
-    trace = mgdm(gaussian_prior(), gaussian_likelihood(1), (2,), RandomStreams([0]), preset).trace
-    assert len(trace.records) == 18
-    assert trace.vjps == 10 * 3 + 8 * 20
-    assert 0.8 * 18 * 15 < trace.evaluations - trace.vjps <= 1 + 18 * 15
+    # 20 levels of the audio setting on levels like its own: G = 3 in the first half and 20 after,
+    # R = 6, 14 denoising steps; the last level is 20, whose s is 10.
+    preset, schedule = replace(PRESETS["audio-published"], gibbs=1), NoiseSchedule.karras()
+    prior = GaussianMixturePrior(gaussian_prior().mixture, schedule)
+    trace = draw(prior, gaussian_likelihood(1), (2,), RandomStreams([0]), preset).trace
+    levels = [r.level for r in trace.records]
+    assert (len(levels), levels[-1], trace.records[-1].index) == (19, 20, 10)
+    early = round(0.5 * 19)
+    assert trace.vjps == early * 3 + (19 - early) * 20
+    assert 0.8 * 19 * 14 < trace.evaluations - trace.vjps <= 1 + 19 * 14
 
 
 def test_presets_hold_the_published_settings():
@@ -244,31 +247,124 @@ def test_presets_hold_the_published_settings():
         c = p.conditional
         return (p.levels, p.gibbs, c.steps, c.late_steps, p.denoising_steps, c.learning_rate)
 
-    assert row("ffhq-pixel") == (100, 1, 5, 20, 20, 0.03)
-    assert row("imagenet-pixel") == (100, 1, 5, 20, 20, 0.03)
-    assert row("ffhq-latent") == (100, 1, 3, 20, 20, 0.03)
-    assert row("audio-published") == (20, 6, 3, 20, 15, 0.005)
+    # M = 20 and 15 are 19 and 14 steps in the published code.
+    assert row("ffhq-pixel") == (100, 1, 5, 20, 19, 0.03)
+    assert row("imagenet-pixel") == (100, 1, 5, 20, 19, 0.03)
+    assert row("ffhq-latent") == (100, 1, 3, 20, 19, 0.03)
+    assert row("audio-published") == (20, 6, 3, 20, 14, 0.005)
     for name in ("ffhq-pixel", "ffhq-latent"):
         assert PRESETS[name].conditional.early_learning_rate == 0.01
-        assert PRESETS[name].conditional.early == 11
+        assert PRESETS[name].conditional.early == 0.11
     assert PRESETS["imagenet-pixel"].conditional.early_learning_rate is None
     assert PRESETS["ffhq-latent"].conditional.every == 10
     for name in ("ffhq-pixel", "imagenet-pixel", "ffhq-latent"):
-        assert PRESETS[name].index_law == PublishedMix(10, 0.7)
+        assert PRESETS[name].index_law == PublishedMix(threshold=0.7)
+        assert SCHEDULE.level_of_sigma(PRESETS[name].index_law.floor) == 10
+        assert SCHEDULE.level_of_sigma(PRESETS[name].last) == 20
         assert PRESETS[name].conditional.late_from == 0.7
-    assert PRESETS["audio-published"].index_law == PublishedMix(10, 0.65)
-    assert PRESETS["audio-published"].conditional.late_from == 0.5
+    audio = PRESETS["audio-published"]
+    assert NoiseSchedule.karras().level_of_sigma(audio.index_law.floor) == 10
+    assert NoiseSchedule.karras().level_of_sigma(audio.last) == 20
+    assert audio.index_law.threshold == 0.65
+    assert (audio.conditional.late_from, audio.conditional.stated_for) == (0.5, "ve")
 
 
-def test_the_default_looks_at_the_likelihood():
-    few = gaussian_likelihood(1)
+def test_the_default_looks_at_the_problem():
+    def chosen(likelihood, dim):
+        prior = CoordinatePrior(SCHEDULE)
+        problem = mgdm_core.Problem(prior, likelihood, (dim,))
+        return default_sampler(problem), MGDM().chosen(problem)[0]
+
+    few = GaussianLikelihood(Matrix(normal((2, 4), 1)), normal((1, 2), 2), 0.1)
     many = GaussianLikelihood(Matrix(normal((40, 40), 1)), normal((1, 40), 2), 0.1)
-    counts = PoissonLikelihood(Matrix(normal((2, 4), 1).abs()), torch.ones(1, 2))
-    assert default_settings(few) == PRESETS["best"]
-    assert default_settings(many).jumps is None
     own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 2))
-    assert default_settings(counts) == PRESETS["best"]
-    assert default_settings(own) == PRESETS["imagenet-pixel"]
+    assert isinstance(chosen(few, 4)[0], MGDMJumps)
+    assert chosen(few, 4)[1] == Linearised()
+    assert chosen(many, 40) == (MGDM(), Variational())
+    assert chosen(own, 2) == (MGDM(), Variational())
+
+
+# -- phases and levels from what is really run -----------------------------------------------------
+
+
+def posterior_deviation(schedule, **options):
+    """Deviation of the samples over the exact one: one coordinate, seen with a hundredth noise."""
+    items, sigma_y = 400, 0.05
+    prior = CoordinatePrior(schedule, 0.0, 1.0)
+    y = torch.full((items, 1), 0.3, dtype=torch.float64)
+    likelihood = GaussianLikelihood(Matrix(torch.eye(1, dtype=torch.float64)), y, sigma_y)
+    published = PRESETS["imagenet-pixel"]
+    result = draw(prior, likelihood, (1,), OneGenerator(items), published, **options)
+    exact = sigma_y / (1 + sigma_y**2) ** 0.5
+    return float(result.x.std()) / exact, result.trace
+
+
+EDM_40, EDM_1000 = (NoiseSchedule.karras(n, 0.002, 80.0, 7.0) for n in (40, 1000))
+
+
+@pytest.mark.parametrize("schedule", [SCHEDULE, EDM_40, EDM_1000], ids=["ddpm", "edm40", "edm1000"])
+def test_the_published_preset_means_the_same_on_other_schedules(schedule):
+    """It gave 4 times the deviation with 40 EDM levels and a fifth of it with 1000."""
+    ratio, _ = posterior_deviation(schedule)
+    assert 0.5 < ratio < 1.6
+
+
+def test_phases_are_those_of_the_levels_that_a_start_leaves():
+    start = Start(torch.full((400, 1), 0.3, dtype=torch.float64), 50)
+    ratio, trace = posterior_deviation(SCHEDULE, start=start)
+    assert ratio < 1.6
+    steps = len(trace.records)
+    late = [r.index for r in trace.records[round(0.7 * steps) :]]
+    grid = [r.level for r in trace.records]
+    assert late == [*grid[round(0.7 * steps) + 1 :], grid[-1] // 2]
+
+
+def test_two_levels_still_meet_the_data_and_are_checked():
+    calls = []
+    broken = CoordinatePrior(SCHEDULE, nan_from=1000)
+    with pytest.raises(DivergenceError):
+        draw(broken, gaussian_likelihood(1), (2,), RandomStreams([0]), MGDM(levels=2))
+    prior = CoordinatePrior(NoiseSchedule.from_sigmas([0.5]))  # no level lies below
+    settings = MGDM(levels=2)
+    draw(prior, gaussian_likelihood(1), (2,), RandomStreams([0]), settings, callback=calls.append)
+    assert len(calls) == 1
+    broken = CoordinatePrior(NoiseSchedule.from_sigmas([0.5]), nan_from=1)
+    with pytest.raises(DivergenceError):
+        draw(broken, gaussian_likelihood(1), (2,), RandomStreams([0]), settings)
+
+
+def test_the_default_for_few_values_meets_the_data_near_level_1():
+    """It stopped where s was half of t, and left the residual at twice the exact one."""
+    items, sigma_y = 300, 0.05
+    prior = CoordinatePrior(SCHEDULE, 0.0, 4.0)
+    matrix = normal((1, 20), 3)
+    y = torch.full((items, 1), 2.0, dtype=torch.float64)
+    likelihood = GaussianLikelihood(Matrix(matrix), y, sigma_y)
+    settings = PRESETS["best"]
+    x = draw(prior, likelihood, (20,), OneGenerator(items), settings).x
+    residual = float((y - x @ matrix.T).square().mean().sqrt())
+    assert residual == pytest.approx(sigma_y, rel=0.3)
+
+
+def test_a_network_of_another_shape_is_refused():
+    class Wrong(CoordinatePrior):
+        def denoise(self, x, t):
+            return super().denoise(x, t)[:, :1]
+
+    with pytest.raises(ShapeError, match=r"input's shape \(1, 2\); found \(1, 1\)"):
+        draw(Wrong(SCHEDULE), gaussian_likelihood(1), (2,), RandomStreams([0]), SMALL)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["imagenet-pixel", "audio-published"])
+def test_narrow_observations_run_in_float32(name, dtype):
+    """Both diverged: the state was as narrow as the observation."""
+    y = torch.tensor([[0.4]], dtype=dtype)
+    likelihood = GaussianLikelihood(Matrix(torch.tensor([[1.0, 0.5]])), y, 0.1)
+    settings = replace(PRESETS[name], levels=20)
+    result = draw(CoordinatePrior(SCHEDULE), likelihood, (2,), RandomStreams([0]), settings)
+    assert result.x.dtype == torch.float32
+    assert not any(w.startswith("divergence") for w in result.trace.warnings)
 
 
 def test_a_likelihood_that_is_not_gaussian():
@@ -278,7 +374,7 @@ def test_a_likelihood_that_is_not_gaussian():
         SMALL, levels=15, gibbs=1, conditional=Variational(10, 20, learning_rate=0.08)
     )
     prior = GaussianMixturePrior(isotropic_mixture(torch.ones(1), torch.zeros(1, 2), 4.0), SCHEDULE)
-    x = mgdm(prior, counts, (2,), RandomStreams([0]), settings).x
+    x = draw(prior, counts, (2,), RandomStreams([0]), settings).x
     # log 40 = 3.7 and log 3 = 1.1, with counting errors of 0.16 and 0.6.
     assert float((x[0, 0] - 3.6).abs()) < 0.8
     assert float((x[0, 1] - 1.0).abs()) < 2.0
@@ -287,11 +383,11 @@ def test_a_likelihood_that_is_not_gaussian():
 def test_the_callback_sees_every_step_and_the_last_is_the_end():
     seen = []
     y = gaussian_likelihood(2)
-    settings = replace(SMALL, jumps=MarginalJumps(count=3, steps=2))
-    result = mgdm(gaussian_prior(), y, (2,), RandomStreams([0, 1]), settings, callback=seen.append)
+    settings = MGDMJumps(3, steps=2, then=SMALL)
+    result = draw(gaussian_prior(), y, (2,), RandomStreams([0, 1]), settings, callback=seen.append)
     assert [p.step for p in seen] == list(range(1, len(seen) + 1))
     assert seen[-1].step == seen[-1].steps == len(result.trace.records)
-    assert {p.sampler for p in seen} == {"mgdm"}
+    assert {p.sampler for p in seen} == {"mgdm_jumps"}
     assert all(p.estimate.shape == (2, 2) for p in seen)
     assert torch.equal(seen[-1].estimate, result.x)
     levels = [p.level for p in seen]
@@ -305,8 +401,8 @@ def test_the_callback_can_cancel():
         calls.append(progress.level)
         return len(calls) < 3
 
-    with pytest.raises(CancelledError, match=f"cancelled at level {SCHEDULE.spaced(6)[2]}"):
-        mgdm(
+    with pytest.raises(CancelledError, match=f"cancelled at level {SCHEDULE.spaced(6, stop=2)[2]}"):
+        draw(
             gaussian_prior(), gaussian_likelihood(1), (2,), RandomStreams([0]), SMALL, callback=stop
         )
     assert len(calls) == 3
@@ -327,8 +423,8 @@ def test_a_start_replaces_pure_noise():
 
 
 def test_one_stream_per_observation():
-    with pytest.raises(ShapeError, match="found 2 observations and 1 streams"):
-        mgdm(gaussian_prior(), gaussian_likelihood(2), (2,), RandomStreams([0]), SMALL)
+    with pytest.raises(ShapeError, match=r"2 samples of 2 observation\(s\), found 1 streams"):
+        draw(gaussian_prior(), gaussian_likelihood(2), (2,), RandomStreams([0]), SMALL)
 
 
 @pytest.mark.parametrize("level", [1000, 400])
@@ -343,29 +439,30 @@ def test_nan_stops_the_run_at_its_level(level):
     prior = Broken(PROBLEM_MIXTURE, SCHEDULE)
     settings = replace(SMALL, index_law=NextLevel(), denoising_steps=1)
     with pytest.raises(DivergenceError, match="NaN or infinity") as caught:
-        mgdm(prior, gaussian_likelihood(3), (2,), RandomStreams([0, 1, 2]), settings)
+        draw(prior, gaussian_likelihood(3), (2,), RandomStreams([0, 1, 2]), settings)
     assert caught.value.items == [1]
-    grid = SCHEDULE.spaced(6)
+    grid = [*SCHEDULE.spaced(6, stop=2), 1]
     # s is the next level below t; the first at or below the broken level is where it arises.
     first = next(min(s, t - 1) for t, s in pairwise(grid[1:]) if min(s, t - 1) <= level)
-    assert caught.value.level == first
-    assert f"level {first}" in str(caught.value)
+    # The step that met it is the one whose s it is: at the outer level above.
+    met = next(t for t, s in pairwise(grid[1:]) if min(s, t - 1) == first)
+    assert caught.value.level == met
+    assert f"level {met}" in str(caught.value)
 
 
-@pytest.mark.parametrize("level", [1000, 480, 190])
-def test_nan_stops_the_jumps_at_its_level(level):
+@pytest.mark.parametrize("level", [1000, 480])
+def test_nan_stops_the_jumps(level):
     class Broken(GaussianMixturePrior):
         def denoise(self, x, t):
             out = super().denoise(x, t)
             return out * float("nan") if int(torch.as_tensor(t).min()) <= level else out
 
-    settings = replace(SMALL, jumps=MarginalJumps(count=8, steps=4))
+    settings = MGDMJumps(8, steps=4, then=SMALL)
     prior = Broken(PROBLEM_MIXTURE, SCHEDULE)
     with pytest.raises(DivergenceError, match="NaN or infinity") as caught:
-        mgdm(prior, gaussian_likelihood(2), (2,), RandomStreams([0, 1]), settings)
-    # s of the stages: 500, 400, 300, 200; below them the levels of the loop.
-    assert caught.value.level == {1000: 500, 480: 400}.get(level, caught.value.level)
-    assert level > 200 or caught.value.level < 200
+        draw(prior, gaussian_likelihood(2), (2,), RandomStreams([0, 1]), settings)
+    assert caught.value.items == [0, 1]
+    assert caught.value.level > 500
 
 
 PROBLEM_MIXTURE = gaussian_prior().mixture
@@ -376,7 +473,7 @@ PROBLEM_MIXTURE = gaussian_prior().mixture
     [
         ({"levels": 1}, "levels is at least 2; found 1"),
         ({"gibbs": 0}, "gibbs is at least 1; found 0"),
-        ({"denoising_steps": -1}, "denoising_steps is not negative; found -1"),
+        ({"denoising_steps": 0}, "denoising_steps is at least 1; found 0"),
         ({"renoise": "back"}, "'between' or 'forward'; found 'back'"),
         ({"transition": "euler"}, "ddpm, ddim, heun, dpmpp_2m; found 'euler'"),
         ({"conditional": "exact"}, "variational, linearised, tweedie; found 'exact'"),
@@ -387,18 +484,13 @@ def test_settings_outside_their_domain(setting, rule):
         replace(SMALL, **setting)
 
 
-def test_no_x_0_of_its_own():
-    with pytest.raises(SettingsError, match="at least 1 with Linearised"):
-        sample(replace(SMALL, denoising_steps=0), [0], [0])
-
-
 def test_conditionals_and_index_laws_go_by_name_or_object():
     for name, kind in CONDITIONALS.items():
-        assert MGDMSettings(conditional=name) == MGDMSettings(conditional=kind())
+        assert MGDM(conditional=name) == MGDM(conditional=kind())
     for name, law in INDEX_LAWS.items():
-        assert MGDMSettings(index_law=name) == MGDMSettings(index_law=law())
+        assert MGDM(index_law=name) == MGDM(index_law=law())
     with pytest.raises(SettingsError, match="near-zero"):
-        MGDMSettings(index_law="near zero")
+        MGDM(index_law="near zero")
 
 
 def test_settings_from_names_what_is_unknown():
@@ -409,10 +501,7 @@ def test_settings_from_names_what_is_unknown():
 
 
 def test_it_is_in_the_list_by_name():
-    entry = get_sampler("mgdm")
-    assert entry.run is mgdm
-    assert entry.settings is MGDMSettings
-    assert entry.presets is PRESETS
-    assert SAMPLERS["mgdm"] is entry
+    assert get_sampler("mgdm") is MGDM
+    assert mgdm_core.PRESETS["mgdm"] is PRESETS
     with pytest.raises(SettingsError, match=r"no sampler 'mgmd'; valid names: .*mgdm"):
         get_sampler("mgmd")

@@ -12,15 +12,15 @@ from functools import cache
 import pytest
 import torch
 
-from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import Matrix
-from mgdm_core.samplers.daps import DAPSSettings, daps
-from mgdm_core.samplers.mcg_diff import MCGDiffSettings, mcg_diff
-from mgdm_core.samplers.pgdm import PGDMSettings, pgdm
-from mgdm_core.samplers.pnp_dm import PnPDMSettings, coupling_levels, pnp_dm
-from mgdm_core.samplers.smc_diff import SMCDiffSettings, smc_diff
-from mgdm_core.samplers.twisted_smc import TwistedSMCSettings, twisted_smc
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
+from mgdm_core.samplers.daps import DAPS
+from mgdm_core.samplers.mcg_diff import MCGDiff
+from mgdm_core.samplers.pgdm import PGDM
+from mgdm_core.samplers.pnp_dm import PnPDM, coupling_levels
+from mgdm_core.samplers.smc_diff import SMCDiff
+from mgdm_core.samplers.twisted_smc import TwistedSMC
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import OneGenerator, assert_moments, condition, spd
@@ -30,6 +30,7 @@ from .samplers_support import (
     assert_population,
     backward_end,
     backward_law,
+    draw,
     noise_at,
 )
 
@@ -129,18 +130,18 @@ def smc_diff_target(problem: LinearGaussian, schedule: NoiseSchedule, count: int
 
 
 PARTICLES = {
-    "twisted_smc": (twisted_smc, TwistedSMCSettings, twisted_target),
-    "mcg_diff": (mcg_diff, MCGDiffSettings, mcg_target),
-    "smc_diff": (smc_diff, SMCDiffSettings, smc_diff_target),
+    "twisted_smc": (TwistedSMC, twisted_target),
+    "mcg_diff": (MCGDiff, mcg_target),
+    "smc_diff": (SMCDiff, smc_diff_target),
 }
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("name", PARTICLES)
 def test_populations_have_the_law_of_the_conditioned_chain(name, kind):
-    sampler, settings, target = PARTICLES[name]
+    settings, target = PARTICLES[name]
     schedule, items, particles, levels = SCHEDULES[kind], 150, 128, 14
-    result = sampler(
+    result = draw(
         mixture_prior(TILTED, schedule),
         TILTED.likelihood(items),
         (3,),
@@ -159,7 +160,7 @@ def test_populations_have_the_law_of_the_conditioned_chain(name, kind):
 @pytest.mark.parametrize("name", PARTICLES)
 def test_the_conditioned_chain_tends_to_the_posterior(name, kind):
     """Its error is of first order in 1 / K: what remains after extrapolation is small."""
-    target, schedule = PARTICLES[name][2], SCHEDULES[kind]
+    target, schedule = PARTICLES[name][1], SCHEDULES[kind]
     posterior_mean, posterior_cov = TILTED.posterior()
     scale = posterior_cov.diagonal().sqrt()
     (mean, cov), (finer_mean, finer_cov) = (target(TILTED, schedule, k) for k in (56, 112))
@@ -177,12 +178,12 @@ def test_the_conditioned_chain_tends_to_the_posterior(name, kind):
 @pytest.mark.parametrize("max_shift", [0.3, float("inf")])
 def test_any_twist_and_any_cut_of_the_proposal_leave_the_law(twist, max_shift):
     items, levels = 150, 14
-    result = twisted_smc(
+    result = draw(
         mixture_prior(FLAT, VP),
         FLAT.likelihood(items),
         (2,),
         OneGenerator(items, 4),
-        TwistedSMCSettings(particles=160, steps=levels, twist=twist, max_shift=max_shift),
+        TwistedSMC(particles=160, steps=levels, twist=twist, max_shift=max_shift),
     )
     mean, cov = twisted_target(FLAT, VP, levels)
     assert_population(result.particles, mean, cov, bias=0.04)
@@ -199,12 +200,12 @@ MODES = GaussianMixture(
 @pytest.mark.parametrize("name", PARTICLES)
 def test_populations_find_the_weights_of_the_modes(name):
     """4.5 Monte-Carlo deviations, and 0.05 for 40 levels (it falls as 1 / K) and 128 particles."""
-    sampler, settings, _ = PARTICLES[name]
+    settings, _ = PARTICLES[name]
     matrix = torch.tensor([[0.8, 1.1]], dtype=torch.float64)
     y, sigma_y, items = torch.tensor([0.3], dtype=torch.float64), 0.4, 60
     posterior = MODES.posterior(matrix, y, sigma_y)
     assert float((posterior.weights - MODES.weights).abs().max()) > 0.4
-    result = sampler(
+    result = draw(
         GaussianMixturePrior(MODES, VP),
         GaussianLikelihood(Matrix(matrix), y.expand(items, -1), sigma_y),
         (2,),
@@ -232,8 +233,8 @@ def test_the_prior_alone_would_fail_the_bound():
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_pgdm_with_the_score_s_weight_has_the_law_of_the_guided_chain(kind):
     schedule, items = SCHEDULES[kind], 6000
-    cfg = PGDMSettings(steps=15, data_variance=1.5, weighting="score")
-    result = pgdm(flat_prior(schedule), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
+    cfg = PGDM(steps=15, data_variance=1.5, weighting="score")
+    result = draw(flat_prior(schedule), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
     levels = [*schedule.spaced(15), 0]
     mean, cov = backward_end(
         schedule, levels, FLAT.posterior_denoiser, noise_at(schedule, levels[0], 2)
@@ -253,8 +254,8 @@ def test_the_guided_chain_tends_to_the_posterior():
 def test_daps_is_exact_at_any_number_of_levels(kind):
     """With D as the estimate and the right variance every draw of x_0 | x_t, y is exact."""
     schedule, items = SCHEDULES[kind], 6000
-    cfg = DAPSSettings(levels=6, ode_steps=1, data_variance=1.5)
-    result = daps(flat_prior(schedule), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
+    cfg = DAPS(levels=6, ode_steps=1, data_variance=1.5)
+    result = draw(flat_prior(schedule), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
     assert_moments(result.x, *FLAT.posterior())
     assert result.trace.evaluations == 6
 
@@ -262,13 +263,13 @@ def test_daps_is_exact_at_any_number_of_levels(kind):
 def test_daps_by_langevin_steps_comes_close():
     """Unadjusted steps: a deviation of up to 8 % on top of the Monte-Carlo bound."""
     items = 1500
-    cfg = DAPSSettings(levels=6, ode_steps=1, data_variance=1.5, draw="langevin", langevin_steps=80)
-    result = daps(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
+    cfg = DAPS(levels=6, ode_steps=1, data_variance=1.5, draw="langevin", langevin_steps=80)
+    result = draw(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
     mean, cov = FLAT.posterior()
     assert_population(result.x[:, None], mean, cov, bias=0.08)
 
 
-def pnp_dm_law(problem: LinearGaussian, schedule: NoiseSchedule, cfg: PnPDMSettings):
+def pnp_dm_law(problem: LinearGaussian, schedule: NoiseSchedule, cfg: PnPDM):
     """Moments of x after the sweeps of ``cfg``, by affine algebra."""
     levels, denoiser = coupling_levels(schedule, cfg), cache(problem.denoiser)
     d = len(problem.mean)
@@ -291,13 +292,13 @@ def pnp_dm_law(problem: LinearGaussian, schedule: NoiseSchedule, cfg: PnPDMSetti
 
 def test_pnp_dm_has_the_law_of_its_sweeps():
     items = 6000
-    cfg = PnPDMSettings(iterations=8, rho=3.0, decay=0.7, floor=0.4, prior_steps=5)
-    result = pnp_dm(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
+    cfg = PnPDM(iterations=8, rho=3.0, decay=0.7, floor=0.4, prior_steps=5)
+    result = draw(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
     assert_moments(result.x, *pnp_dm_law(FLAT, VP, cfg))
 
 
 def test_pnp_dm_s_sweeps_tend_to_the_posterior_with_the_coupling_s_noise_added():
-    cfg = PnPDMSettings(iterations=40, rho=3.0, decay=0.8, floor=0.4, prior_steps=80)
+    cfg = PnPDM(iterations=40, rho=3.0, decay=0.8, floor=0.4, prior_steps=80)
     mean, cov = pnp_dm_law(FLAT, VP, cfg)
     t = coupling_levels(VP, cfg)[-1]
     want_mean, want_cov = FLAT.posterior(extra=float(VP.sigma[t] / VP.alpha[t]) ** 2)
@@ -309,6 +310,6 @@ def test_pnp_dm_by_langevin_steps_comes_close():
     """The coupling pulls towards x with the sweep's own rho; the wrong sign would diverge."""
     items = 2000
     shared = {"iterations": 6, "rho": 2.0, "decay": 0.7, "floor": 0.4, "prior_steps": 5}
-    cfg = PnPDMSettings(**shared, draw="langevin", langevin_steps=80)
-    result = pnp_dm(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
+    cfg = PnPDM(**shared, draw="langevin", langevin_steps=80)
+    result = draw(flat_prior(VP), FLAT.likelihood(items), (2,), OneGenerator(items), cfg)
     assert_population(result.x[:, None], *pnp_dm_law(FLAT, VP, cfg), bias=0.08)

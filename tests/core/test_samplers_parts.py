@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mgdm_core.errors import DivergenceError
 from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import (
     Composition,
     FunctionOperator,
@@ -17,27 +17,24 @@ from mgdm_core.operators import (
     SumOverChannels,
     flat,
 )
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run
-from mgdm_core.samplers import SAMPLERS
-from mgdm_core.samplers._common import (
-    data_gradient,
-    karras_levels,
-    langevin,
-    pull_to_data,
-    spread,
-)
+from mgdm_core.problem import Problem
+from mgdm_core.samplers import TwistedSMC
 from mgdm_core.samplers._particles import (
-    Population,
     effective_size,
+    resample,
     spectral_observation,
+    spectral_plan,
     systematic,
+    weigh,
 )
-from mgdm_core.samplers.smc_diff import _path_down
+from mgdm_core.samplers.smc_diff import path_down
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.steps.data import langevin, pull_to_data
+from mgdm_core.steps.gradients import data_gradient
+from mgdm_core.steps.grids import karras_levels, posterior_variance
 
 from .closed_forms import OneGenerator, assert_moments, normal
-from .samplers_support import CoordinatePrior
+from .samplers_support import CoordinatePrior, draw
 
 VP = NoiseSchedule.vp_linear()
 KARRAS = NoiseSchedule.karras(steps=300, sigma_min=1e-3, sigma_max=10.0)
@@ -53,15 +50,14 @@ def seeds(count: int = 3, seed: int = 0) -> RandomStreams:
     return RandomStreams.from_seed(seed, count)
 
 
-def _run(likelihood, shape=(4,), streams=None) -> Run:
-    streams = streams or seeds(len(likelihood.observation))
-    return Run("parts", CoordinatePrior(VP), likelihood, shape, streams, None, 1)
+def posed(likelihood, shape=(4,)) -> Problem:
+    return Problem(CoordinatePrior(VP), likelihood, shape)
 
 
 def test_spread_is_the_posterior_variance():
     q2 = float(VP.sigma[300] / VP.alpha[300]) ** 2
-    assert float(spread(VP, 300, None)) == pytest.approx(q2)
-    assert float(spread(VP, 300, 2.0)) == pytest.approx(1 / (1 / 2.0 + 1 / q2))
+    assert float(posterior_variance(VP, 300, None)) == pytest.approx(q2)
+    assert float(posterior_variance(VP, 300, 2.0)) == pytest.approx(1 / (1 / 2.0 + 1 / q2))
 
 
 def test_the_data_s_gradient_is_per_item():
@@ -73,10 +69,10 @@ def test_the_data_s_gradient_is_per_item():
 
 def test_pulling_by_gradient_steps_reaches_the_proximal_map():
     centre, variance = normal((3, 4), 9), 0.6
-    run = _run(linear(0.8))
-    exact = pull_to_data(run, centre, variance, 1)
+    problem = posed(linear(0.8))
+    exact = pull_to_data(problem, centre, variance, 1)
     blind = GaussianLikelihood(FunctionOperator(WIDE.forward), Y, 0.8)
-    stepped = pull_to_data(_run(blind), centre, variance, 400)
+    stepped = pull_to_data(posed(blind), centre, variance, 400)
     assert torch.allclose(stepped, exact, atol=1e-6)
     assert not torch.allclose(exact, centre, atol=0.1)
 
@@ -87,9 +83,9 @@ def test_langevin_steps_sample_the_product_and_cannot_blow_up(rate):
     items = 4000
     operator = Matrix(torch.tensor([[1.0, 0.0]], dtype=torch.float64))
     y = torch.full((items, 1), 0.8, dtype=torch.float64)
-    run = _run(GaussianLikelihood(operator, y, 0.05), (2,), OneGenerator(items))
+    problem = posed(GaussianLikelihood(operator, y, 0.05), (2,))
     centre = torch.full((items, 2), 0.5, dtype=torch.float64)
-    x = langevin(run, centre, centre, 0.04, 150, rate)
+    x = langevin(problem, centre, centre, 0.04, 150, rate, OneGenerator(items))
     v = 1 / (1 / 0.05**2 + 1 / 0.04)
     mean = [v * (0.8 / 0.05**2 + 0.5 / 0.04), 0.5]
     assert x.mean(0).tolist() == pytest.approx(mean, abs=0.02)
@@ -115,55 +111,56 @@ def test_systematic_resampling_is_unbiased():
 
 
 def test_only_items_below_the_threshold_resample_and_all_draw_the_same_numbers():
-    run = _run(linear(0.5, y=Y[:2]))
-    pop = Population(run, 4)
-    pop.log_weights = torch.tensor([[0.0, 0.0, 0.0, 0.1], [0.0, -9.0, -9.0, -9.0]]).double()
-    before = pop.log_weights.clone()
+    streams = seeds(2)
+    before = torch.tensor([[0.0, 0.0, 0.0, 0.1], [0.0, -9.0, -9.0, -9.0]]).double()
     values = torch.arange(8, dtype=torch.float64)[:, None]
-    (kept,) = pop.resample(0.5, values)
+    after, (kept,) = resample(before, 0.5, streams, values)
     assert kept[:4, 0].tolist() == [0, 1, 2, 3]
     assert kept[4:, 0].tolist() == [4, 4, 4, 4]
-    assert torch.equal(pop.log_weights[0], before[0])
-    assert torch.equal(pop.log_weights[1], torch.zeros(4, dtype=torch.float64))
-    states = [g.get_state() for g in run.streams._generators]
+    assert torch.equal(after[0], before[0])
+    assert torch.equal(after[1], torch.zeros(4, dtype=torch.float64))
+    states = [g.get_state() for g in streams._generators]
     fresh = seeds(2)
     fresh.uniform()
     assert all(torch.equal(s, g.get_state()) for s, g in zip(states, fresh._generators))
 
 
-def test_weights_that_are_all_lost_stop_the_run():
-    pop = Population(_run(linear(0.5, y=Y[:2])), 3)
+def test_weights_that_are_all_lost_are_told():
     lost = torch.zeros(6, dtype=torch.float64)
     lost[3:] = -torch.inf
-    with pytest.raises(DivergenceError) as caught:
-        pop.weigh(lost, 17)
-    assert (caught.value.level, caught.value.items) == (17, [1])
+    weights, valid = weigh(torch.zeros(2, 3, dtype=torch.float64), lost)
+    assert valid.tolist() == [True, False]
+    assert weights[0].tolist() == [0.0] * 3
 
 
 def test_an_observation_becomes_levels():
     """Component i is met at the level whose noise is sigma_y / s_i; what is unseen is met never."""
     operator = Matrix(torch.diag(torch.tensor([4.0, 1.0, 0.0], dtype=torch.float64)))
     lik = GaussianLikelihood(operator, normal((2, 3), 2), 0.4)
-    obs = spectral_observation(_run(lik, (3,)), lik, 10, VP.last)
+    problem = posed(lik, (3,))
+    levels = spectral_plan(problem, 10)
+    obs = spectral_observation(problem, levels)
     wanted = {4.0: VP.level_of_sigma(0.1), 1.0: VP.level_of_sigma(0.4)}
     c = obs.svd.v_t(torch.eye(3, dtype=torch.float64))  # which slot is which coordinate
     for coordinate, s in ((0, 4.0), (1, 1.0)):
         slot = int(c[coordinate].abs().argmax())
         assert int(obs.tau[slot]) == wanted[s]
-        assert wanted[s] in obs.levels
+        assert wanted[s] in levels.levels
         q = float(VP.sigma[wanted[s]] / VP.alpha[wanted[s]])
         assert float(obs.ratio2[slot]) == pytest.approx(q**2)
         assert float(obs.deviation2(VP, wanted[s])[slot]) == pytest.approx(0, abs=1e-12)
     blank = int(c[2].abs().argmax())
     assert int(obs.tau[blank]) == VP.last + 1
-    assert obs.levels[0] == VP.last
-    assert obs.levels[-2:] == [1, 0]
+    assert levels.levels[0] == VP.last
+    assert levels.levels[-2:] == (1, 0)
     # With more distinct values than steps each moves to the nearest level of the run.
     many = Matrix(torch.diag(torch.linspace(0.1, 9, 30, dtype=torch.float64)))
     lik = GaussianLikelihood(many, normal((2, 30), 2), 0.4)
-    obs = spectral_observation(_run(lik, (30,)), lik, 10, VP.last)
-    assert len(obs.levels) == 11
-    assert set(obs.tau.tolist()) <= set(obs.levels)
+    problem = posed(lik, (30,))
+    levels = spectral_plan(problem, 10)
+    obs = spectral_observation(problem, levels)
+    assert len(levels.levels) == 11
+    assert set(obs.tau.tolist()) <= set(levels.levels)
 
 
 def test_the_noised_observation_is_a_path_of_the_forward_process():
@@ -172,13 +169,14 @@ def test_the_noised_observation_is_a_path_of_the_forward_process():
     operator = Matrix(torch.tensor([[2.0]], dtype=torch.float64))
     y = torch.full((items, 1), 1.4, dtype=torch.float64)
     lik = GaussianLikelihood(operator, y, 0.6)
-    run = _run(lik, (1,), OneGenerator(items))
-    obs = spectral_observation(run, lik, 6, VP.last)
+    problem, streams = posed(lik, (1,)), OneGenerator(items)
+    plan = spectral_plan(problem, 6)
+    obs = spectral_observation(problem, plan)
     tau, sign = int(obs.tau[0]), float(obs.svd.v_t(torch.ones(1, 1, dtype=torch.float64)))
-    levels = [t for t in obs.levels if t >= tau]
+    levels = [t for t in plan.levels if t >= tau]
     path, drawn = None, []
     for above, t in pairwise([VP.last, *levels]):
-        path = _path_down(run, obs, path, above, t)
+        path = path_down(problem, obs, path, above, t, streams)
         drawn.append(sign * path[:, 0])
     upwards = sorted(levels)[1:]
     assert drawn[-1].tolist() == pytest.approx([0.7 * float(VP.alpha[tau])] * items)
@@ -206,13 +204,12 @@ def test_twisting_without_singular_values_runs_on_a_composed_operator():
     """No SVD: the twist takes one variance for every observed value."""
     operator = Composition(Identity(), SumOverChannels(2))
     y = normal((2, 3), 4)
-    info = SAMPLERS["twisted_smc"]
-    result = info.run(
+    result = draw(
         CoordinatePrior(VP, 0.0, 1.0),
         GaussianLikelihood(operator, y, 0.1),
         (2, 3),
         seeds(2),
-        info.settings(particles=200, steps=30),
+        TwistedSMC(particles=200, steps=30),
     )
     residual = flat(result.particles.sum(2) - y[:, None])
     assert float(residual.square().mean().sqrt()) < 0.25

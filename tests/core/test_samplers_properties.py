@@ -6,33 +6,30 @@ import pytest
 import torch
 
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood
+from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import (
     Mask,
     Matrix,
     SumOverChannels,
 )
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.run import Run
-from mgdm_core.samplers import SAMPLERS
-from mgdm_core.samplers._common import (
-    karras_levels,
-    spread,
-)
-from mgdm_core.samplers.daps import DAPSSettings, daps
-from mgdm_core.samplers.ddnm import DDNMSettings, _noisy, ddnm
-from mgdm_core.samplers.ddrm import DDRMSettings, ddrm
-from mgdm_core.samplers.diffpir import DiffPIRSettings, diffpir
-from mgdm_core.samplers.dps import DPSSettings, dps
-from mgdm_core.samplers.guess_and_guide import GuessAndGuideSettings, guess_and_guide
-from mgdm_core.samplers.msdm_dirac import MSDMDiracSettings, msdm_dirac
-from mgdm_core.samplers.msdm_gaussian import MSDMGaussianSettings, msdm_gaussian
-from mgdm_core.samplers.pgdm import PGDMSettings, pgdm
-from mgdm_core.samplers.pnp_dm import PnPDMSettings, coupling_levels
-from mgdm_core.samplers.red_diff import REDDiffSettings, red_diff
+from mgdm_core.problem import Problem
+from mgdm_core.samplers import PRESETS, SAMPLERS
+from mgdm_core.samplers.daps import DAPS
+from mgdm_core.samplers.ddnm import DDNM, correct
+from mgdm_core.samplers.ddrm import DDRM
+from mgdm_core.samplers.diffpir import DiffPIR
+from mgdm_core.samplers.dps import DPS
+from mgdm_core.samplers.guess_and_guide import GuessAndGuide
+from mgdm_core.samplers.msdm_dirac import MSDMDirac
+from mgdm_core.samplers.msdm_gaussian import MSDMGaussian
+from mgdm_core.samplers.pgdm import PGDM
+from mgdm_core.samplers.pnp_dm import PnPDM, coupling_levels
+from mgdm_core.samplers.red_diff import REDDiff
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.steps.grids import karras_levels, posterior_variance
 
 from .closed_forms import OneGenerator, assert_moments, normal
-from .samplers_support import CoordinatePrior
+from .samplers_support import CoordinatePrior, draw
 
 VP = NoiseSchedule.vp_linear()
 KARRAS = NoiseSchedule.karras(steps=300, sigma_min=1e-3, sigma_max=10.0)
@@ -52,13 +49,13 @@ def seeds(count: int = 3, seed: int = 0) -> RandomStreams:
 
 
 def test_ddnm_without_noise_ends_with_a_x_equal_to_y():
-    cfg = DDNMSettings(steps=8, noise_aware=False)
+    cfg = DDNM(steps=8, noise_aware=False)
     for operator, shape, y in (
         (WIDE, (4,), Y),
         (SumOverChannels(3), (3, 6), normal((3, 6), 2)),
         (Mask(torch.tensor([[True, False], [False, True]])), (2, 2), normal((3, 2), 3)),
     ):
-        x = ddnm(CoordinatePrior(VP), linear(0.3, operator, y), shape, seeds(), cfg).x
+        x = draw(CoordinatePrior(VP), linear(0.3, operator, y), shape, seeds(), cfg).x
         assert torch.allclose(operator.forward(x), y, atol=1e-10)
 
 
@@ -70,8 +67,8 @@ def test_ddnm_takes_the_observation_s_noise_off_its_own():
     streams = OneGenerator(items, 1)
     y = operator.forward(x_0) + sigma_y * streams.normal((3,), torch.float64)
     lik = GaussianLikelihood(operator, y, sigma_y)
-    run = Run("ddnm", CoordinatePrior(VP), lik, (3,), streams, None, 1)
-    corrected, noise = _noisy(run, lik)(x_0, a, dev)
+    problem = Problem(CoordinatePrior(VP), lik, (3,))
+    corrected, noise = correct(problem, x_0, a, dev, streams.normal((3,), torch.float64))
     draws = a * (corrected - x_0) + noise
     zero = torch.zeros(3, dtype=torch.float64)
     assert_moments(draws, zero, dev**2 * torch.eye(3, dtype=torch.float64))
@@ -85,8 +82,8 @@ def test_ddnm_takes_the_observation_s_noise_off_its_own():
 
 @pytest.mark.parametrize("name", ["ddnm", "ddrm"])
 def test_spectral_methods_fit_an_exact_observation_to_the_last_level_s_noise(name):
-    settings = SAMPLERS[name].settings(steps=40)
-    x = SAMPLERS[name].run(CoordinatePrior(VP), linear(1e-9), (4,), seeds(), settings).x
+    settings = SAMPLERS[name](steps=40)
+    x = draw(CoordinatePrior(VP), linear(1e-9), (4,), seeds(), settings).x
     last = float(VP.sigma[1] / VP.alpha[1]) * float(torch.linalg.matrix_norm(WIDE.matrix, 2))
     assert float((WIDE.forward(x) - Y).abs().max()) < 5 * last
 
@@ -105,12 +102,11 @@ def test_spectral_methods_fit_an_exact_observation_to_the_last_level_s_noise(nam
 )
 def test_what_the_data_do_not_reach_does_not_depend_on_them(name, changes):
     """Under an isotropic prior the null space of A evolves on its own."""
-    info = SAMPLERS[name]
     null = torch.linalg.svd(WIDE.matrix).Vh[2:]
     seen = []
     for y in (Y, Y + 3.0):
-        prior, settings = CoordinatePrior(VP, 0.4, 1.3), info.settings(**changes)
-        seen.append(info.run(prior, linear(0.2, y=y), (4,), seeds(), settings).x @ null.T)
+        prior, settings = CoordinatePrior(VP, 0.4, 1.3), SAMPLERS[name](**changes)
+        seen.append(draw(prior, linear(0.2, y=y), (4,), seeds(), settings).x @ null.T)
     assert torch.allclose(seen[0], seen[1], atol=1e-9)
 
 
@@ -131,7 +127,7 @@ def test_ddrm_keeps_the_noise_level_of_each_component():
     watched = CoordinatePrior(KARRAS)
     watched.denoise = spy
     lik = GaussianLikelihood(operator, y, 0.5)
-    ddrm(watched, lik, (2,), streams, DDRMSettings(steps=6, eta=1.0))
+    draw(watched, lik, (2,), streams, DDRM(steps=6, eta=1.0))
     for t, x in seen.items():
         q2 = float(KARRAS.sigma[t]) ** 2
         eye = torch.eye(2, dtype=torch.float64)
@@ -140,8 +136,8 @@ def test_ddrm_keeps_the_noise_level_of_each_component():
 
 def test_diffpir_ends_at_the_minimiser_of_the_last_level():
     prior, sigma_y, lam = CoordinatePrior(VP, 0.3, 0.8), 0.25, 2.0
-    result = diffpir(prior, linear(sigma_y), (4,), seeds(), DiffPIRSettings(steps=9, lam=lam))
-    a, q2 = WIDE.matrix, float(spread(VP, 1, None))
+    result = draw(prior, linear(sigma_y), (4,), seeds(), DiffPIR(steps=9, lam=lam))
+    a, q2 = WIDE.matrix, float(posterior_variance(VP, 1, None))
     rho = lam * sigma_y**2 / q2
     want = torch.linalg.solve(
         a.T @ a + rho * torch.eye(4, dtype=torch.float64), (Y @ a + rho * prior.last).T
@@ -165,9 +161,9 @@ class _PlayBack(RandomStreams):
 
 @pytest.mark.parametrize("zeta", [0.0, 1.0])
 def test_diffpir_without_fresh_noise_follows_its_first(zeta):
-    first, cfg = normal((3, 4), 17), DiffPIRSettings(steps=5, zeta=zeta)
+    first, cfg = normal((3, 4), 17), DiffPIR(steps=5, zeta=zeta)
     a, b = (
-        diffpir(CoordinatePrior(VP), linear(0.2), (4,), _PlayBack(first, seed), cfg).x
+        draw(CoordinatePrior(VP), linear(0.2), (4,), _PlayBack(first, seed), cfg).x
         for seed in (1, 2)
     )
     assert torch.allclose(a, b) == (zeta == 0.0)
@@ -175,9 +171,9 @@ def test_diffpir_without_fresh_noise_follows_its_first(zeta):
 
 def test_guess_and_guide_meets_an_exact_observation_and_reaches_no_gradient():
     prior = CoordinatePrior(VP, refuse_grad=True)
-    cfg = GuessAndGuideSettings(warm_iterations=4, steps=7, every=3)
+    cfg = GuessAndGuide(warm_iterations=4, steps=7, every=3)
     # levels 0, 3, 6 are guided: the last of them is the last level
-    result = guess_and_guide(prior, linear(1e-6), (4,), seeds(), cfg)
+    result = draw(prior, linear(1e-6), (4,), seeds(), cfg)
     assert torch.allclose(WIDE.forward(result.x), Y, atol=1e-5)
     assert result.trace.evaluations == 11
     assert prior.levels[:5] == [600] * 5  # the warm start stays at its level
@@ -187,8 +183,8 @@ def test_the_tied_stem_makes_the_stems_sum_to_the_mixture():
     y = normal((2, 8), 5)
     lik = linear(0.01, SumOverChannels(3), y)
     for source in (0, 2):
-        cfg = MSDMDiracSettings(steps=20, source=source)
-        x = msdm_dirac(CoordinatePrior(KARRAS), lik, (3, 8), seeds(2), cfg).x
+        cfg = MSDMDirac(steps=20, source=source)
+        x = draw(CoordinatePrior(KARRAS), lik, (3, 8), seeds(2), cfg).x
         assert torch.allclose(x.sum(1), y, atol=1e-12)
 
 
@@ -197,12 +193,12 @@ def test_msdm_s_residual_closes_with_the_square_of_the_noise():
     y = normal((2, 8), 5)
     lik = linear(0.01, SumOverChannels(3), y)
     weak, strong = (
-        msdm_gaussian(
+        draw(
             CoordinatePrior(KARRAS, 0.0, 4.0),
             lik,
             (3, 8),
             seeds(2),
-            MSDMGaussianSettings(steps=40, weight=weight, s_churn=0.0, resamples=1),
+            MSDMGaussian(steps=40, weight=weight, s_churn=0.0, resamples=1),
         ).x
         for weight in (0.5, 1e-6)
     )
@@ -222,8 +218,8 @@ def test_msdm_separates_two_gaussian_stems_by_their_variances():
             return x * v / (v + sigma2)
 
     lik = linear(0.01, SumOverChannels(2), torch.full((items, 1), y, dtype=torch.float64))
-    cfg = MSDMDiracSettings(steps=60, sigma_max=5.0)
-    x = msdm_dirac(TwoStems(KARRAS), lik, (2, 1), OneGenerator(items), cfg).x[:, :, 0]
+    cfg = MSDMDirac(steps=60, sigma_max=5.0)
+    x = draw(TwoStems(KARRAS), lik, (2, 1), OneGenerator(items), cfg).x[:, :, 0]
     assert x.mean(0).tolist() == pytest.approx([0.9, 0.3], abs=0.09)
     assert float(x[:, 0].std()) == pytest.approx((0.9 * 0.3 / 1.2) ** 0.5, rel=0.15)
 
@@ -236,7 +232,7 @@ def test_dps_steps_by_gamma_along_the_residual():
     prior, gamma = CoordinatePrior(VP, 0.0, 2.0), 0.7
     t, s = 1000, 1
     one, two = (
-        dps(prior, linear(0.1), (4,), seeds(), DPSSettings(steps=2, gamma=g, eta=0.0)).x
+        draw(prior, linear(0.1), (4,), seeds(), DPS(steps=2, gamma=g, eta=0.0)).x
         for g in (gamma, 1e-9)
     )
     x_t = float(VP.sigma[t]) * seeds().normal((4,), torch.float64)
@@ -251,8 +247,8 @@ def test_dps_steps_by_gamma_along_the_residual():
 
 def test_dps_brings_the_residual_down():
     prior = CoordinatePrior(VP, 0.0, 1.0)
-    cfg = DPSSettings(steps=60, gamma=0.1)
-    x = dps(prior, linear(0.1, y=Y + 4), (4,), seeds(), cfg).x
+    cfg = DPS(steps=60, gamma=0.1)
+    x = draw(prior, linear(0.1, y=Y + 4), (4,), seeds(), cfg).x
     assert float((Y + 4 - WIDE.forward(x)).norm()) < 0.5 * float((Y + 4).norm())
 
 
@@ -262,10 +258,10 @@ def test_dps_cuts_the_gradient_of_other_likelihoods():
         CallableLikelihood(lambda x, y, k=k: -k * (x - y).square().sum(-1), normal((3, 4), 1))
         for k in (1e6, 1e-3)
     )
-    cfg = DPSSettings(steps=2, gamma=0.3, eta=0.0)
+    cfg = DPS(steps=2, gamma=0.3, eta=0.0)
     prior = CoordinatePrior(VP, 0.0, 2.0)
     x_t = float(VP.sigma[1000]) * seeds().normal((4,), torch.float64)
-    free = dps(prior, steep, (4,), seeds(), DPSSettings(steps=2, gamma=1e-12, eta=0.0)).x
+    free = draw(prior, steep, (4,), seeds(), DPS(steps=2, gamma=1e-12, eta=0.0)).x
 
     def gain(t):
         alpha, sigma = float(VP.alpha[t]), float(VP.sigma[t])
@@ -273,16 +269,16 @@ def test_dps_cuts_the_gradient_of_other_likelihoods():
 
     way = normal((3, 4), 1) - gain(1000) * x_t
     scale = gain(1000) * gain(1)
-    moved = dps(prior, steep, (4,), seeds(), cfg).x - free
+    moved = draw(prior, steep, (4,), seeds(), cfg).x - free
     assert torch.allclose(moved, 0.6 * scale * way / way.norm(dim=-1, keepdim=True), rtol=1e-5)
-    moved = dps(prior, flat_, (4,), seeds(), cfg).x - free
+    moved = draw(prior, flat_, (4,), seeds(), cfg).x - free
     assert torch.allclose(moved, 0.3 * scale * 2e-3 * way, rtol=1e-3, atol=1e-12)
 
 
 def test_pgdm_s_published_step():
     """x_0 + alpha_t J^T r^2 A^T (r^2 A A^T + sigma_y^2)^-1 (y - A x_0), in one step."""
     prior, sigma_y = CoordinatePrior(VP, 0.5, 2.0), 0.3
-    x = pgdm(prior, linear(sigma_y), (4,), seeds(), PGDMSettings(steps=1)).x
+    x = draw(prior, linear(sigma_y), (4,), seeds(), PGDM(steps=1)).x
     a, x_0 = WIDE.matrix, prior.last
     alpha, sigma = float(VP.alpha[1000]), float(VP.sigma[1000])
     r2 = (sigma / alpha) ** 2 / ((sigma / alpha) ** 2 + 1)
@@ -296,38 +292,37 @@ def test_red_diff_ends_at_its_fixed_point():
     """Where every level is far noisier than the data it is ridge regression, exactly."""
     schedule = NoiseSchedule.from_sigmas(torch.linspace(40, 80, 120, dtype=torch.float64))
     v, m, lam = 0.5, 0.3, 0.6
-    cfg = REDDiffSettings(steps=120, learning_rate=0.1, lam=lam, rate_decay=0.01)
-    x = red_diff(CoordinatePrior(schedule, m, v), linear(0.1), (4,), seeds(), cfg).x
+    cfg = REDDiff(steps=120, learning_rate=0.1, lam=lam, rate_decay=0.01)
+    x = draw(CoordinatePrior(schedule, m, v), linear(0.1), (4,), seeds(), cfg).x
     a, q2 = WIDE.matrix, 60.0**2
-    weight = lam * q2 / (q2 + v)
+    weight = lam * q2 / (q2 + v) * 2 / 4  # both terms are means: over 2 and over 4 entries
     eye = torch.eye(4, dtype=torch.float64)
     want = m + torch.linalg.solve(a.T @ a + weight * eye, ((Y - m * a.sum(1)) @ a).T).T
     assert torch.allclose(x, want, atol=0.02)
 
 
 def test_red_diff_s_loss_does_not_know_sigma_y():
-    """As published: the data term is ||y - A mu||^2 / 2, so that MAP has lam = sigma_y^2 / v."""
-    cfg = REDDiffSettings(steps=10)
+    """As published: the data term is the mean of (y - A mu)^2 / 2, whatever sigma_y."""
+    cfg = REDDiff(steps=10)
     one, other = (
-        red_diff(CoordinatePrior(VP), linear(sigma_y), (4,), seeds(), cfg).x
-        for sigma_y in (0.1, 0.7)
+        draw(CoordinatePrior(VP), linear(sigma_y), (4,), seeds(), cfg).x for sigma_y in (0.1, 0.7)
     )
     assert torch.allclose(one, other, atol=1e-9)
 
 
 def test_daps_replaces_the_deviation_by_tau():
     prior = CoordinatePrior(VP)
-    with_tau = daps(prior, linear(5.0), (4,), seeds(), DAPSSettings(levels=6, tau=0.01)).x
-    own = daps(prior, linear(0.01), (4,), seeds(), DAPSSettings(levels=6)).x
+    with_tau = draw(prior, linear(5.0), (4,), seeds(), DAPS(levels=6, tau=0.01)).x
+    own = draw(prior, linear(0.01), (4,), seeds(), DAPS(levels=6)).x
     assert torch.allclose(with_tau, own)
 
 
 def test_presets_of_daps_and_pnp_dm_run_on_their_grids():
-    audio = SAMPLERS["daps"].presets["audio"]
+    audio = PRESETS["daps"]["audio"]
     levels = karras_levels(KARRAS, 50, audio.sigma_max, audio.sigma_min)
     assert levels[0] == KARRAS.last  # 20 lies above this schedule: its last level
     assert levels == sorted(set(levels), reverse=True)
-    cfg = PnPDMSettings(iterations=60, rho=10.0, decay=0.9, floor=0.3)
+    cfg = PnPDM(iterations=60, rho=10.0, decay=0.9, floor=0.3)
     ratios = [float(KARRAS.sigma[t]) for t in coupling_levels(KARRAS, cfg)]
     assert ratios[0] == pytest.approx(10, rel=0.02)
     assert ratios[10] == pytest.approx(10 * 0.9**10, rel=0.03)

@@ -2,14 +2,16 @@ import pytest
 
 from mgdm_core.conditionals import Tweedie, Variational
 from mgdm_core.errors import SettingsError
-from mgdm_core.index_laws import ResidualLaw
-from mgdm_core.samplers.mgdm import MGDMSettings
+from mgdm_core.index_laws import PublishedMix, ResidualLaw
+from mgdm_core.samplers import MGDM
 from mgdm_core.settings_text import change_settings, setting_names
+
+BASE = MGDM(conditional=Variational(), index_law=PublishedMix())
 
 
 def test_numbers_words_and_objects_by_name():
     changed = change_settings(
-        MGDMSettings(),
+        MGDM(),
         {
             "levels": "12",
             "renoise": "forward",
@@ -26,17 +28,17 @@ def test_numbers_words_and_objects_by_name():
 
 
 def test_an_optional_number_may_be_none():
-    settings = MGDMSettings(conditional=Variational(early_learning_rate=0.1))
+    settings = MGDM(conditional=Variational(early_learning_rate=0.1))
     assert change_settings(
         settings, {"conditional.early_learning_rate": "none"}
     ).conditional == Variational(early_learning_rate=None)
-    assert change_settings(settings, {"jumps": "none"}).jumps is None
+    assert change_settings(settings, {"last": "none"}).last is None
 
 
 def test_the_given_settings_are_not_changed():
-    settings = MGDMSettings()
+    settings = MGDM()
     change_settings(settings, {"levels": "7"})
-    assert settings == MGDMSettings()
+    assert settings == MGDM()
 
 
 @pytest.mark.parametrize(
@@ -49,14 +51,14 @@ def test_the_given_settings_are_not_changed():
         ({"conditional.magic": "1"}, "valid names: steps"),
         ({"conditional.learning_rate": "fast"}, "a number"),
         ({"levels.x": "1"}, "no parts"),
-        ({"jumps": "many"}, "cannot be given as text"),
+        ({"index_law.floor": "low"}, "a number"),
     ],
 )
 def test_what_does_not_fit_is_said(changes, says):
     with pytest.raises(SettingsError, match=says):
-        change_settings(MGDMSettings(), changes)
+        change_settings(BASE, changes)
 
 
 def test_names_include_the_parts():
-    names = setting_names(MGDMSettings())
+    names = setting_names(BASE)
     assert {"levels", "conditional", "conditional.learning_rate"} <= set(names)

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from mgdm_core.conditionals import Linearised, Variational
-from mgdm_core.gaussian_mixture import GaussianMixture, GaussianMixturePrior
 from mgdm_core.index_laws import Fraction, NearZero
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood
+from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import Matrix
-from mgdm_core.randomness import RandomStreams
-from mgdm_core.samplers.mgdm import MGDMSettings, mgdm
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
+from mgdm_core.problem import Problem
+from mgdm_core.sample import sample
+from mgdm_core.samplers import MGDM
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.trace import StepRecord, failure_signatures, peak_memory_bytes
 
@@ -20,9 +22,7 @@ from .closed_forms import normal
 
 SCHEDULE = NoiseSchedule.vp_linear()
 DIM = 6
-HEALTHY = MGDMSettings(
-    levels=14, denoising_steps=3, index_law=Fraction(0.5), conditional=Linearised(1)
-)
+HEALTHY = MGDM(levels=14, denoising_steps=3, index_law=Fraction(0.5), conditional=Linearised(1))
 
 
 def run(settings, sigma_y=0.1, items=3):
@@ -35,7 +35,7 @@ def run(settings, sigma_y=0.1, items=3):
     matrix = normal((2, DIM), 1)
     y = (normal((1, DIM), 2) @ matrix.T + sigma_y * normal((1, 2), 3)).expand(items, 2)
     likelihood = GaussianLikelihood(Matrix(matrix), y, sigma_y)
-    return mgdm(prior, likelihood, (DIM,), RandomStreams.from_seed(0, items), settings).trace
+    return sample(Problem(prior, likelihood, (DIM,)), settings).trace
 
 
 def names(trace) -> list[str]:
@@ -53,8 +53,8 @@ def test_a_healthy_run_names_nothing():
 def test_too_few_conditional_steps_at_the_end():
     starved = replace(HEALTHY, conditional=Variational(1, 1, learning_rate=1e-6))
     trace = run(starved, sigma_y=0.02)
-    assert names(trace) == ["conditional-not-converged"]
-    assert "take more conditional steps at the end" in trace.warnings[0]
+    assert names(trace) == ["data-not-met", "conditional-not-converged"]
+    assert "take more conditional steps at the end" in trace.warnings[1]
     assert trace.records[-1].residual > 3 * 0.02
 
 
@@ -67,9 +67,12 @@ def test_an_index_stuck_near_zero():
 class Wild:
     """Leaves the conditional alone in the first half of a run and blows it up in the second."""
 
-    def __call__(self, run, x_0, x_t, where):
-        draw = Linearised(1)(run, x_0, x_t, where)
-        factor = 1.0 if where.step < where.steps // 2 else 1e4
+    def requires(self, problem):
+        pass
+
+    def __call__(self, problem, x_0, x_t, s, place, noise):
+        draw = Linearised(1)(problem, x_0, x_t, s, place, noise)
+        factor = 1.0 if place.before(0.5) else 1e4
         return draw._replace(x_s=factor * draw.x_s)
 
 
@@ -108,7 +111,7 @@ def test_low_indices_at_low_levels_are_right():
 
 def test_every_step_is_recorded():
     trace = run(HEALTHY)
-    grid = SCHEDULE.spaced(14)[1:-1]
+    grid = SCHEDULE.spaced(14, stop=2)[1:]
     assert [r.level for r in trace.records] == grid
     assert [r.index for r in trace.records] == [round(0.5 * t) for t in grid]
     assert all(r.loss_before is not None and r.loss_after is not None for r in trace.records)
@@ -130,6 +133,7 @@ def test_a_trace_is_plain_numbers():
         "seconds",
         "peak_memory",
         "warnings",
+        "extra",
     }
 
 
@@ -147,7 +151,7 @@ def test_a_likelihood_without_residual_leaves_it_out():
         GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None]), SCHEDULE
     )
     own = CallableLikelihood(lambda x, y: -(x - y).square().sum(1), normal((2, 2), 1))
-    trace = mgdm(prior, own, (2,), RandomStreams([0, 1]), settings).trace
+    trace = sample(Problem(prior, own, (2,)), settings, noise=RandomStreams([0, 1])).trace
     assert all(r.residual is None for r in trace.records)
     assert all(r.loss_after == pytest.approx(r.loss_after) for r in trace.records)
     assert trace.warnings == []

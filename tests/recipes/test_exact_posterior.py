@@ -12,15 +12,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mgdm_core.gaussian_mixture import isotropic_mixture
-from mgdm_core.samplers import SAMPLERS
+from mgdm_core.priors import isotropic_mixture
+from mgdm_core.samplers import PRESETS, SAMPLERS
 from recipes.exact_posterior import cli, runner, variants
 from recipes.exact_posterior.memory import PeakMeter
-from recipes.exact_posterior.metrics import sliced_wasserstein, total_variation
+from recipes.exact_posterior.metrics import coverage, sliced_wasserstein, total_variation
 from recipes.exact_posterior.pictures import gibbs_picture, memory_picture
 from recipes.exact_posterior.problems import Case, build
 from recipes.exact_posterior.quadrature import GridPosterior
-from recipes.exact_posterior.runner import Job, applies, cost, plan, run_job
+from recipes.exact_posterior.runner import Job, cost, plan, refused, run_job
 from recipes.exact_posterior.streams import BatchStreams
 from recipes.exact_posterior.table import markdown, rows_of, write_parquet
 
@@ -57,6 +57,14 @@ def test_sets_of_unequal_size_compare_by_quantiles():
     # Repeating every point changes no law.
     want = sliced_wasserstein(x.repeat(3, 1), y.repeat(2, 1))
     assert sliced_wasserstein(x, y) == pytest.approx(want, rel=1e-9)
+
+
+def test_coverage_is_the_share_inside_the_central_interval():
+    x, y = points(4000, 3, 1), points(4000, 3, 2)
+    assert coverage(x, y) == pytest.approx(0.9, abs=0.01)
+    # Of a normal law 0.589 lie within half of its 90 % interval, and 1 within twice it.
+    assert coverage(0.5 * x, y) == pytest.approx(math.erf(0.5 * 1.6449 / 2**0.5), abs=0.02)
+    assert coverage(2 * x, y) > 0.99
 
 
 def test_total_variation_of_the_modes():
@@ -168,14 +176,12 @@ def test_batch_streams_are_standard_and_viewed_by_count():
 
 
 def test_every_sampler_has_a_row():
-    assert {variant.sampler for variant in variants.MAIN.values()} == set(SAMPLERS)
-    published = variants.MAIN["mgdm-published"].settings
-    assert (published.levels, published.gibbs, published.denoising_steps) == (100, 1, 20)
-    assert variants.MAIN["mgdm-published-r4"].settings == replace(published, gibbs=4)
-    assert variants.MAIN["mgdm"].settings is None  # the library's own choice
-    for name, variant in variants.VARIANTS.items():
-        kind = SAMPLERS[variant.sampler].settings
-        assert variant.settings is None or isinstance(variant.settings, kind), name
+    named = {variant.name for variant in variants.MAIN.values() if variant is not None}
+    assert named == set(SAMPLERS) - {"mgdm_jumps"}
+    published = variants.MAIN["mgdm-published"]
+    assert (published.levels, published.gibbs, published.denoising_steps) == (100, 1, 19)
+    assert variants.MAIN["mgdm-published-r4"] == replace(published, gibbs=4)
+    assert variants.MAIN["mgdm"] is None  # the library's own choice
 
 
 def test_rows_are_chosen_by_name_and_group():
@@ -186,26 +192,28 @@ def test_rows_are_chosen_by_name_and_group():
 
 
 def test_rows_run_where_they_can():
-    linear = build(CASE, 2).likelihood(1)
-    bent = build(Case("nonlinear", 2, 1, 0.5, 0), 2).likelihood(1)
-    counts = build(Case("poisson", 2, 1, None, 0), 2).likelihood(1)
+    linear = build(CASE, 2).posed(1)
+    bent = build(Case("nonlinear", 2, 1, 0.5, 0), 2).posed(1)
+    counts = build(Case("poisson", 2, 1, None, 0), 2).posed(1)
     rows = variants.MAIN
-    mix = build(Case("mixing", 4, 1, 0.5, 0), 2).likelihood(1)
-    assert all(applies(row, linear) != ("mixing" in row.needs) for row in rows.values())
-    assert all(applies(row, mix) for row in rows.values())
+    mix = build(Case("mixing", 4, 1, 0.5, 0), 2).posed(1)
+    for row in rows.values():
+        mixing = row is not None and "mixing" in row.needs
+        assert bool(refused(row, linear)) == mixing
+        assert not refused(row, mix)
     for name in ("mgdm", "mgdm-published", "dps", "twisted_smc"):
-        assert applies(rows[name], bent)
-        assert applies(rows[name], counts)
+        assert not refused(rows[name], bent)
+        assert not refused(rows[name], counts)
     for name in ("ddrm", "ddnm", "diffpir"):
-        assert not applies(rows[name], bent)
-        assert not applies(rows[name], counts)
+        assert refused(rows[name], bent)
+        assert refused(rows[name], counts)
     jobs, left_out = plan(["ddrm", "dps"], [CASE, Case("poisson", 2, 1, None, 0)], 10)
     assert [(job.name, job.case.task) for job in jobs] == [
         ("ddrm", "linear"),
         ("dps", "linear"),
         ("dps", "poisson"),
     ]
-    assert left_out == ["ddrm on poisson: needs gaussian, svd"]
+    assert [line[:40] for line in left_out] == ["ddrm on poisson: ddrm needs 'gaussian', w"]
 
 
 def test_a_run_is_measured_and_repeats():
@@ -234,9 +242,8 @@ def test_particles_are_the_samples_and_their_cost_is_per_sample(tmp_path):
 
 
 def test_a_failure_is_told_and_not_measured(monkeypatch):
-    bad = replace(variants.MAIN["dps"].settings, gamma=1e250)
-    row = variants.Variant("dps", bad, frozenset({"vjp"}))
-    monkeypatch.setitem(variants.VARIANTS, "dps-wild", row)
+    bad = replace(variants.MAIN["dps"], gamma=1e250)
+    monkeypatch.setitem(variants.VARIANTS, "dps-wild", bad)
     record = run_job(Job("dps-wild", CASE, 3))
     assert record["error"].startswith("DivergenceError: dps: NaN or infinity at level")
     assert "sliced_wasserstein" not in record
@@ -275,9 +282,8 @@ def test_a_measurement_is_known_again_in_another_process():
 
 def test_a_new_default_makes_another_measurement(monkeypatch):
     before = runner.job_key(Job("mgdm", CASE, 60))
-    entry = SAMPLERS["mgdm"]
-    presets = {**entry.presets, "best": replace(entry.presets["best"], levels=7)}
-    monkeypatch.setitem(SAMPLERS, "mgdm", replace(entry, presets=presets))
+    presets = {**PRESETS["mgdm"], "best": replace(PRESETS["mgdm"]["best"], levels=7)}
+    monkeypatch.setitem(PRESETS, "mgdm", presets)
     assert runner.job_key(Job("mgdm", CASE, 60)) != before
     assert runner.job_key(Job("ddrm", CASE, 60)) == runner.job_key(Job("ddrm", CASE, 60))
 
@@ -301,6 +307,8 @@ def record_of(sampler, problem, distance, gibbs=None, **changes):
         "floor": 0.4,
         "mode_error": 0.1,
         "mode_floor": 0.05,
+        "residual_ratio": 1.2,
+        "coverage": 0.8,
         "evaluations": 100,
         "vjps": 10,
         "seconds": 1.0,
@@ -319,7 +327,7 @@ def test_the_table_holds_means_and_standard_errors():
     assert rows[1]["standard_error"] is None
     text = markdown(rows, "Heading")
     assert text.startswith("# Heading\n")
-    assert "| linear | 2 | 1 | 0.05 | b |  | 3.00 ± 1.00 | 0.40 | 0.10 | 100 | 10 | 120 |" in text
+    assert "| linear | 2 | 1 | 0.05 | b |  | 3.00 ± 1.00 | 0.40 | 0.10 | 1.20 | 0.80 | 100 |" in text
 
 
 def test_parquet_comes_back_and_its_absence_is_told(tmp_path, monkeypatch):

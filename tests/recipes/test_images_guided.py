@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mgdm_core.conditionals import Variational
-from mgdm_core.samplers.mgdm import MGDMSettings
+from mgdm_core.samplers import MGDM
 from recipes.images.errors import PriorError
 from recipes.images.priors import load_prior
 from recipes.images.priors.guided import guided_config, load_guided_prior, read_state_dict
@@ -13,7 +13,7 @@ from recipes.images.priors.unet import UNet, UNetConfig
 from recipes.images.restore import observe, restore
 from recipes.images.tasks import build_task
 
-TINY = MGDMSettings(levels=4, denoising_steps=2, conditional=Variational(steps=1, late_steps=1))
+TINY = MGDM(levels=4, denoising_steps=2, conditional=Variational(steps=1, late_steps=1))
 
 CONFIGS = {
     # The shapes of the published models (FFHQ of DPS; ImageNet), narrower and shallower.
@@ -166,6 +166,6 @@ def test_a_guided_checkpoint_of_random_weights_runs(tmp_path):
     assert prior.image_shape == (3, 16, 16)
     degradation = build_task("phase_retrieval", prior.image_shape)
     y = observe(degradation, torch.zeros(1, 3, 16, 16), 0.05, 0)
-    result = restore(prior, degradation, y, "mgdm", TINY)
+    result = restore(prior, degradation, y, TINY)
     assert torch.isfinite(result.samples).all()
     assert diffusers_config(config, 16)["sample_size"] == 16

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mgdm_core.conditionals import Variational
-from mgdm_core.samplers.mgdm import MGDMSettings
+from mgdm_core.samplers import MGDM
 from recipes.images.errors import PriorError
 from recipes.images.priors import load_prior
 from recipes.images.restore import observe, restore
@@ -16,7 +16,7 @@ from tests.recipes.test_images_operators import kernel_network_state
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
-TINY = MGDMSettings(levels=4, denoising_steps=2, conditional=Variational(steps=1, late_steps=1))
+TINY = MGDM(levels=4, denoising_steps=2, conditional=Variational(steps=1, late_steps=1))
 
 
 def unet(channels=3, size=16, **changes):
@@ -90,7 +90,7 @@ def test_every_task_end_to_end(loaded, kernel_weights, space, task):
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand(1, *prior.image_shape, generator=generator) * 2 - 1
     y = observe(degradation, truth, 0.05, seed=1)
-    result = restore(prior, degradation, y, "mgdm", TINY, samples=2)
+    result = restore(prior, degradation, y, TINY, samples=2)
     assert result.samples.shape == (1, 2, *prior.image_shape)
     assert float(result.samples.abs().max()) <= 1
     assert torch.isfinite(result.samples).all()
@@ -137,7 +137,7 @@ def test_autoencoder_kl(tmp_path):
     assert prior.event_shape == (4, 8, 8)
     degradation = build_task("blur", prior.image_shape)
     y = observe(degradation, torch.zeros(1, 3, 16, 16), 0.05, 0)
-    result = restore(prior, degradation, y, "mgdm", TINY)
+    result = restore(prior, degradation, y, TINY)
     assert torch.isfinite(result.samples).all()
 
 
@@ -264,14 +264,14 @@ def test_hub_without_network_is_one_line(monkeypatch):
 def test_a_task_for_other_images_than_the_priors_is_refused(loaded):
     degradation = build_task("sr4", (1, 16, 16))
     with pytest.raises(PriorError, match=r"\(3, 16, 16\).*built for \(1, 16, 16\)"):
-        restore(loaded["pixel"], degradation, torch.zeros(1, 1, 4, 4), "mgdm", TINY)
+        restore(loaded["pixel"], degradation, torch.zeros(1, 1, 4, 4), TINY)
 
 
 def test_streams_do_not_depend_on_the_batch(loaded):
     prior = loaded["pixel"]
     degradation = build_task("sr4", prior.image_shape)
     y = observe(degradation, torch.zeros(3, 3, 16, 16), 0.05, 0)
-    together = restore(prior, degradation, y, "mgdm", TINY, seed=3).samples
-    alone = restore(prior, degradation, y[2:], "mgdm", TINY, seed=3, first=2).samples
+    together = restore(prior, degradation, y, TINY, seed=3).samples
+    alone = restore(prior, degradation, y[2:], TINY, seed=3, first=2).samples
     torch.testing.assert_close(together[2:], alone, rtol=1e-3, atol=1e-4)
     assert math.isfinite(float(together.sum()))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.operators import SVD, Operator
+from mgdm_core.operators import SVD, LinearOperator, SpectralOperator
 from recipes.images.errors import TaskError
 
 __all__ = ["CircularBlur", "ReflectBlur", "gaussian_taps", "motion_kernel"]
@@ -85,20 +85,17 @@ def _fold_index(length: int, pad: int) -> Tensor:
     return torch.where(index >= length, period - index, index)
 
 
-class ReflectBlur(Operator):
+class ReflectBlur(LinearOperator):
     """Correlation with a 2-D kernel, borders reflected without repeating the edge.
 
     Linear with an exact adjoint. Reflecting borders leave no cheap singular values for a kernel
-    that is not symmetric and separable, so none are declared; the proximal map is by conjugate
-    gradients.
+    that is not symmetric and separable, so it has none; the proximal map is by conjugate gradients.
 
     Parameters
     ----------
     kernel : Tensor, shape (side, side)
         Odd sides.
     """
-
-    capabilities = frozenset({"forward", "adjoint", "proximal"})
 
     def __init__(self, kernel: Float[Tensor, "rows columns"]) -> None:
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
@@ -144,7 +141,7 @@ def _cas(x: Tensor) -> Tensor:
     return f.real - f.imag
 
 
-class CircularBlur(Operator):
+class CircularBlur(SpectralOperator):
     """Correlation with a 2-D kernel on a torus: singular values by FFT.
 
     A = P |A| with |A| an even circulant, which the Hartley basis diagonalises, and P the circulant
@@ -155,8 +152,6 @@ class CircularBlur(Operator):
     kernel : Tensor, shape (rows, columns)
         Odd sides; larger kernels than the image wrap around.
     """
-
-    capabilities = frozenset({"forward", "adjoint", "proximal", "svd"})
 
     def __init__(self, kernel: Float[Tensor, "rows columns"]) -> None:
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:

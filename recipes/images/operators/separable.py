@@ -13,7 +13,7 @@ import torch
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import ShapeError
-from mgdm_core.operators import SVD, Operator
+from mgdm_core.operators import SVD, SpectralOperator
 from recipes.images.errors import TaskError
 
 __all__ = ["BlockMeans", "Separable", "SeparableBlur", "reflect_matrix"]
@@ -49,7 +49,7 @@ def _block_matrix(length: int, block: int) -> Float[Tensor, "blocks length"]:
     return matrix / matrix.sum(1, keepdim=True)
 
 
-class Separable(Operator):
+class Separable(SpectralOperator):
     """y = R x C^T on every channel.
 
     Parameters
@@ -59,8 +59,6 @@ class Separable(Operator):
     columns : Tensor, shape (out_width, width)
         C.
     """
-
-    capabilities = frozenset({"forward", "adjoint", "proximal", "svd"})
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.operators import Composition, Operator
+from mgdm_core.operators import Operator, compose
 from mgdm_core.priors import LatentPrior, Prior
 
 __all__ = ["ImagePrior"]
@@ -44,7 +44,7 @@ class ImagePrior:
     def operator(self, operator: Operator) -> Operator:
         """Operator on the sampler's variable: the decoder first, where there is one."""
         if isinstance(self.prior, LatentPrior):
-            return Composition(operator, self.prior.decoder_operator())
+            return compose(operator, self.prior.decoder_operator())
         return operator
 
     def images(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch channels height width"]:

@@ -11,7 +11,7 @@ import torch
 
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
-from mgdm_core.priors import level_vector
+from mgdm_core.priors.protocol import level_vector
 from mgdm_core.schedule import NoiseSchedule
 
 __all__ = ["GaussianMixture", "GaussianMixturePrior", "isotropic_mixture"]
@@ -108,23 +108,30 @@ class GaussianMixturePrior:
         self.mixture, self.schedule = mixture, schedule
         # Noisy covariances alpha^2 C + sigma^2 I share C's eigenvectors at every level.
         values, vectors = torch.linalg.eigh(mixture.covariances)
-        self._values, self._vectors = values, vectors
+        self._arrays = (mixture.means, mixture.weights.log(), values, vectors)
+        self._moved: dict[tuple, tuple[Tensor, ...]] = {}
         scale = mixture.covariances[0, 0, 0]
         eye = scale * torch.eye(mixture.dim, dtype=torch.float64)
         self._isotropic = bool((mixture.covariances == eye).all())
         self._scale = float(scale)
 
+    def _like(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Means, log weights, eigenvalues, eigenvectors in ``x``'s dtype and device, moved once."""
+        key = (x.device, x.dtype)
+        if key not in self._moved:
+            self._moved[key] = tuple(a.to(*key) for a in self._arrays)
+        return self._moved[key]
+
     def denoise(
         self, x: Float[Tensor, "batch dim"], t: int | Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch dim"]:
         """E[x_0 | x_t] in closed form, in x's dtype (float32 or float64 inside)."""
-        index = level_vector(t, x.shape[0], x.device)
-        if bool((index == 0).all()):
+        if isinstance(t, int) and t == 0:
             return x
+        index = level_vector(t, x.shape[0], x.device)
         inner = x if x.dtype in (torch.float32, torch.float64) else x.float()
         alpha, sigma = self.schedule.at(index, inner)
-        means = self.mixture.means.to(inner)
-        log_w = self.mixture.weights.log().to(inner)
+        means, log_w, values, vectors = self._like(inner)
         if self._isotropic:
             variance = alpha**2 * self._scale + sigma**2
             # ||x - alpha m||^2 expanded: the cross term is one matrix product.
@@ -138,7 +145,6 @@ class GaussianMixturePrior:
             gain = alpha * self._scale / variance
             out = mixed + gain * (inner - alpha * mixed)
         else:
-            values, vectors = self._values.to(inner), self._vectors.to(inner)
             centred = inner[:, None] - alpha[:, :, None] * means
             turned = torch.einsum("cij,bci->bcj", vectors, centred)
             spread = alpha[:, :, None] ** 2 * values + sigma[:, :, None] ** 2
@@ -148,6 +154,4 @@ class GaussianMixturePrior:
                 "cij,bcj->bci", vectors, alpha[:, :, None] * values / spread * turned
             )
             out = torch.einsum("bc,bci->bi", share, means + shift)
-        out = out.to(x.dtype)
-        clean = (index == 0)[:, None]
-        return torch.where(clean, x, out) if bool(clean.any()) else out
+        return torch.where((index == 0)[:, None], x, out.to(x.dtype))

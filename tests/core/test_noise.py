@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgdm_core.errors import SettingsError, ShapeError
-from mgdm_core.randomness import RandomStreams
+from mgdm_core.noise import DeviceStreams, RandomStreams
 
 SEEDS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=5)
 
@@ -121,8 +121,56 @@ def test_settings_outside_their_domain():
         RandomStreams([-1])
     with pytest.raises(SettingsError, match="low < high"):
         RandomStreams([1]).integers(3, 3)
-    for bad in ([[0.0, 0.0]], [[float("nan"), 1.0]], [[float("inf"), 1.0]]):
-        with pytest.raises(SettingsError, match="positive finite sum"):
-            RandomStreams([1]).categorical(torch.tensor(bad))
     with pytest.raises(ShapeError, match="2 streams, found 3 items"):
         RandomStreams([1, 2]).normal_like(torch.zeros(3, 1))
+
+
+# -- streams that draw on the device ---------------------------------------------------------------
+
+
+def test_a_device_stream_is_the_same_alone_and_in_any_batch():
+    together = DeviceStreams([5, 6, 7])
+    alone = DeviceStreams([6])
+    for shape in ((4,), (2, 3), (5,)):
+        wide = torch.float64
+        assert torch.equal(together.normal(shape, wide)[1], alone.normal(shape, wide)[0])
+    assert torch.equal(together.uniform((3,))[1], alone.uniform((3,))[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_device_streams_draw_standard_normal_numbers(dtype):
+    """Moments, tails and independence, each within 4.5 deviations of chance."""
+    items, length = 40, 20_000
+    x = DeviceStreams(range(items)).normal((length,), dtype).double()
+    n = items * length
+    assert abs(float(x.mean())) < 4.5 / n**0.5
+    assert abs(float(x.square().mean()) - 1) < 4.5 * (2 / n) ** 0.5
+    assert abs(float(x.pow(3).mean())) < 4.5 * (15 / n) ** 0.5
+    assert abs(float(x.pow(4).mean()) - 3) < 4.5 * (96 / n) ** 0.5
+    share = float((x.abs() > 3).double().mean())
+    assert abs(share - 0.0026998) < 4.5 * (0.0027 / n) ** 0.5
+    # Neighbouring positions, neighbouring seeds, and the two halves of Box and Muller's pairs.
+    half = length // 2
+    for a, b in ((x[:, 1:], x[:, :-1]), (x[1:], x[:-1]), (x[:, :half], x[:, half:])):
+        assert abs(float((a * b).mean())) < 4.5 / a.numel() ** 0.5
+        assert abs(float((a.square() * b.square()).mean()) - 1) < 4.5 * (8 / a.numel()) ** 0.5
+
+
+def test_device_uniform_numbers_fill_the_line_evenly():
+    u = DeviceStreams(range(20)).uniform((10_000,))
+    assert 0 <= float(u.min()) < float(u.max()) < 1
+    counts = torch.histc(u, 50, 0, 1)
+    chi2 = float((counts - 4000).square().sum() / 4000)
+    assert abs(chi2 - 49) < 4.5 * 98**0.5
+
+
+@pytest.mark.parametrize("kind", [RandomStreams, DeviceStreams])
+def test_streams_go_on_from_where_they_were_saved(kind):
+    streams = kind([3, 4])
+    streams.normal((5,))
+    saved = streams.state()
+    want = [streams.normal((3,)), streams.uniform(), streams.integers(2, 9)]
+    other = kind([3, 4])
+    other.restore(saved)
+    got = [other.normal((3,)), other.uniform(), other.integers(2, 9)]
+    assert all(torch.equal(a, b) for a, b in zip(want, got))

@@ -1,76 +1,29 @@
-"""Diffusion priors: every network, whatever it predicts, becomes ``denoise(x, t)``.
+"""What networks predict, turned into ``denoise(x, t)``.
 
-``denoise(x_t, t)`` estimates E[x_0 | x_t] on the levels of the prior's own schedule. It must be
-differentiable in ``x`` for samplers that use vector-Jacobian products, and must run under
-``torch.no_grad`` for those that do not. The level is one int for all items or one per item.
+The arithmetic stays in the state's dtype; a network may run in a narrower one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
 from mgdm_core.array_types import Float, Int, Tensor
-from mgdm_core.errors import SettingsError
+from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.priors.protocol import level_vector
 from mgdm_core.schedule import NoiseSchedule
 
 __all__ = [
-    "Denoised",
     "DenoiserPrior",
     "EDMPrior",
-    "LatentPrior",
+    "FlowPrior",
     "NoisePredictionPrior",
-    "Prior",
     "ScorePrior",
     "VelocityPrior",
-    "VariancePrior",
-    "level_vector",
 ]
 
 Network = Callable[[Tensor, Tensor], Tensor]
-
-
-@runtime_checkable
-class Prior(Protocol):
-    """What a sampler asks of a prior."""
-
-    schedule: NoiseSchedule
-
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch *event"]:
-        """Estimate E[x_0 | x_t = x] at level(s) ``t``; at level 0 this is ``x`` itself."""
-        ...
-
-
-class Denoised(NamedTuple):
-    """A posterior mean with a posterior variance that is diagonal in some basis.
-
-    ``variance`` has the shape that ``basis.forward(mean)`` has.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    basis: object
-
-
-@runtime_checkable
-class VariancePrior(Prior, Protocol):
-    """A prior that also knows Var[x_0 | x_t] as a diagonal in a basis of its choice."""
-
-    def denoise_with_variance(
-        self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
-    ) -> Denoised:
-        """Return the posterior mean and the diagonal posterior variance."""
-        ...
-
-
-def level_vector(t: int | Tensor, batch: int, device: torch.device) -> Int[Tensor, " batch"]:
-    """Return one level per item on ``device``, from one int or one level per item."""
-    index = torch.as_tensor(t, device=device).reshape(-1)
-    return index.expand(batch) if len(index) == 1 else index
 
 
 class _NetworkPrior:
@@ -98,6 +51,11 @@ class _NetworkPrior:
         out = self.network(x.to(dtype), time)
         if out.ndim > 1 and out.shape[1] == 2 * x.shape[1] and out.shape[2:] == x.shape[2:]:
             out = out[:, : x.shape[1]]  # learned-variance networks append a variance: not used
+        if out.shape != x.shape:
+            raise ShapeError(
+                f"a network returns an array of its input's shape {tuple(x.shape)}; "
+                f"found {tuple(out.shape)}"
+            )
         return out.to(x.dtype)
 
     def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -107,17 +65,16 @@ class _NetworkPrior:
         self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch *event"]:
         """Estimate E[x_0 | x_t = x]; items at level 0 are returned as they are."""
-        index = level_vector(t, x.shape[0], x.device)
-        clean = index == 0
-        if bool(clean.all()):
+        if isinstance(t, int) and t == 0:
             return x
+        index = level_vector(t, x.shape[0], x.device)
         # Level 0 has no network time; those items ride along at level 1 and are put back.
         level = index.clamp_min(1)
         alpha, sigma = self.schedule.at(level, x)
         out = self._estimate(x, level, alpha, sigma)
-        if bool(clean.any()):
-            out = torch.where(clean.reshape((-1,) + (1,) * (x.ndim - 1)), x, out)
-        return out
+        if isinstance(t, int):
+            return out
+        return torch.where((index == 0).reshape((-1,) + (1,) * (x.ndim - 1)), x, out)
 
 
 class NoisePredictionPrior(_NetworkPrior):
@@ -135,12 +92,20 @@ class NoisePredictionPrior(_NetworkPrior):
         network_times: Tensor | None = None,
     ) -> None:
         super().__init__(network, schedule, network_dtype)
+        self._refuse_no_signal()
         if network_times is not None and len(network_times) != schedule.last:
             raise SettingsError(
                 f"network_times has one entry per level 1..{schedule.last}; "
                 f"found {len(network_times)}"
             )
         self.network_times = network_times
+
+    def _refuse_no_signal(self) -> None:
+        if self.schedule.top < self.schedule.last:
+            raise SettingsError(
+                "predicted noise says nothing of x_0 where alpha is 0, as at this schedule's last "
+                "level; leave that level out, or use a network that predicts v or a flow"
+            )
 
     def _time(self, t: Tensor) -> Tensor:
         if self.network_times is None:
@@ -152,11 +117,39 @@ class NoisePredictionPrior(_NetworkPrior):
 
 
 class VelocityPrior(NoisePredictionPrior):
-    """Network that predicts v = alpha eps - sigma x_0 (Salimans and Ho 2022, section 4)."""
+    """Network that predicts v = alpha eps - sigma x_0 (Salimans and Ho 2022, section 4).
+
+    alpha may be 0 at the last level (zero terminal signal).
+    """
+
+    def _refuse_no_signal(self) -> None:
+        """v says what x_0 is at every level."""
 
     def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         v = self._call(x, self._time(t))
         return (alpha * x - sigma * v) / (alpha**2 + sigma**2)
+
+
+class FlowPrior(_NetworkPrior):
+    """Network that predicts the flow's velocity eps - x_0 (rectified flow, Liu et al. 2023).
+
+    D = (x - sigma velocity) / (alpha + sigma), on any schedule; alpha may be 0 at the last level.
+    The network's time is ``time_scale`` sigma / (alpha + sigma); Stable Diffusion 3 takes 1000.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        schedule: NoiseSchedule,
+        network_dtype: torch.dtype | None = None,
+        time_scale: float = 1.0,
+    ) -> None:
+        super().__init__(network, schedule, network_dtype)
+        self.time_scale = time_scale
+
+    def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        time = (self.time_scale * sigma / (alpha + sigma)).reshape(-1)
+        return (x - sigma * self._call(x, time)) / (alpha + sigma)
 
 
 class ScorePrior(_NetworkPrior):
@@ -206,52 +199,3 @@ class EDMPrior(_NetworkPrior):
         clean_scale = x / alpha
         inner = self._call(clean_scale / total.sqrt(), ratio.reshape(-1).log() / 4)
         return c_skip * clean_scale + c_out * inner
-
-
-class LatentPrior:
-    """A prior on latent codes z with a decoder to the data space.
-
-    A problem y = A(x) becomes y = A(decode(z)): compose the operator with :attr:`decoder` by
-    ``mgdm_core.operators.Composition(operator, prior.decoder_operator())`` and sample z.
-
-    Parameters
-    ----------
-    latent_prior : Prior
-        Prior over z.
-    encoder, decoder : callable
-        Maps between data and latents; the decoder must be differentiable for samplers that use
-        gradients.
-    scale : float
-        Latents are ``scale * encoder(x)`` (diffusers' scaling factor).
-    """
-
-    def __init__(
-        self,
-        latent_prior: Prior,
-        encoder: Callable[[Tensor], Tensor],
-        decoder: Callable[[Tensor], Tensor],
-        scale: float = 1.0,
-    ) -> None:
-        self.latent_prior = latent_prior
-        self.schedule = latent_prior.schedule
-        self._encoder, self._decoder, self.scale = encoder, decoder, scale
-
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch *event"]:
-        """Denoise latents (the sampler's variable is the latent)."""
-        return self.latent_prior.denoise(x, t)
-
-    def encode(self, x: Float[Tensor, "batch *data"]) -> Float[Tensor, "batch *latent"]:
-        """Latents of data."""
-        return self.scale * self._encoder(x)
-
-    def decode(self, z: Float[Tensor, "batch *latent"]) -> Float[Tensor, "batch *data"]:
-        """Return the data of latents, differentiable where the decoder is."""
-        return self._decoder(z / self.scale)
-
-    def decoder_operator(self):
-        """Return the decoder as a (nonlinear) operator, to compose a forward operator with."""
-        from mgdm_core.operators import FunctionOperator
-
-        return FunctionOperator(self.decode)

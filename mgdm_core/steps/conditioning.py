@@ -10,9 +10,8 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from mgdm_core.array_types import Float, Num, Tensor
-from mgdm_core.errors import CapabilityError
-from mgdm_core.operators import Operator, SumOverChannels, conjugate_gradient
-from mgdm_core.randomness import RandomStreams
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator, SumOverChannels, conjugate_gradient
 
 __all__ = ["Basis", "IdentityBasis", "condition_gaussian"]
 
@@ -48,12 +47,12 @@ class IdentityBasis:
 def condition_gaussian(
     mean: Float[Tensor, "batch *event"],
     variance: Float[Tensor, "..."],
-    operator: Operator,
+    operator: LinearOperator,
     y: Float[Tensor, "batch ..."],
     sigma_y: float,
     *,
     basis: Basis | None = None,
-    streams: RandomStreams | None = None,
+    noise: RandomStreams | None = None,
 ) -> Float[Tensor, "batch *event"]:
     r"""Condition N(mean, C) on y = A x + sigma_y eps, C diagonal in ``basis``.
 
@@ -65,31 +64,24 @@ def condition_gaussian(
         Otherwise the shape of ``basis.forward(mean)``: the diagonal. For the mixing operator each
         coefficient is then solved on its own, gain v_k / (sum_j v_j + sigma_y^2): a generalised
         Wiener step. For any other linear operator the solve is by conjugate gradients.
-    streams : RandomStreams or None
+    noise : RandomStreams or None
         Given: an exact draw. None: the conditional mean.
-
-    Raises
-    ------
-    CapabilityError
-        If the operator is not linear.
     """
-    if "adjoint" not in operator.capabilities:
-        raise CapabilityError(operator, "adjoint", "Gaussian conditioning")
-    if streams is not None:
-        y = y + sigma_y * streams.normal_like(y)
+    if noise is not None:
+        y = y + sigma_y * noise.normal_like(y)
     if variance.ndim == 1:
         z = mean
-        if streams is not None:
+        if noise is not None:
             wide = variance.reshape((-1,) + (1,) * (mean.ndim - 1))
-            z = mean + wide.clamp_min(0).sqrt() * streams.normal_like(mean)
+            z = mean + wide.clamp_min(0).sqrt() * noise.normal_like(mean)
         return operator.proximal(z, y, variance.clamp_min(0) / sigma_y**2)
 
     basis = IdentityBasis() if basis is None else basis
     length = mean.shape[-1]
     v = variance.clamp_min(0)
     z = mean
-    if streams is not None:
-        white = basis.forward(streams.normal_like(mean))
+    if noise is not None:
+        white = basis.forward(noise.normal_like(mean))
         z = mean + basis.inverse(v.sqrt() * white, length)
     if isinstance(operator, SumOverChannels):
         # Every coefficient is a sum of independent stems: the solve is a division.

@@ -1,0 +1,124 @@
+"""No vector-Jacobian product: x_0 is conditioned given x_s by its Tweedie variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.conditionals.protocol import ConditionalDraw, Place
+from mgdm_core.errors import CapabilityError
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator, flat
+from mgdm_core.priors import VariancePrior
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import check, gaussian, lacks, owner_of
+from mgdm_core.schedule import Level, fit
+from mgdm_core.steps.bridge import bridge_sample
+from mgdm_core.steps.conditioning import condition_gaussian
+
+__all__ = ["Tweedie"]
+
+KINDS = ("auto", "prior", "probe", "isotropic")
+
+
+@dataclass(frozen=True)
+class Tweedie:
+    """Condition x_0 given x_s in closed form, with no vector-Jacobian product.
+
+    x_s is drawn from the bridge without y; D_s(x_s) and Var[x_0 | x_s] = sigma_s^2 / alpha_s J
+    (Tweedie's second-order formula) give a Gaussian on x_0, which is conditioned on y exactly;
+    x_s is then drawn from the bridge again through the new x_0. One evaluation.
+
+    Parameters
+    ----------
+    variance : {"auto", "prior", "probe", "isotropic"}
+        ``prior``: the prior's own diagonal (a :class:`~mgdm_core.priors.VariancePrior`);
+        ``probe``: one value per item, mean of J's diagonal by one finite difference (one more
+        evaluation); ``isotropic``: sigma^2 / (sigma^2 + alpha^2 data_variance) data_variance;
+        ``auto``: ``prior`` where it can, else ``probe``.
+    draw : bool
+        Draw x_0 | x_s, y; otherwise take its mean.
+    data_variance : float
+        Variance of the data for ``isotropic``.
+    floor : float
+        Share of sigma_s^2 below which no variance falls, so that no coefficient is ever certain.
+    """
+
+    variance: str = "auto"
+    draw: bool = True
+    data_variance: float = 1.0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self.variance in KINDS, f"variance is one of {', '.join(KINDS)}", self.variance)
+        check(self.data_variance > 0, "data_variance is positive", self.data_variance)
+        check(self.floor >= 0, "floor is not negative", self.floor)
+
+    def requires(self, problem: Problem) -> None:
+        """A Gaussian likelihood on a linear operator; ``prior``: a prior that has variances."""
+        for need in ("gaussian", "linear"):
+            if lacks(problem, need):
+                raise CapabilityError(owner_of(problem, need), need, "the Tweedie conditional")
+        if self.variance == "prior" and not isinstance(problem.prior, VariancePrior):
+            raise CapabilityError(problem.prior, "denoise_with_variance", "variance='prior'")
+
+    def condition(
+        self, problem: Problem, x_s: Float[Tensor, "batch *event"], s: Level, noise: RandomStreams
+    ) -> Float[Tensor, "batch *event"]:
+        """Draw (or the mean of) x_0 given x_s and y, at one evaluation."""
+        likelihood = gaussian(problem)
+        kind = self.variance
+        if kind == "auto":
+            kind = "prior" if isinstance(problem.prior, VariancePrior) else "probe"
+        alpha, sigma = problem.schedule.moments(s)
+        basis = None
+        if kind == "prior":
+            mean, variance, basis = problem.denoise_with_variance(x_s, s)
+        else:
+            mean = problem.denoise(x_s, s)
+            if kind == "isotropic":
+                d = self.data_variance
+                variance = fit(sigma**2 * d / (sigma**2 + alpha**2 * d), mean)
+            else:
+                z = noise.normal_like(x_s)
+                step = fit(1e-2 * sigma, x_s)
+                slope = (problem.denoise(x_s + step * z, s) - mean) / step
+                # Over z's own energy: exact where J is a multiple of the identity.
+                gain = (flat(z * slope).sum(-1) / flat(z * z).sum(-1)).clamp_min(0)
+                over = (
+                    fit(sigma**2 / alpha, gain)
+                    if not isinstance(alpha, float)
+                    else (sigma**2 / max(alpha, 1e-12))
+                )
+                variance = (over * gain).clamp_max(1e6)
+            variance = variance if isinstance(variance, Tensor) else mean.new_full((1,), variance)
+            variance = variance.reshape(-1).expand(len(mean))
+        low = fit(self.floor * sigma**2, variance)
+        variance = torch.clamp_min(variance, low)
+        operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
+        return condition_gaussian(
+            mean,
+            variance,
+            operator,
+            likelihood.observation,
+            likelihood.sigma_y,
+            basis=basis,  # type: ignore[arg-type]
+            noise=noise if self.draw else None,
+        )
+
+    def __call__(
+        self,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        x_t: Float[Tensor, "batch *event"],
+        s: Level,
+        place: Place,
+        noise: RandomStreams,
+    ) -> ConditionalDraw:
+        """Bridge, condition, bridge."""
+        schedule = problem.schedule
+        x_s = bridge_sample(schedule, x_0, x_t, s, place.t, noise)
+        x_0 = self.condition(problem, x_s, s, noise)
+        return ConditionalDraw(bridge_sample(schedule, x_0, x_t, s, place.t, noise))

@@ -1,0 +1,135 @@
+"""The paper's draw: a diagonal Gaussian fitted by Adam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.conditionals.protocol import ConditionalDraw, Place
+from mgdm_core.noise import RandomStreams
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import check
+from mgdm_core.schedule import Level, fit
+from mgdm_core.steps.bridge import bridge_moments
+from mgdm_core.steps.gradients import loss_and_gradient
+
+__all__ = ["Variational"]
+
+BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Variational:
+    """A diagonal Gaussian fitted by Adam (Janati et al. 2025, Gauss_VI).
+
+    Starts at the bridge's mean and deviation; each Adam step takes one reparameterised sample of
+    -log g(y | D_s(x_s)) plus the KL divergence to the bridge. The published code samples that
+    divergence; its closed form, taken here, has the same mean and no variance.
+
+    Parameters
+    ----------
+    steps : int
+        Adam steps.
+    late_steps : int
+        Adam steps once ``late_from`` of the run is done, and at every ``every``-th outer step if
+        that is positive.
+    late_from : float
+        Share of the run after which ``late_steps`` are taken.
+    every : int
+        Period of extra ``late_steps``; 0 for none.
+    learning_rate : float
+        Adam's rate for the mean, which moves a coordinate by about as much, in the units of the
+        state that ``stated_for`` names. (The log-deviation has no unit.)
+    early_learning_rate : float or None
+        Used for the first ``early`` share of the run.
+    early : float
+    stated_for : {"vp", "ve"}
+        Schedules whose states the rates are stated for: variance-preserving, where
+        alpha^2 + sigma^2 = 1, or variance-exploding, where alpha = 1. At a level of the same
+        noise-to-signal ratio a state of another schedule is as many times larger, and so is the
+        rate.
+    """
+
+    steps: int = 5
+    late_steps: int = 20
+    late_from: float = 0.7
+    every: int = 0
+    learning_rate: float = 0.03
+    early_learning_rate: float | None = None
+    early: float = 0.11
+    stated_for: str = "vp"
+
+    def __post_init__(self) -> None:
+        check(self.steps >= 1 and self.late_steps >= 1, "Adam steps are at least 1", self.steps)
+        check(self.learning_rate > 0, "learning_rate is positive", self.learning_rate)
+        check(0 <= self.late_from <= 1, "late_from lies in [0, 1]", self.late_from)
+        check(0 <= self.early <= 1, "early lies in [0, 1]", self.early)
+        check(self.stated_for in ("vp", "ve"), "stated_for is 'vp' or 've'", self.stated_for)
+
+    def requires(self, problem: Problem) -> None:
+        """Any problem will do."""
+
+    def at(self, place: Place) -> tuple[int, float]:
+        """Number of Adam steps and learning rate at this place of the run."""
+        extra = self.every > 0 and place.step % self.every == 0
+        early = self.early_learning_rate is not None and place.before(self.early)
+        rate = self.early_learning_rate if early else self.learning_rate
+        late = not place.before(self.late_from)
+        return (self.late_steps if late or extra else self.steps), float(rate)  # type: ignore
+
+    def fit(
+        self,
+        problem: Problem,
+        mean: Float[Tensor, "batch *event"],
+        dev: Float[Tensor, "..."],
+        s: Level,
+        steps: int,
+        rate: float,
+        noise: RandomStreams,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fit N(m, exp(2 rho)) to g_s times N(mean, dev^2); return m, rho, first and last loss."""
+        alpha, sigma = problem.schedule.moments(s)
+        scale = alpha if self.stated_for == "ve" else (alpha**2 + sigma**2) ** 0.5
+        rates = (fit(rate * scale, mean), rate)
+        dev = dev.expand_as(mean)
+        m, rho = mean.clone(), dev.log()
+        prior_precision = dev.square().reciprocal()
+        first = [torch.zeros_like(mean) for _ in rates]
+        second = [torch.zeros_like(mean) for _ in rates]
+        losses: list[Tensor] = []
+        for k in range(1, steps + 1):
+            z = noise.normal_like(mean)
+            spread = rho.exp()
+            _, loss, grad = loss_and_gradient(
+                problem, m + spread * z, s, lambda x_0: -problem.likelihood.log_prob(x_0)
+            )
+            losses.append(loss)
+            gradients = (
+                grad + (m - mean) * prior_precision,
+                grad * z * spread + spread**2 * prior_precision - 1,
+            )
+            updates = []
+            for j, g in enumerate(gradients):
+                first[j] = BETA_1 * first[j] + (1 - BETA_1) * g
+                second[j] = BETA_2 * second[j] + (1 - BETA_2) * g**2
+                size = (second[j] / (1 - BETA_2**k)).sqrt() + EPS
+                updates.append(rates[j] / (1 - BETA_1**k) * first[j] / size)
+            m, rho = m - updates[0], rho - updates[1]
+        return m, rho, losses[0], losses[-1]
+
+    def __call__(
+        self,
+        problem: Problem,
+        x_0: Float[Tensor, "batch *event"],
+        x_t: Float[Tensor, "batch *event"],
+        s: Level,
+        place: Place,
+        noise: RandomStreams,
+    ) -> ConditionalDraw:
+        """Fit and draw once."""
+        mean, dev = bridge_moments(problem.schedule, x_0, x_t, s, place.t)
+        steps, rate = self.at(place)
+        m, rho, before, after = self.fit(problem, mean, dev, s, steps, rate, noise)
+        return ConditionalDraw(m + rho.exp() * noise.normal_like(m), before, after)

@@ -1,0 +1,30 @@
+"""Diffusion priors: every network, whatever it predicts, becomes ``denoise(x, t)``."""
+
+from mgdm_core.priors.latent import LatentPrior
+from mgdm_core.priors.mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
+from mgdm_core.priors.network import (
+    DenoiserPrior,
+    EDMPrior,
+    FlowPrior,
+    NoisePredictionPrior,
+    ScorePrior,
+    VelocityPrior,
+)
+from mgdm_core.priors.protocol import Denoised, Prior, VariancePrior, level_vector
+
+__all__ = [
+    "Denoised",
+    "DenoiserPrior",
+    "EDMPrior",
+    "FlowPrior",
+    "GaussianMixture",
+    "GaussianMixturePrior",
+    "LatentPrior",
+    "NoisePredictionPrior",
+    "Prior",
+    "ScorePrior",
+    "VariancePrior",
+    "VelocityPrior",
+    "isotropic_mixture",
+    "level_vector",
+]

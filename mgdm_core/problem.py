@@ -1,0 +1,132 @@
+"""What is to be sampled: a prior, a likelihood and the shape of one event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import ShapeError
+from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
+from mgdm_core.operators import flat
+from mgdm_core.priors import Denoised, Prior
+from mgdm_core.schedule import Level, NoiseSchedule
+
+__all__ = ["Meter", "Problem"]
+
+
+@dataclass
+class Meter:
+    """Counts the denoiser's evaluations and vector-Jacobian products, per item of the result.
+
+    Attributes
+    ----------
+    items : int
+        Items that share the counts: particles of an item count for that item.
+    """
+
+    items: int
+    evaluations: float = 0.0
+    vjps: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """p(x_0) and g(y | x_0), for one or more observations.
+
+    Parameters
+    ----------
+    prior : Prior
+        The diffusion prior of x_0, on the device of the observation.
+    likelihood : Likelihood
+        g, with one observation per item.
+    shape : sequence of int
+        Shape of one event x_0.
+    meter : Meter or None
+        Counts what is asked of the prior, where somebody wants to know.
+    """
+
+    prior: Prior
+    likelihood: Likelihood
+    shape: Sequence[int]
+    meter: Meter | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The prior's levels."""
+        return self.prior.schedule
+
+    @property
+    def items(self) -> int:
+        """Number of observations."""
+        return len(self.likelihood.observation)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the observation lives."""
+        return self.likelihood.observation.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the state: the observation's own, float32 at least. Only a network may be narrower."""
+        return torch.promote_types(self.likelihood.observation.dtype, torch.float32)
+
+    @property
+    def rows(self) -> int:
+        """Numbers observed per item."""
+        return flat(self.likelihood.observation).shape[1]
+
+    def observing(self, observation: Float[Tensor, "batch ..."]) -> Problem:
+        """Return the same problem with another observation."""
+        return replace(self, likelihood=self.likelihood.observing(observation))
+
+    # -- the prior, counted --------------------------------------------------------------------
+
+    def _asked(self, x: Tensor, out: Tensor) -> Tensor:
+        if out.shape != x.shape:
+            raise ShapeError(
+                f"a prior returns an estimate of its input's shape {tuple(x.shape)}; "
+                f"found {tuple(out.shape)}"
+            )
+        if self.meter is not None:
+            self.meter.evaluations += len(x) / self.meter.items
+        return out
+
+    def denoise(self, x: Float[Tensor, "items *event"], t: Level) -> Float[Tensor, "items *event"]:
+        """D_t(x) without a graph."""
+        with torch.no_grad():
+            return self._asked(x, self.prior.denoise(x, t))
+
+    def denoise_with_variance(self, x: Float[Tensor, "items *event"], t: Level) -> Denoised:
+        """D_t(x) with its diagonal posterior variance, without a graph."""
+        with torch.no_grad():
+            out = self.prior.denoise_with_variance(x, t)  # type: ignore[attr-defined]
+            self._asked(x, out.mean)
+            return out
+
+    def denoise_differentiably(
+        self, x: Float[Tensor, "items *event"], t: Level
+    ) -> Float[Tensor, "items *event"]:
+        """D_t(x) with a graph; every product with its Jacobian is counted."""
+        out = self._asked(x, self.prior.denoise(x, t))
+        meter = self.meter
+        if meter is not None and out.requires_grad:
+
+            def count(grad: Tensor) -> None:
+                meter.vjps += len(x) / meter.items
+
+            out = out.view_as(out)
+            out.register_hook(count)
+        return out
+
+    def residual(self, x_0: Float[Tensor, "items *event"]) -> Float[Tensor, " items"] | None:
+        """Root mean square of y - A(x_0) per item, where the likelihood has a residual."""
+        if not isinstance(self.likelihood, GaussianLikelihood) or len(x_0) != self.items:
+            return None
+        with torch.no_grad():
+            return flat(self.likelihood.residual(x_0)).square().mean(-1).sqrt()

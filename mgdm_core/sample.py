@@ -1,0 +1,323 @@
+"""The one loop that runs every sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import CancelledError, DivergenceError, ShapeError
+from mgdm_core.noise import DeviceStreams, RandomStreams
+from mgdm_core.problem import Meter, Problem
+from mgdm_core.sampler import Info, Result, Sampler, Start, check
+from mgdm_core.samplers.default import default_sampler
+from mgdm_core.trace import (
+    Callback,
+    Progress,
+    Recorder,
+    StepRecord,
+    Trace,
+    failure_signatures,
+    mean_records,
+    peak_memory_bytes,
+)
+
+__all__ = ["SampleResult", "SavedRun", "sample"]
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What :func:`sample` returns.
+
+    Attributes
+    ----------
+    x : Tensor, shape (observations * n, *event)
+        Posterior samples; those of one observation lie next to each other.
+    trace : Trace
+    particles : Tensor or None, shape (observations * n, particles, *event)
+        All particles, equally weighted, of methods that keep several per sample.
+    n : int
+        Samples per observation.
+    """
+
+    x: Float[Tensor, "items *event"]
+    trace: Trace
+    particles: Float[Tensor, "items particles *event"] | None = None
+    n: int = 1
+
+    @property
+    def samples(self) -> Float[Tensor, "observations n *event"]:
+        """``x`` with an axis for the samples of an observation."""
+        return self.x.reshape(-1, self.n, *self.x.shape[1:])
+
+
+class Batch(NamedTuple):
+    """What is kept of a batch of samples that is done."""
+
+    items: int
+    result: Result
+    records: list[StepRecord]
+    extra: dict[str, list[float]]
+    evaluations: float
+    vjps: float
+
+
+class SavedRun(NamedTuple):
+    """Where a run stands, for ``sample(..., resume=saved)`` with the same other arguments.
+
+    Tensors, numbers and plain containers: ``torch.save`` writes it.
+    """
+
+    done: tuple[Batch, ...]
+    state: Any
+    noise: Any
+    records: list[StepRecord]
+    extra: dict[str, list[float]]
+    evaluations: float
+    vjps: float
+    seconds: float
+
+
+def sample(
+    problem: Problem,
+    sampler: Sampler | None = None,
+    *,
+    n: int = 1,
+    seed: int | Sequence[int] = 0,
+    noise: RandomStreams | str = "cpu",
+    start: Start | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    every: int | None = None,
+    callback: Callback | None = None,
+    resume: SavedRun | None = None,
+) -> SampleResult:
+    """Draw posterior samples.
+
+    Parameters
+    ----------
+    problem : Problem
+    sampler : Sampler, optional
+        Its fields are its settings; by default what suits the problem
+        (:func:`mgdm_core.samplers.default_sampler`).
+    n : int
+        Samples per observation.
+    seed : int or sequence of int
+        Sample j of observation i has the random stream of seed + i n + j, whatever the batch; or
+        one seed per sample.
+    noise : {"cpu", "device"} or RandomStreams
+        ``cpu``: the same numbers on every device, drawn by the CPU's generators; ``device``: drawn
+        where the state lives; or streams of your own, one per sample.
+    start : Start, optional
+        First estimate, one per observation or per sample, and level; pure noise by default.
+    batch_size : int, optional
+        Samples that run together; all of them by default.
+    device : torch.device or str, optional
+        Where the run takes place; the observation's by default. The prior has to be there.
+    every : int, optional
+        Steps between two looks at the device, which check for NaN, record and call back: 1 on the
+        CPU, 10 elsewhere. NaN is still reported at the level where it arose.
+    callback : callable, optional
+        Receives a :class:`~mgdm_core.Progress`, at least once; return False to cancel.
+    resume : SavedRun, optional
+        What a callback's ``progress.save()`` or a :class:`~mgdm_core.CancelledError` gave. The
+        result equals that of the uninterrupted run to the bit.
+
+    Raises
+    ------
+    CapabilityError
+        If the problem lacks what the sampler needs.
+    DivergenceError
+        On NaN or infinity, with the level and the samples in which it arose.
+    CancelledError
+        If the callback returned False.
+    """
+    check(n >= 1, "n is at least 1", n)
+    check(batch_size is None or batch_size >= 1, "batch_size is at least 1", batch_size)
+    observation = problem.likelihood.observation
+    device = torch.device(device) if device is not None else observation.device
+    wide = observation.to(device, problem.dtype)
+    problem = problem.observing(wide.repeat_interleave(n, 0) if n > 1 else wide)
+    items = problem.items
+    streams = _streams(seed, noise, items, n)
+    if len(streams) != items:
+        raise ShapeError(
+            f"one random stream per sample: {items} samples of {items // n} observation(s), "
+            f"found {len(streams)} streams"
+        )
+    if start is not None and len(start.x_0) == items // n:
+        start = replace(start, x_0=start.x_0.repeat_interleave(n, 0))
+    sampler = default_sampler(problem) if sampler is None else sampler
+    sampler.requires(problem)
+    run = _Run(sampler, problem, device, every, callback, items, batch_size or items, resume)
+    with torch.no_grad():
+        return run.all(streams, start, n)
+
+
+def _streams(
+    seed: int | Sequence[int], noise: RandomStreams | str, items: int, n: int
+) -> RandomStreams:
+    if isinstance(noise, RandomStreams):
+        return noise
+    check(noise in ("cpu", "device"), "noise is 'cpu', 'device' or random streams", noise)
+    seeds = range(seed, seed + items) if isinstance(seed, int) else seed
+    return (RandomStreams if noise == "cpu" else DeviceStreams)(seeds)
+
+
+class _Run:
+    """One call of :func:`sample`: its batches, one after another."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        problem: Problem,
+        device: torch.device,
+        every: int | None,
+        callback: Callback | None,
+        items: int,
+        batch_size: int,
+        resume: SavedRun | None,
+    ) -> None:
+        self.sampler, self.problem, self.device = sampler, problem, device
+        self.every = every or (1 if device.type == "cpu" else 10)
+        self.callback, self.resume = callback, resume
+        self.parts = [range(at, min(at + batch_size, items)) for at in range(0, items, batch_size)]
+        self.done: list[Batch] = [] if resume is None else list(resume.done)
+        self.seconds = 0.0 if resume is None else resume.seconds
+        self.began = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+
+    def all(self, streams: RandomStreams, start: Start | None, n: int) -> SampleResult:
+        """Run every batch and put the results together."""
+        for rows in self.parts[len(self.done) :]:
+            whole = len(self.parts) == 1
+            part = (
+                self.problem
+                if whole
+                else self.problem.observing(
+                    self.problem.likelihood.observation[rows.start : rows.stop]
+                )
+            )
+            some = (
+                start
+                if start is None or whole
+                else replace(start, x_0=start.x_0[rows.start : rows.stop])
+            )
+            # Past batches have consumed their own streams only.
+            mine = streams if whole else streams.select(rows)
+            self.done.append(self.batch(part, mine, some, rows.start))
+        results = [batch.result for batch in self.done]
+        x = torch.cat([result.x for result in results])
+        particles = None
+        if results[0].particles is not None:
+            particles = torch.cat([r.particles for r in results])  # type: ignore[misc]
+        return SampleResult(x, self.trace(x), particles, n)
+
+    def batch(
+        self, problem: Problem, noise: RandomStreams, start: Start | None, first: int
+    ) -> Batch:
+        """Run the sampler on one batch."""
+        sampler, meter = self.sampler, Meter(problem.items)
+        problem = replace(problem, meter=meter)
+        recorder = Recorder(sampler.name)
+        plan = sampler.plan(problem, start)
+        saved, self.resume = self.resume, None
+        if saved is None:
+            state = sampler.init(problem, plan, noise, start)
+        else:
+            state = saved.state
+            noise.restore(saved.noise)
+            recorder.records, recorder.extra = list(saved.records), dict(saved.extra)
+            meter.evaluations, meter.vjps = saved.evaluations, saved.vjps
+
+        def save() -> SavedRun:
+            return SavedRun(
+                tuple(self.done),
+                state,
+                noise.state(),
+                list(recorder.records),
+                {name: list(values) for name, values in recorder.extra.items()},
+                meter.evaluations,
+                meter.vjps,
+                self.seconds + time.perf_counter() - self.began,
+            )
+
+        info: Info | None = None
+        try:
+            while state.step < plan.steps:
+                state, info = sampler.step(problem, plan, state, noise)
+                recorder.add(info, problem.residual(info.x_0))
+                if state.step % self.every == 0 or state.step == plan.steps:
+                    recorder.flush()
+                    self.report(plan.steps, state.step, info.level, info.x_0, save)
+            result = sampler.finish(problem, plan, state, noise)
+        except DivergenceError as error:
+            raise DivergenceError(
+                sampler.name, error.level, [first + i for i in error.items]
+            ) from None
+        bad = ~torch.isfinite(result.x.flatten(1)).all(-1)
+        level = 0 if info is None else info.level
+        if bool(bad.any()):
+            at = [first + i for i in bad.nonzero()[:, 0].tolist()]
+            raise DivergenceError(sampler.name, level, at)
+        if info is None and saved is None:
+            self.report(1, 1, level, result.x, save)
+        return Batch(
+            problem.items,
+            result,
+            recorder.records,
+            recorder.extra,
+            meter.evaluations,
+            meter.vjps,
+        )
+
+    def report(self, steps: int, step: int, level: int, estimate: Tensor, save: Any) -> None:
+        """Tell the callback, and stop where it says so."""
+        if self.callback is None:
+            return
+        before = len(self.done) * steps
+        total = len(self.parts) * steps
+        name = self.sampler.name
+        if self.callback(Progress(name, before + step, total, level, estimate, save)) is False:
+            raise CancelledError(f"{name} was cancelled at level {level}", save())
+
+    def trace(self, x: Tensor) -> Trace:
+        """Put the batches' records together and name the failure signatures."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        sizes = [batch.items for batch in self.done]
+        weights = [size / sum(sizes) for size in sizes]
+
+        def mean(values: Sequence[float]) -> float:
+            return sum(v * w for v, w in zip(values, weights))
+
+        records = mean_records([batch.records for batch in self.done], sizes)
+        extra = {
+            name: [mean(row) for row in zip(*(batch.extra[name] for batch in self.done))]
+            for name in self.done[0].extra
+        }
+        problem = self.problem
+        residual = problem.residual(x)
+        observed = problem.likelihood.observation.double().square().mean().sqrt()
+        return Trace(
+            self.sampler.name,
+            records,
+            mean([batch.evaluations for batch in self.done]),
+            mean([batch.vjps for batch in self.done]),
+            self.seconds + time.perf_counter() - self.began,
+            peak_memory_bytes(self.device),
+            failure_signatures(
+                records,
+                problem.schedule.last,
+                getattr(problem.likelihood, "sigma_y", None),
+                float(observed),
+                None if residual is None else float(residual.double().square().mean().sqrt()),
+                extra.get("jump_acceptance"),
+            ),
+            extra,
+        )

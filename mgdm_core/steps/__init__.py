@@ -1,0 +1,1 @@
+"""Pure functions that samplers are built from: transitions, conditioning, gradients, grids."""

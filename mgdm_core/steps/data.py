@@ -1,0 +1,122 @@
+"""Steps on x_0 that see the data and no network."""
+
+from __future__ import annotations
+
+import torch
+
+from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import CapabilityError
+from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator, flat
+from mgdm_core.problem import Problem
+from mgdm_core.sampler import gaussian, lacks, like_items, owner_of
+from mgdm_core.steps.conditioning import condition_gaussian
+from mgdm_core.steps.gradients import data_gradient
+
+__all__ = ["draw_given_data", "langevin", "pull_to_data", "require_exact", "solves_linear"]
+
+
+def require_exact(problem: Problem, who: str) -> None:
+    """Raise :class:`CapabilityError` unless :func:`solves_linear`."""
+    for need in ("gaussian", "linear"):
+        if lacks(problem, need):
+            raise CapabilityError(owner_of(problem, need), need, f"{who} with draw='exact'")
+
+
+def solves_linear(problem: Problem) -> bool:
+    """Whether a Gaussian centred anywhere can be conditioned on the data in closed form."""
+    return not lacks(problem, "gaussian") and not lacks(problem, "linear")
+
+
+def _secant(a: Tensor, b: Tensor, grad_a: Tensor, grad_b: Tensor) -> Float[Tensor, " batch"]:
+    """Curvature between two points per item, ||grad difference|| / ||difference||, float64."""
+    rise = flat(grad_a - grad_b).double().norm(dim=-1)
+    run = flat(a - b).double().norm(dim=-1)
+    return torch.where(run > 0, rise / run.clamp_min(1e-300), torch.zeros_like(rise))
+
+
+def langevin(
+    problem: Problem,
+    x_0: Float[Tensor, "batch *event"],
+    centre: Float[Tensor, "batch *event"],
+    variance: float,
+    steps: int,
+    rate: float | None,
+    noise: RandomStreams,
+) -> Float[Tensor, "batch *event"]:
+    """Unadjusted Langevin steps on log g(y | x) + log N(x; centre, variance I), from ``x_0``.
+
+    The step h of x + h grad + sqrt(2 h) noise is a tenth of ``variance``, or a quarter of the
+    inverse of the largest curvature of log g that the item has met so far (by secants) if that is
+    less, or ``rate`` if that is less still. Longer steps would inflate the spread, and blow up
+    from 2 / curvature on.
+    """
+    likelihood = problem.likelihood
+    x = x_0
+    _, grad = data_gradient(likelihood, x)
+    probe = x + 1e-2 * variance**0.5 * noise.normal_like(x)
+    curvature = _secant(x, probe, grad, data_gradient(likelihood, probe)[1])
+    longest = 0.1 * variance if rate is None else min(rate, 0.1 * variance)
+    for _ in range(steps):
+        h = (0.25 / curvature.clamp_min(1e-300)).clamp_max(longest)
+        h = like_items(h, x)
+        new = x + h * (grad + (centre - x) / variance)
+        new = new + (2 * h).sqrt() * noise.normal_like(x)
+        _, new_grad = data_gradient(likelihood, new)
+        curvature = torch.maximum(curvature, _secant(x, new, grad, new_grad))
+        x, grad = new, new_grad
+    return x
+
+
+def draw_given_data(
+    problem: Problem,
+    centre: Float[Tensor, "batch *event"],
+    variance: float,
+    noise: RandomStreams,
+    *,
+    exact: bool,
+    x_0: Float[Tensor, "batch *event"] | None = None,
+    steps: int = 100,
+    rate: float | None = None,
+) -> Float[Tensor, "batch *event"]:
+    """Draw x from N(x; centre, variance I) g(y | x).
+
+    ``exact``: perturb and solve by the operator's proximal map (linear, Gaussian). Otherwise
+    Langevin steps from ``x_0`` (``centre`` by default).
+    """
+    if not exact:
+        start = centre if x_0 is None else x_0
+        return langevin(problem, start, centre, variance, steps, rate, noise)
+    likelihood = gaussian(problem)
+    v = centre.new_full((len(centre),), variance)
+    operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
+    return condition_gaussian(
+        centre, v, operator, likelihood.observation, likelihood.sigma_y, noise=noise
+    )
+
+
+def pull_to_data(
+    problem: Problem, centre: Float[Tensor, "batch *event"], variance: float, steps: int
+) -> Float[Tensor, "batch *event"]:
+    """Minimise -log g(y | x) + ||x - centre||^2 / (2 variance) over x.
+
+    In closed form by the proximal map where the problem is linear and Gaussian, else by ``steps``
+    gradient steps of length 1 / (1 / variance + curvature), curvature by secants per item.
+    """
+    likelihood = problem.likelihood
+    if solves_linear(problem):
+        lik = gaussian(problem)
+        operator: LinearOperator = lik.operator  # type: ignore[assignment]
+        return operator.proximal(centre, lik.observation, variance / lik.sigma_y**2)
+    x = centre
+    _, grad = data_gradient(likelihood, x)
+    length = flat(grad).double().norm(dim=-1).clamp_min(1e-300)
+    probe = x + like_items(1e-2 * variance**0.5 / length, x) * grad
+    curvature = _secant(x, probe, grad, data_gradient(likelihood, probe)[1])
+    for _ in range(steps):
+        h = like_items(1 / (1 / variance + curvature), x)
+        new = x + h * (grad + (centre - x) / variance)
+        _, new_grad = data_gradient(likelihood, new)
+        curvature = torch.maximum(curvature, _secant(x, new, grad, new_grad))
+        x, grad = new, new_grad
+    return x
