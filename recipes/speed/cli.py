@@ -15,7 +15,7 @@ from recipes.speed.timing import Measurement
 
 __all__ = ["main", "rows"]
 
-PARTS = ("network", "separation", "scoring")
+PARTS = ("network", "separation", "scoring", "overhead")
 COLUMNS = ("what", "seconds", "processor seconds", "per second of audio", "in forwards", "overhead")
 
 
@@ -66,7 +66,7 @@ def main(
     repeats: int,
     json_path: Path | None,
 ) -> None:
-    """Print what the network, the presets and the scores cost, as a Markdown table.
+    """Print what the network, the presets, the scores and the samplers cost, as a Markdown table.
 
     "in forwards": cost in forwards of the network on one window (batch 1), by processor seconds on
     a CPU. "overhead": that, over the forwards that are part of the work; 1 would be the network
@@ -79,6 +79,7 @@ def main(
         )
     from mgdm_audio.priors.catalogue import resolve
     from mgdm_audio.priors.checkpoint.store import load_prior
+    from recipes.speed.overhead import time_overhead
     from recipes.speed.scoring import time_scoring
     from recipes.speed.separation import time_network, time_presets
 
@@ -99,6 +100,8 @@ def main(
             follow(time_presets(loaded, seconds))
     if "scoring" in parts:
         follow(time_scoring(score, museval, repeats, where))
+    if "overhead" in parts:
+        follow(time_overhead(repeats, where))
     click.echo("; ".join(f"{name}: {value}" for name, value in facts.items()))
     click.echo(f"\n| {' | '.join(COLUMNS)} |\n|---|{'---:|' * (len(COLUMNS) - 1)}")
     for cells in rows(measured, where == "cpu"):

@@ -8,10 +8,10 @@ from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, Poisso
 from mgdm_core.operators import FunctionOperator, Matrix
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.problem import Problem
-from mgdm_core.sample import sample
-from mgdm_core.samplers import MGDM, MGDMJumps, default_sampler
+from mgdm_core.samplers import MGDMJumps, default_sampler
 from mgdm_core.samplers.mgdm_jumps import log_evidence
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.trace import failure_signatures
 
 from .closed_forms import OneGenerator, assert_moments, condition, normal, spd
 
@@ -161,14 +161,10 @@ def test_the_default_never_spends_thousands_of_products_unasked():
 
 
 def test_hardly_any_jump_accepted_is_said():
-    """Two modes far apart, an exact observation of the state: nothing proposed is ever as good."""
-    mixture = isotropic_mixture(torch.ones(2), 40 * torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
-    y = torch.tensor([[39.0, 0.7]], dtype=torch.float64).expand(2, 2)
-    likelihood = GaussianLikelihood(Matrix(EYE), y, 1e-6)
-    sampler = MGDMJumps(14, steps=2, stages=1, then=MGDM(levels=3, denoising_steps=2))
-    trace = sample(posed(GaussianMixturePrior(mixture, SCHEDULE), likelihood), sampler).trace
-    assert sum(trace.extra["jump_acceptance"][1:]) < 0.02 * 13
-    assert any(w.startswith("jumps-stuck") for w in trace.warnings)
+    stuck = [1.0] + [0.0] * 30 + [0.01]
+    (told,) = failure_signatures([], 1000, acceptance=stuck)
+    assert told.startswith("jumps-stuck: 0.0 % of the jumps")
+    assert failure_signatures([], 1000, acceptance=[1.0] + [0.1] * 31) == []
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_the_table_holds_means_and_standard_errors():
     assert rows[1]["standard_error"] is None
     text = markdown(rows, "Heading")
     assert text.startswith("# Heading\n")
-    assert "| linear | 2 | 1 | 0.05 | b |  | 3.00 ± 1.00 | 0.40 | 0.10 | 1.20 | 0.80 | 100 |" in text
+    assert "| linear | 2 | 1 | 0.05 | b |  | 3.00 ± 1.00 | 0.40 | 0.10 | 1.20 | 0.80 |" in text
 
 
 def test_parquet_comes_back_and_its_absence_is_told(tmp_path, monkeypatch):
