@@ -101,7 +101,7 @@ class DDNM(Sampler):
         kept = (1 - self.eta**2) ** 0.5 * sigma_s / sigma_t * (x - alpha_t * x_0)
         dev, z = self.eta * sigma_s, draw(problem, noise)
         if self.noise_aware:
-            x_0, z = correct(problem, x_0, alpha_s, dev, z)
+            x_0, z = correct(problem, x_0, float(alpha_s), float(dev), z)
         else:
             lik = gaussian(problem)
             operator: LinearOperator = lik.operator  # type: ignore[assignment]

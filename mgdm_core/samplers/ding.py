@@ -102,7 +102,7 @@ class DInG(Sampler):
         clean = draw_given_data(
             problem,
             (mean - sigma * eps) / alpha,
-            (dev / alpha) ** 2,
+            float((dev / alpha) ** 2),
             noise,
             exact=plan.exact,
             steps=self.langevin_steps,

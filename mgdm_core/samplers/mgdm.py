@@ -167,14 +167,14 @@ def outer_places(levels: list[int]) -> tuple[Place, ...]:
 
 
 _PIXEL = MGDM(denoising_steps=19, conditional=Variational(), index_law=PublishedMix(), last=0.0762)
-_EARLY = {"early_learning_rate": 0.01, "early": 0.11}
+_FFHQ = Variational(early_learning_rate=0.01, early=0.11)
 # The published settings; 0.0762 is the noise-to-signal ratio of DDPM's level 20, where the
 # published loop ends, and of the audio levels' 20 for audio. M = 20 is 19 steps in the published
 # code. Its K counts one level more than ours near the data, where its steps are cut short.
 PRESETS: dict[str, MGDM] = {
-    "ffhq-pixel": replace(_PIXEL, conditional=Variational(**_EARLY)),
+    "ffhq-pixel": replace(_PIXEL, conditional=_FFHQ),
     "imagenet-pixel": _PIXEL,
-    "ffhq-latent": replace(_PIXEL, conditional=Variational(steps=3, every=10, **_EARLY)),
+    "ffhq-latent": replace(_PIXEL, conditional=replace(_FFHQ, steps=3, every=10)),
     "audio-published": MGDM(
         levels=20,
         gibbs=6,

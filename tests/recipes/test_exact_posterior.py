@@ -213,7 +213,8 @@ def test_rows_run_where_they_can():
         ("dps", "linear"),
         ("dps", "poisson"),
     ]
-    assert [line[:40] for line in left_out] == ["ddrm on poisson: ddrm needs 'gaussian', w"]
+    (line,) = left_out
+    assert line.startswith("ddrm on poisson: ddrm needs 'gaussian'")
 
 
 def test_a_run_is_measured_and_repeats():
