@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mgdm_audio.evaluation.run import evaluate
     from mgdm_audio.priors.catalogue import load_prior
+    from mgdm_audio.separation.files import separate_file
     from mgdm_audio.separation.separator import Separator
 
-__all__ = ["Separator", "evaluate", "load_prior"]
+__all__ = ["Separator", "evaluate", "load_prior", "separate_file"]
 
 # Loaded when asked for: `import mgdm_audio` costs nothing.
 _HOMES = {
     "Separator": "mgdm_audio.separation.separator",
     "evaluate": "mgdm_audio.evaluation.run",
     "load_prior": "mgdm_audio.priors.catalogue",
+    "separate_file": "mgdm_audio.separation.files",
 }
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "PriorError",
     "UnknownPriorError",
     "display_name",
+    "one_line",
     "os_reason",
 ]
 
@@ -82,6 +83,25 @@ def display_name(path: str | bytes | os.PathLike) -> str:
     two\nlines.wav
     """
     return _printable(os.fsdecode(os.fspath(path)))
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message as one line, with its kind where the message says too little.
+
+    Parameters
+    ----------
+    error : BaseException
+        Any exception.
+    """
+    text = _one_line(str(error))
+    if isinstance(error, MGDMError):
+        return text
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "out of memory; use a smaller batch, a shorter window or another device"
+    if isinstance(error, OSError) and error.strerror:
+        name = f"{display_name(error.filename)}: " if error.filename else ""
+        return f"{name}{error.strerror}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def os_reason(error: OSError) -> str:

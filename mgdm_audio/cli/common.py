@@ -1,12 +1,12 @@
 """What the commands share: one line per error, exit codes, and options that mean the same.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 ended by SIGTERM.
+Exit codes, for all commands and recipes (docs/reliability.md): 0 done, 1 something failed, 2 wrong
+usage, 128 + n ended by signal n (129 hangup, 130 Ctrl-C, 143 termination).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 import click
 
+from mgdm_audio.errors import one_line
 from mgdm_core.errors import CancelledError, MGDMError, SettingsError
 
 __all__ = [
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
-    "EXIT_TERMINATED",
     "EXIT_USAGE",
     "Command",
     "DeviceType",
@@ -40,47 +40,31 @@ __all__ = [
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
 DEBUG_VARIABLE = "MGDM_DEBUG"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's message as one line, with its kind where the message says too little.
-
-    Parameters
-    ----------
-    error : BaseException
-        Any exception.
-    """
-    text = " ".join(str(error).split())
-    if isinstance(error, MGDMError | click.ClickException):
-        return text
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def report_error(message: str) -> None:
     """Print ``error: message`` on stderr."""
-    click.echo(f"error: {message}", err=True)
+    _last_words(f"error: {message}")
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    # torch.OutOfMemoryError by name: commands that need no torch should not load it.
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def _last_words(text: str) -> None:
+    # Whoever read standard error may have gone; that must not hide what happened from others.
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(text, err=True)
 
 
 def _exit_code(error: BaseException) -> int:
     """Report an exception and return the exit code that goes with it."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    if isinstance(error, _Terminated):
-        click.echo("terminated", err=True)
-        return EXIT_TERMINATED
+    if isinstance(error, _Stopped):
+        _last_words(error.word)
+        return 128 + error.number
     if isinstance(error, KeyboardInterrupt | click.Abort | CancelledError):
-        click.echo("interrupted", err=True)
+        _last_words("interrupted")
         return EXIT_INTERRUPTED
     if os.environ.get(DEBUG_VARIABLE):
         traceback.print_exception(error)
@@ -94,15 +78,15 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, click.ClickException):
         report_error(" ".join(error.format_message().split()))
         return EXIT_FAILED
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output has gone; keep the interpreter from complaining at its end.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, _ReaderGone | BrokenPipeError):
+        _silence_stdout()
+        report_error("standard output was closed by its reader")
         return EXIT_FAILED
-    if isinstance(error, MGDMError | OSError):
+    if isinstance(error, SettingsError):
         report_error(one_line(error))
-    elif _is_out_of_memory(error):
-        report_error("out of memory; use a smaller batch, a shorter window or another device")
+        return EXIT_USAGE
+    if isinstance(error, MGDMError | OSError | MemoryError) or _is_out_of_memory(error):
+        report_error(one_line(error))
     else:
         report_error(
             f"internal error: {one_line(error)} (please report it; {DEBUG_VARIABLE}=1 shows where)"
@@ -110,25 +94,62 @@ def _exit_code(error: BaseException) -> int:
     return EXIT_FAILED
 
 
-class _Terminated(BaseException):  # click would take a KeyboardInterrupt for Ctrl-C
-    """SIGTERM: as Ctrl-C, so that nothing is left behind that is half written."""
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch.OutOfMemoryError by name: commands that need no torch should not load it.
+    return type(error).__name__ == "OutOfMemoryError"
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining at its end about output that nobody takes."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_standard_streams() -> None:
+    """Where the caller closed 0, 1 or 2, open nothing there: else the first file would be it."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+class _ReaderGone(Exception):
+    """A broken pipe under another name: click would end the process without a word."""
+
+
+class _Stopped(BaseException):  # click would take a KeyboardInterrupt for Ctrl-C
+    """SIGTERM or SIGHUP: as Ctrl-C, so that nothing is left behind that is half written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+        self.word = "terminated" if number == signal.SIGTERM else "hung up"
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
+def _signals_raise() -> Iterator[None]:
     # Only the main thread may set handlers; elsewhere the signal ends the process as ever.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: object) -> None:
-        raise _Terminated
+        raise _Stopped(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    names = ("SIGTERM", "SIGHUP")  # Windows has no hangup
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    # What the caller ignores stays ignored: nohup works.
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _OneLineErrors(click.Command):
@@ -147,15 +168,27 @@ class _OneLineErrors(click.Command):
         if not standalone_mode:
             return super().main(arguments, prog_name, complete_var, False, **extra)
         try:
-            with _sigterm_raises():
+            _open_standard_streams()
+            with _signals_raise():
                 result = super().main(arguments, prog_name, complete_var, False, **extra)
-            sys.stdout.flush()
+                sys.stdout.flush()
             code = result if isinstance(result, int) and not isinstance(result, bool) else 0
         except SystemExit:
             raise
         except BaseException as error:
             code = _exit_code(error)
+            try:
+                sys.stdout.flush()
+            except (OSError, ValueError):  # a full disk or a closed pipe, once more
+                _silence_stdout()
         sys.exit(code)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command's function."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
 
 
 class Command(_OneLineErrors):
@@ -222,6 +255,8 @@ def prior_option(function: F) -> F:
     return click.option(
         "-n",
         "--prior",
+        "--name",
+        "prior",
         default="music-stems",
         show_default=True,
         metavar="NAME|PATH|hf://OWNER/NAME/FILE",
@@ -231,7 +266,9 @@ def prior_option(function: F) -> F:
 
 def echo_json(value: Any) -> None:
     """Print a JSON value on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    from mgdm_audio.io.json_text import json_text
+
+    click.echo(json_text(value))
 
 
 def human_size(count: int) -> str:

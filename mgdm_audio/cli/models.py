@@ -21,7 +21,7 @@ from mgdm_core.errors import MGDMError
 if TYPE_CHECKING:
     from mgdm_audio.priors.msdm.importer import ImportReport
 
-__all__ = ["main"]
+__all__ = ["main", "print_priors"]
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,6 +37,11 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
     """List the known priors."""
+    print_priors(as_json)
+
+
+def print_priors(as_json: bool = False) -> None:
+    """Print the known priors, as a table or as JSON."""
     from mgdm_audio.priors import catalogue as registry
 
     rows = [_summary(entry) for entry in registry.list_priors()]
@@ -187,9 +192,19 @@ def _import_options(function: Any) -> Any:
         ),
         click.option("--name", help="Name of the prior  [default: OUT's]"),
         click.option("--stems", help="Names of the stems, separated by commas."),
-        click.option("--rate", type=int, default=22_050, show_default=True, help="Hz."),
         click.option(
-            "--window", type=int, default=262_144, show_default=True, help="Samples per segment."
+            "--rate",
+            type=click.IntRange(1000, 768_000),
+            default=22_050,
+            show_default=True,
+            help="Hz.",
+        ),
+        click.option(
+            "--window",
+            type=click.IntRange(1, 2**28),
+            default=262_144,
+            show_default=True,
+            help="Samples per segment.",
         ),
         click.option("--licence", help="Licence of the weights, for the header."),
         click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from mgdm_audio.separation.file_plan import FileJob
+    from mgdm_audio.separation.request import SeparateRequest
 
 __all__ = ["PageType", "page_writer"]
 
@@ -28,29 +29,27 @@ class PageType(click.ParamType):
         return value
 
 
-def page_writer(given: Mapping[str, Any], prior: str) -> Callable[[FileJob], Path] | None:
+def page_writer(request: SeparateRequest, page: str | None) -> Callable[[FileJob], Path] | None:
     """Return what writes the page of a separated track, or None where none was asked for.
 
     Parameters
     ----------
-    given : mapping
-        The command's options.
-    prior : str
-        Name of the prior in file names.
+    request : SeparateRequest
+    page : {"file", "folder"} or None
     """
-    if given["page"] is None:
+    if page is None:
         return None
-    if "-" in given["inputs"]:
+    if "-" in request.inputs:
         raise click.UsageError("--page plays the input as well; give a file, not standard input")
-    folder = given["page"] == "folder"
+    folder = page == "folder"
 
     def write(job: FileJob) -> Path:
         from mgdm_audio.reports.listening_page import PageOptions
         from mgdm_audio.reports.listening_page.track import write_track_page
+        from mgdm_audio.separation.file_plan import output_path
 
-        name = given["filename"].format(prior=prior, track=job.track, stem="listen", ext="html")
-        path = Path(given["out"]) / (name.removesuffix(".html") if folder else name)
-        options = PageOptions(folder=folder, overwrite=given["overwrite"] or given["resume"])
+        path = output_path(request, job.source, "listen", "" if folder else "html")
+        options = PageOptions(folder=folder, overwrite=request.overwrite)
         return write_track_page(path, job.record, job.source, options)
 
     return write

@@ -1,8 +1,7 @@
-"""The working half of ``mgdm-separate``: everything that loads the model."""
+"""The working half of ``mgdm-separate``: tracks go through the workers, progress is shown."""
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,176 +10,182 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from mgdm_audio.cli.common import one_line
-from mgdm_audio.compute.engines_ray import RayPool
-from mgdm_audio.errors import display_name
-from mgdm_audio.priors.catalogue import resolve
-from mgdm_audio.priors.checkpoint.store import load_prior
-from mgdm_audio.sampling.cost import count_evaluations
-from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
-from mgdm_audio.separation.file_plan import FileJob, OutputChoice
-from mgdm_audio.separation.file_work import SeparationWork
-from mgdm_audio.separation.files import FileOptions, is_done, run_job, run_key
-from mgdm_audio.separation.separator import Separator
-from mgdm_core.errors import CancelledError
+from mgdm_audio.cli.common import report_error
+from mgdm_audio.compute.speed import duration_words, speed_words
+from mgdm_audio.errors import display_name, one_line
+from mgdm_audio.separation.file_plan import FileJob
+from mgdm_audio.separation.file_work import FileResult, open_pool
+from mgdm_audio.separation.request import SeparateRequest
 
-__all__ = ["estimate_cost", "run_all", "run_on_ray"]
+__all__ = ["TimeLeft", "run_all"]
 
 
 def run_all(
+    request: SeparateRequest,
     todo: list[FileJob],
-    given: Mapping[str, Any],
+    failures: dict[str, str],
     *,
-    path: Path,
-    sampling: SamplingSettings,
-    choice: OutputChoice,
-    options: FileOptions,
-    batch_size: int,
-    failures: dict[str, str],
+    quiet: bool,
+    as_json: bool,
+    verbose: bool,
     write_page: Callable[[FileJob], Path] | None = None,
 ) -> list[dict[str, Any]]:
-    """Separate all tracks; what fails is added to ``failures`` and the rest goes on."""
-    prior = load_prior(path, device=given["device"], precision=given["precision"])
-    quiet = given["quiet"] or given["as_json"]
+    """Separate all tracks; what fails is said at once, added to ``failures``, and the rest goes on.
 
-    def note(text: str) -> None:
-        if not given["quiet"]:
-            click.echo(f"note: {text}", err=True)
-
-    separator = Separator(prior, sampling, batch_size=batch_size, on_note=note)
-    records: list[dict[str, Any]] = []
-    with _progress(len(todo), quiet) as show:
-        for job in todo:
-            label = display_name(job.source)
-            if given["resume"] and is_done(job, run_key(separator, job, choice, options)):
-                note(f"{label}: finished before, left as it is")
-                _page(write_page, job, failures, quiet, show.echo)
-                show.file_done()
-                continue
-            try:
-                record = run_job(separator, job, choice, options, show.start(label), note)
-            except (KeyboardInterrupt, CancelledError):
-                raise
-            except Exception as error:
-                failures[job.source] = one_line(error)
-            else:
-                records.append(record)
-                if not quiet:
-                    _say(record, job, given["verbose"], show.echo)
-                _page(write_page, job, failures, quiet, show.echo)
-            show.file_done()
-    return records
-
-
-def run_on_ray(
-    todo: list[FileJob],
-    given: Mapping[str, Any],
-    work: SeparationWork,
-    failures: dict[str, str],
-    write_page: Callable[[FileJob], Path] | None = None,
-) -> list[dict[str, Any]]:
-    """As :func:`run_all`, every track a task of a Ray cluster; records in the order of ``todo``."""
-    quiet = given["quiet"] or given["as_json"]
+    Returns
+    -------
+    list of dict
+        Records of what was separated now, in the order of ``todo``.
+    """
     by_key = {str(i): job for i, job in enumerate(todo)}
     records: dict[str, dict[str, Any]] = {}
-    pool = RayPool(work, given["address"], str(given["device"]))
-    try:
-        with _progress(len(todo), quiet) as show:
+    with _progress(todo, quiet or as_json) as show:
+        pool = open_pool(request, show.watch)
+        try:
             for outcome in pool.run(by_key.items()):
                 job = by_key[outcome.key]
                 label = display_name(job.source)
-                result = outcome.value
-                if outcome.error is not None:
-                    failures[job.source] = " ".join(outcome.error.split())
+                result: FileResult = outcome.value or FileResult(None)
+                error = result.error if outcome.error is None else " ".join(outcome.error.split())
+                if not quiet:
+                    for text in result.notes:
+                        show.say(f"note: {text}", err=True)
+                if error is not None:
+                    failures[job.source] = error if label in error else f"{label}: {error}"
+                    show.say_error(failures[job.source])
                 elif result.record is None:
-                    if not given["quiet"]:
-                        click.echo(f"note: {label}: finished before, left as it is", err=True)
+                    if not quiet:
+                        show.say(f"note: {label}: finished before, left as it is", err=True)
                 else:
                     records[outcome.key] = result.record
-                    if not quiet:
-                        _say(result.record, job, given["verbose"], show.echo)
-                if outcome.error is None:
-                    _page(write_page, job, failures, quiet, show.echo)
-                for text in result.notes if result is not None and not given["quiet"] else ():
-                    click.echo(f"note: {text}", err=True)
-                show.file_done()
-    finally:
-        pool.close()
+                    if not (quiet or as_json):
+                        _summary(result.record, job, verbose, show.say)
+                if error is None and write_page is not None:
+                    _page(write_page, job, failures, quiet or as_json, show)
+                show.done(job)
+        finally:
+            pool.close()
     return [records[key] for key in by_key if key in records]
 
 
-def _say(
-    record: Mapping[str, Any], job: FileJob, verbose: bool, echo: Callable[[str], None]
+def _summary(
+    record: Mapping[str, Any], job: FileJob, verbose: bool, say: Callable[[str], None]
 ) -> None:
-    factor = record["seconds"] / max(record["seconds_of_audio"], 1e-9)
-    echo(
+    seconds, audio = record["seconds"], record["seconds_of_audio"]
+    per_window = record["evaluations_per_window"]
+    say(
         f"{display_name(job.source)} -> {display_name(job.record.parent)}: "
-        f"{', '.join(record['stems'])} in {record['seconds']:.1f} s "
-        f"({factor:.2f} times real time, {record['evaluations']:.0f} evaluations per sample)"
+        f"{', '.join(record['stems'])} in {duration_words(seconds)} "
+        f"({speed_words(seconds, audio)}, {per_window:g} evaluation(s) per window)"
     )
     if verbose:
         for warning in record["warnings"]:
-            echo(f"warning: {warning}")
+            say(f"warning: {warning}")
 
 
 def _page(
-    write_page: Callable[[FileJob], Path] | None,
+    write_page: Callable[[FileJob], Path],
     job: FileJob,
     failures: dict[str, str],
     quiet: bool,
-    echo: Callable[[str], None],
+    show: _Show,
 ) -> None:
     """Write the track's page; where that fails the stems stay, and the failure is told."""
-    if write_page is None:
-        return
     try:
         path = write_page(job)
     except Exception as error:
-        failures[job.source] = f"the stems are written, but not the page: {one_line(error)}"
+        reason = f"the stems are written, but not the page: {one_line(error)}"
+        failures[job.source] = f"{display_name(job.source)}: {reason}"
+        show.say_error(failures[job.source])
     else:
         if not quiet:
-            echo(f"listening page: {path}")
+            show.say(f"listening page: {display_name(path)}")
+
+
+class TimeLeft:
+    """How long the rest takes, at the speed so far: over all files, by seconds of sound.
+
+    Parameters
+    ----------
+    total : float
+        Seconds of sound in all files.
+    clock : callable
+        Seconds since any moment.
+    """
+
+    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._clock = total, clock
+        self._began = clock()
+        self._first: float | None = None  # nothing is told before there are two reports
+
+    def __call__(self, done: float) -> str:
+        """Words for the time left when so many seconds of sound are done; "" at first."""
+        if done <= 0 or self._first is None:
+            self._first = done if done > 0 else self._first
+            return ""
+        spent = self._clock() - self._began
+        return f"{duration_words(max(0.0, spent * (self._total - done) / done))} left"
 
 
 class _Show:
     """Progress of files and within a file; silent when there is nothing to draw on."""
 
-    def __init__(self, files: int, bars: Any | None) -> None:
-        self._bars = bars
-        self._files = bars.add_task("files", total=files) if bars and files > 1 else None
-        self._file: Any | None = None
+    def __init__(self, todo: list[FileJob], bars: Any | None) -> None:
+        known = [job.info.seconds for job in todo if job.info.seconds]
+        usual = sum(known) / len(known) if known else 1.0
+        self._weights = {job.source: job.info.seconds or usual for job in todo}
+        self._total = sum(self._weights.values())
+        self._finished = 0.0
+        self._files, self._count = len(todo), 0
+        self._bars, self._left = bars, TimeLeft(self._total)
+        self._task = bars.add_task("", total=1.0, left="") if bars else None
 
-    def start(self, label: str) -> Callable[[float], object]:
-        """Bar of one file; returns what takes the fraction done."""
+    def watch(self, job: FileJob) -> Callable[[float], object]:
+        """Begin a file; returns what takes the fraction of it that is done."""
         if self._bars is None:
             return lambda share: None
-        bars, self._file = self._bars, self._bars.add_task(label, total=1.0)
-        return lambda share, task=self._file: bars.update(task, completed=share)
+        label, weight = display_name(job.source), self._weights[job.source]
+        if self._files > 1:
+            label = f"{self._count + 1}/{self._files} {label}"
 
-    def file_done(self) -> None:
-        """Close the bar of the file."""
-        if self._bars is None:
-            return
-        if self._file is not None:
-            self._bars.remove_task(self._file)
-            self._file = None
-        if self._files is not None:
-            self._bars.advance(self._files)
+        def tell(share: float) -> object:
+            self._update(self._finished + share * weight, description=label)
+            return None
 
-    def echo(self, text: str) -> None:
-        """Print a line above the bars."""
+        self._bars.update(self._task, description=label)
+        return tell
+
+    def _update(self, done: float, **fields: Any) -> None:
+        if self._bars is not None:
+            fields |= {"completed": done / self._total, "left": self._left(done)}
+            self._bars.update(self._task, **fields)
+
+    def done(self, job: FileJob) -> None:
+        """Count a file as done."""
+        self._finished += self._weights[job.source]
+        self._count += 1
+        self._update(self._finished)
+
+    def say(self, text: str, err: bool = False) -> None:
+        """Print a line; above the bar where there is one."""
         if self._bars is None:
-            click.echo(text)
+            click.echo(text, err=err)
         else:
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
+    def say_error(self, text: str) -> None:
+        """Print an error when it happens."""
+        if self._bars is None:
+            report_error(text)
+        else:
+            self.say(f"error: {text}")
+
 
 @contextmanager
-def _progress(files: int, quiet: bool) -> Iterator[_Show]:
-    if quiet or not sys.stderr.isatty():
-        yield _Show(files, None)
+def _progress(todo: list[FileJob], quiet: bool) -> Iterator[_Show]:
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
+        yield _Show(todo, None)
         return
     from rich.console import Console
     from rich.progress import (
@@ -189,7 +194,6 @@ def _progress(files: int, quiet: bool) -> Iterator[_Show]:
         TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
 
     columns = (
@@ -197,37 +201,7 @@ def _progress(files: int, quiet: bool) -> Iterator[_Show]:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Show(files, bars)
-
-
-def estimate_cost(given: Mapping[str, Any], sampling: SamplingSettings) -> dict[str, float]:
-    """Real-time factor and memory, from two evaluations of one window.
-
-    The evaluations per level are those of the sampler on a chunk of one window: it is run with a
-    prior that only counts.
-    """
-    prior = load_prior(
-        resolve(given["prior"]), device=given["device"], precision=given["precision"]
-    )
-    sampler = StemSampler(prior, sampling, batch_size=1)
-    x = torch.zeros(1, len(prior.stems), sampler.window, device=prior.device) + 0.01
-    level = prior.schedule.level_of_sigma(0.1)
-    seconds = []
-    with torch.no_grad():
-        for _ in range(2):
-            began = time.perf_counter()
-            prior.denoise(x, level)
-            if prior.device.type == "cuda":
-                torch.cuda.synchronize(prior.device)
-            seconds.append(time.perf_counter() - began)
-    evaluations, vjps = count_evaluations(sampling, prior.schedule, len(prior.stems))
-    per_window = min(seconds) * (evaluations + 2 * vjps) * sampling.samples
-    factor = per_window / (sampler.hop / prior.rate)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak *= 1 if sys.platform == "darwin" else 1024
-    # Some twenty arrays of a chunk live at once: state, estimates, spectra and their sums.
-    chunk = 20 * 4 * len(prior.stems) * sampling.samples * sampler.chunk_length()
-    return {"real_time_factor": factor, "memory": float(peak + chunk)}
+        yield _Show(todo, bars)

@@ -85,15 +85,30 @@ def application(settings: WebSettings) -> Starlette:
     from mgdm_audio.priors.checkpoint.store import read_header
     from mgdm_audio.web.server import create_app
 
-    stems = read_header(resolve(settings.prior)).stems
+    prior = resolve(settings.prior)
+    stems = read_header(prior).stems
 
     @functools.cache
     def estimate(preset: str) -> Mapping[str, float]:
-        from mgdm_audio.cli.separate_run import estimate_cost
+        from mgdm_audio.io.reader import AudioInfo
         from mgdm_audio.sampling.presets import sampling_settings
+        from mgdm_audio.separation.estimate import estimate as measured
+        from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 
-        given = {"prior": settings.prior, "device": settings.devices[0]}
-        return estimate_cost(given | {"precision": settings.precision}, sampling_settings(preset))
+        request = SeparateRequest(
+            inputs=(),
+            out=settings.folder,
+            prior=prior,
+            prior_name="stems",
+            sampling=sampling_settings(preset),
+            choice=OutputChoice.of(stems),
+            device=settings.devices[0],
+            precision=settings.precision,
+        )
+        usual = AudioInfo("", 44_100, 2, 180 * 44_100, "", "")
+        cost = measured(request, [usual])
+        factor = cost.seconds / cost.seconds_of_audio
+        return {"real_time_factor": factor, "memory": cost.memory}
 
     return create_app(settings, stems, estimate)
 

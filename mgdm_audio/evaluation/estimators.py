@@ -222,7 +222,7 @@ class PretrainedSpec:
 
     def settings_of(self, variant: Variant) -> dict[str, Any]:
         """See :class:`EstimatorSpec`."""
-        from mgdm_audio.separation.files import settings_as_json
+        from mgdm_audio.separation.record import settings_as_json
 
         return _flat(settings_as_json(self._sampling(variant)))
 

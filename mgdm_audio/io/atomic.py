@@ -8,8 +8,11 @@ together.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import platform
 import stat
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +20,9 @@ from typing import TypeVar
 
 from mgdm_audio.errors import AudioWriteError, display_name, os_reason
 
-__all__ = ["AtomicOutput", "TextOutput", "abort_all", "commit_all"]
+__all__ = ["AtomicOutput", "TextOutput", "abort_all", "commit_all", "remove_stale"]
+
+_PREFIX = ".mgdm-"
 
 _Output = TypeVar("_Output", bound="AtomicOutput")
 
@@ -86,8 +91,9 @@ class AtomicOutput:
 
     def temporary(self) -> Path:
         """Return a new temporary name in the target folder; `abort` removes what is there."""
-        # Short and fixed, so that a target name of the longest possible length still works.
-        path = self.path.parent / f".mgdm-{uuid.uuid4().hex[:12]}.part"
+        # Short and fixed, so that a target name of the longest possible length still works; whose
+        # it is, so that what a killed process left can be told from what is being written.
+        path = self.path.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
         self._temporaries.append(path)
         return path
 
@@ -104,6 +110,11 @@ class AtomicOutput:
         except BaseException:
             self.abort()
             raise
+
+    @property
+    def finished(self) -> Path | None:
+        """The completed file under its temporary name, once `finish` has been called."""
+        return self._finished
 
     def check_gain(self, gain: float) -> None:
         """Refuse a gain at which the output would lose something; see `StemWriter.check_gain`."""
@@ -169,6 +180,40 @@ class TextOutput(AtomicOutput):
         path = self.temporary()
         path.write_text(self._text, encoding="utf-8")
         return path
+
+
+def remove_stale(folder: Path) -> int:
+    """Remove temporary files in a folder that processes of this machine left when they were killed.
+
+    Returns
+    -------
+    int
+        How many.
+    """
+    removed = 0
+    if sys.platform == "win32" or not folder.is_dir():  # there a process cannot be asked after
+        return removed
+    for path in folder.glob(f"{_PREFIX}{_host()}-*.part"):
+        owner = path.name.removeprefix(_PREFIX).split("-")[1]
+        with contextlib.suppress(OSError):
+            if owner.isdigit() and not _is_alive(int(owner)):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's: it is there
+        return True
+    return True
 
 
 def abort_all(outputs: Sequence[AtomicOutput]) -> None:

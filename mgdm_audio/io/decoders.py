@@ -9,10 +9,11 @@ its decoder yields, and the stems get exactly as many.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import av
 import av.error
@@ -21,9 +22,10 @@ import soundfile as sf
 
 from mgdm_audio.errors import AudioFormatError, AudioReadError
 from mgdm_audio.io.iff_header import find_data_chunk
+from mgdm_audio.io.ogg_pages import is_cut_off
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["Decoder", "PyAVDecoder", "SoundFileDecoder", "open_decoder"]
+__all__ = ["Decoder", "PyAVDecoder", "SoundFileDecoder", "native", "open_decoder"]
 
 # FFmpeg has demuxers that open other files and addresses (concat, hls, sdp, image lists); a text
 # file of that kind renamed to .wav must not make this program read or fetch anything. Only
@@ -88,7 +90,7 @@ class SoundFileDecoder(Decoder):
     """libsndfile: wav, aiff, flac, ogg, opus and their relatives."""
 
     def __init__(self, path: Path, label: str) -> None:
-        self._file = sf.SoundFile(str(path))
+        self._file = sf.SoundFile(native(path))
         file = self._file
         frames: int | None = file.frames if file.frames < _UNKNOWN_FRAMES else None
         super().__init__(
@@ -273,6 +275,11 @@ def open_decoder(path: Path, label: str) -> Decoder:
         head = file.read(4)
     first_error: Exception | None = None
     if head in _SNDFILE_MAGIC:
+        if head == b"OggS" and is_cut_off(path):
+            raise AudioReadError(
+                f"{label}: is cut off: its last page is missing or incomplete; get the whole file, "
+                f"or keep what is left: ffmpeg -i FILE OUT.wav"
+            )
         try:
             return SoundFileDecoder(path, label)
         except (sf.LibsndfileError, TypeError) as error:
@@ -285,6 +292,11 @@ def open_decoder(path: Path, label: str) -> Decoder:
         raise AudioReadError(
             f"{label}: is not audio that can be read, or its header is damaged ({reason})"
         ) from error
+
+
+def native(path: Path) -> Any:  # bytes are taken too, though not by the binding's declared types
+    """Path as libsndfile's binding takes it, whatever bytes are in it."""
+    return str(path) if os.name == "nt" else os.fsencode(path)
 
 
 def _check_length(path: Path, label: str, frames: int | None) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import soundfile as sf
 
 from mgdm_audio.errors import AudioFormatError
+from mgdm_audio.io.decoders import native
 from mgdm_audio.io.reader import check_supported
 from mgdm_core.array_types import Array, Float, Int
 from mgdm_core.errors import SettingsError
@@ -220,7 +221,7 @@ class FlacEncoder(Encoder):
         self._bits = 8 * _BYTES[sample]
         self._path, self._frames = path, 0
         self._file = sf.SoundFile(
-            str(path), "w", rate, channels, subtype=f"PCM_{self._bits}", format="FLAC"
+            native(path), "w", rate, channels, subtype=f"PCM_{self._bits}", format="FLAC"
         )
 
     def write(self, block: Float[Array, "channels frames"]) -> None:
@@ -240,7 +241,7 @@ class FlacEncoder(Encoder):
         """Complete the file; raises OSError if less arrived on disk than was written."""
         try:
             self._file.close()
-            found = sf.info(str(self._path)).frames
+            found = sf.info(native(self._path)).frames
         except sf.LibsndfileError as error:
             raise OSError(f"flac encoder: {error}") from error
         if found != self._frames:

@@ -6,93 +6,37 @@ import glob
 import os
 import shutil
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
 
 from mgdm_audio.errors import AudioError, AudioReadError, AudioWriteError, display_name, os_reason
 from mgdm_audio.io.encoders import OutputFormat
 from mgdm_audio.io.reader import STDIN, AudioInfo, probe
+from mgdm_audio.separation.request import SeparateRequest
 from mgdm_core.errors import SettingsError
 
 __all__ = [
-    "DEFAULT_TEMPLATE",
-    "RESIDUAL",
     "FileJob",
     "JobPlan",
-    "OutputChoice",
     "Refused",
+    "check_output_folder",
     "check_template",
     "estimated_bytes",
     "find_inputs",
+    "output_path",
     "plan_jobs",
+    "safe_name",
 ]
 
-DEFAULT_TEMPLATE = "{prior}/{track}/{stem}.{ext}"
-RESIDUAL = "residual"
-_FIELDS = ("prior", "track", "stem", "ext")
+_FIELDS = ("prior", "track", "stem", "ext", "source_dir", "source_ext")
 _SUFFIXES = (
     *(".wav", ".wave", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),
     *(".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".m4b", ".mka"),
     *(".webm", ".wma", ".ac3", ".alac", ".mov", ".mkv"),
 )
-
-
-@dataclass(frozen=True)
-class OutputChoice:
-    """Which stems are written, and how.
-
-    Parameters
-    ----------
-    stems : tuple of str
-        The prior's stems that are written.
-    complement : str or None
-        For two-stem output: name of the file that holds the input minus the one stem.
-    residual : bool
-        Whether a residual file is written (the input minus everything else that is written).
-    format : OutputFormat
-    """
-
-    stems: tuple[str, ...]
-    complement: str | None = None
-    residual: bool = True
-    format: OutputFormat = field(default_factory=OutputFormat)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all files of a track."""
-        last = self.complement if self.complement is not None else RESIDUAL
-        return (*self.stems, last) if self.residual or self.complement else self.stems
-
-    @classmethod
-    def of(
-        cls,
-        known: Sequence[str],
-        *,
-        stems: Sequence[str] | None = None,
-        two_stems: str | None = None,
-        residual: bool = True,
-        format: OutputFormat | None = None,
-    ) -> OutputChoice:
-        """Check names against the prior's stems.
-
-        Raises
-        ------
-        SettingsError
-            For a stem that the prior does not have, listing those that it has.
-        """
-        output = format if format is not None else OutputFormat()
-        if stems is not None and two_stems is not None:
-            raise SettingsError("choose either some stems or one stem and its complement, not both")
-        wanted = [two_stems] if two_stems is not None else list(known if stems is None else stems)
-        for name in wanted:
-            if name not in known:
-                raise SettingsError(f"this prior has the stems {', '.join(known)}; found {name!r}")
-        if not wanted or len(set(wanted)) != len(wanted):
-            raise SettingsError(f"stems are named once each, at least one; found {wanted}")
-        if two_stems is not None:
-            return cls((two_stems,), f"no_{two_stems}", False, output)
-        return cls(tuple(wanted), None, residual, output)
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for n in range(1, 10))}
 
 
 @dataclass(frozen=True)
@@ -128,19 +72,37 @@ class Refused:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """All inputs of a call."""
+    """All inputs of a call.
+
+    Attributes
+    ----------
+    jobs : tuple of FileJob
+    refused : tuple of Refused
+    notes : tuple of str
+        What was left out, and why.
+    """
 
     jobs: tuple[FileJob, ...]
     refused: tuple[Refused, ...]
+    notes: tuple[str, ...] = ()
 
 
-def check_template(template: str) -> str:
+def check_template(template: str, format: OutputFormat | None = None) -> str:
     """Check a file name template and return it.
+
+    Parameters
+    ----------
+    template : str
+        Fields in braces: prior, track, stem, ext, source_dir (the input's folder), source_ext (its
+        ending).
+    format : OutputFormat, optional
+        What an ending that is written out must agree with.
 
     Raises
     ------
     SettingsError
-        If it lacks ``{stem}``, has an unknown field or leaves the output folder.
+        If it lacks ``{stem}``, has an unknown field, leaves the output folder or names an ending
+        that the format does not have.
     """
     try:
         names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
@@ -150,21 +112,54 @@ def check_template(template: str) -> str:
         ) from None
     unknown = [name for name in names if name not in _FIELDS]
     if unknown:
-        raise SettingsError(
-            f"a file name template has the fields {{prior}}, {{track}}, {{stem}}, {{ext}}; "
-            f"found {{{unknown[0]}}}"
-        )
+        known = ", ".join(f"{{{name}}}" for name in _FIELDS)
+        raise SettingsError(f"a file name template has the fields {known}; found {{{unknown[0]}}}")
     if "stem" not in names:
         raise SettingsError(f"a file name template needs {{stem}}; found {template!r}")
-    if os.path.isabs(template) or ".." in Path(template).parts:
+    # Rules of Windows everywhere: a template is written once and used on any machine.
+    windows = PureWindowsPath(template)
+    if os.path.isabs(template) or windows.drive or windows.root or ".." in windows.parts:
         raise SettingsError(
             f"a file name template stays inside the output folder; found {template!r}"
+        )
+    try:
+        shown = template.format(**dict.fromkeys(_FIELDS, "x"))
+    except (ValueError, AttributeError, IndexError, TypeError) as error:
+        raise SettingsError(
+            f"the file name template is malformed ({error}): {template!r}"
+        ) from None
+    ending = Path(shown).suffix.lower().lstrip(".")
+    if format is not None and ending not in ("x", format.extension) and "ext" not in names:
+        raise SettingsError(
+            f"a file name template ends in .{{ext}}, here .{format.extension}; found {template!r}"
         )
     return template
 
 
-def find_inputs(inputs: Sequence[str]) -> tuple[list[str], list[Refused]]:
-    """Expand files, folders (one level of recognised sound files, sorted) and glob patterns.
+def safe_name(name: str, windows: bool = os.name == "nt") -> str:
+    """Name of a file or folder that the system allows; changed on Windows only.
+
+    Examples
+    --------
+    >>> safe_name("what?", windows=True), safe_name("Aux", windows=True), safe_name("a?")
+    ('what_', 'Aux_', 'a?')
+    """
+    if not windows:
+        return name
+    clean = "".join("_" if c in '<>:"/\\|?*' or ord(c) < 32 else c for c in name).rstrip(" .")
+    return f"{clean}_" if not clean or clean.split(".")[0].upper() in _RESERVED else clean
+
+
+def find_inputs(
+    inputs: tuple[str, ...] | list[str], recursive: bool = False
+) -> tuple[list[str], list[Refused], list[str]]:
+    """Expand files, folders (of recognised sound files, sorted) and glob patterns.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+    recursive : bool
+        Whether folders are searched to any depth.
 
     Returns
     -------
@@ -172,21 +167,29 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[str], list[Refused]]:
         Each path once, in the order given.
     refused : list of Refused
         What does not exist or holds no sound.
+    notes : list of str
+        What was left out of folders.
     """
     found: list[str] = []
     refused: list[Refused] = []
+    notes: list[str] = []
     for text in inputs:
         label = display_name(text)
         if text == STDIN:
             found.append(text)
         elif os.path.isdir(text):
-            inside = _sound_files(Path(text))
-            if inside is None:
-                refused.append(Refused(text, f"{label}: the folder cannot be read"))
-            elif not inside:
-                refused.append(Refused(text, f"{label}: the folder holds no sound files"))
-            else:
-                found += inside
+            try:
+                inside, hidden, deeper = _sound_files(Path(text), recursive)
+            except OSError as error:
+                reason = f"{label}: the folder cannot be read ({os_reason(error)})"
+                refused.append(Refused(text, reason))
+                continue
+            found += inside
+            if hidden:
+                notes.append(f"{label}: {hidden} hidden file(s) left out (names that begin with .)")
+            if not inside:
+                hint = "; its subfolders do: add -r" if deeper else ""
+                refused.append(Refused(text, f"{label}: the folder holds no sound files{hint}"))
         elif os.path.lexists(text):
             found.append(text)
         elif glob.has_magic(text):
@@ -203,94 +206,135 @@ def find_inputs(inputs: Sequence[str]) -> tuple[list[str], list[Refused]]:
         if key not in seen:
             seen.add(key)
             unique.append(path)
-    return unique, refused
+    return unique, refused, notes
 
 
-def _sound_files(folder: Path) -> list[str] | None:
+def _sound_files(folder: Path, recursive: bool) -> tuple[list[str], int, bool]:
+    """Sound files, how many hidden ones were left out, and whether only subfolders hold some."""
+    found: list[str] = []
+    hidden, folders = 0, []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if not path.name.startswith(".") and not path.is_symlink():
+                folders.append(path)
+        elif path.suffix.lower() in _SUFFIXES and path.is_file():
+            if path.name.startswith("."):
+                hidden += 1
+            else:
+                found.append(str(path))
+    if recursive:
+        for path in folders:
+            inside, more, _ = _sound_files(path, True)
+            found, hidden = found + inside, hidden + more
+        return found, hidden, False
+    return found, hidden, not found and any(map(_holds_sound, folders))
+
+
+def _holds_sound(folder: Path) -> bool:
     try:
-        entries = sorted(folder.iterdir())
+        return any(f.suffix.lower() in _SUFFIXES for f in folder.rglob("*"))
     except OSError:
-        return None
-    return [str(p) for p in entries if p.suffix.lower() in _SUFFIXES and p.is_file()]
+        return False
 
 
-def plan_jobs(
-    inputs: Sequence[str],
-    out: str | os.PathLike,
-    prior_name: str,
-    choice: OutputChoice,
-    *,
-    template: str = DEFAULT_TEMPLATE,
-    track_name: str | None = None,
-) -> JobPlan:
+def plan_jobs(request: SeparateRequest) -> JobPlan:
     """Name every output and look at every input, before anything is loaded.
 
-    Parameters
-    ----------
-    inputs : sequence of str
-        As :func:`find_inputs` takes them.
-    out : path
-        Folder that the template's names are below.
-    prior_name : str
-        For ``{prior}``.
-    choice : OutputChoice
-    template : str
-        Checked by :func:`check_template`.
-    track_name : str, optional
-        For ``{track}`` of standard input; "stdin" by default.
+    Inputs that would write the same files are refused, all of them, so that what is separated does
+    not depend on their order; the others go ahead.
 
     Raises
     ------
     SettingsError
-        If two inputs would write the same file, or an output is one of the inputs.
+        For a file name template that is wrong.
     """
-    check_template(template)
-    paths, refused = find_inputs(inputs)
-    jobs: list[FileJob] = []
-    owner: dict[str, str] = {}
+    check_template(request.template, request.choice.format)
+    paths, refused, notes = find_inputs(request.inputs, request.recursive)
+    named = [(path, *_names(path, request)) for path in paths]
+    written = Counter(key for _, _, *files in named for key, _ in _keys(*files))
     sources = {os.path.realpath(p) for p in paths if p != STDIN}
-    for path in paths:
-        track = (track_name or "stdin") if path == STDIN else Path(path).stem or Path(path).name
-        fields = {"prior": prior_name, "track": track}
-        root, extension = Path(out), choice.format.container
-        outputs = {
-            stem: root / template.format(**fields, stem=stem, ext=extension)
-            for stem in choice.names
-        }
-        record = root / template.format(**fields, stem="mgdm", ext="json")
-        for target in (*outputs.values(), record):
-            key = os.path.realpath(target)
-            if key in owner:
-                raise SettingsError(
-                    f"{display_name(owner[key])} and {display_name(path)} would both write "
-                    f"{display_name(target)}; rename one, or use --filename or --out to tell them "
-                    f"apart"
+    jobs: list[FileJob] = []
+    for path, track, outputs, record in named:
+        keys = dict(_keys(outputs, record))
+        shared = [target for key, target in keys.items() if written[key] > 1]
+        taken = [target for key, target in keys.items() if key in sources]
+        try:
+            if shared:
+                raise AudioWriteError(
+                    f"{display_name(path)}: another input would write "
+                    f"{display_name(shared[0])} too; tell them apart with --filename "
+                    f"'{_telling(path, named, request)}'"
                 )
-            if key in sources:
-                raise SettingsError(
-                    f"{display_name(target)} is an input and would be overwritten; "
-                    f"choose another --out"
+            if taken:
+                raise AudioWriteError(
+                    f"{display_name(path)}: would overwrite {display_name(taken[0])}, which is an "
+                    f"input; choose another --out"
                 )
-        for target in (*outputs.values(), record):
-            owner[os.path.realpath(target)] = path
-        if path == STDIN:
-            info = AudioInfo(STDIN, 44_100, 2, None, "", "")
+            info = AudioInfo(STDIN, 44_100, 2, None, "", "") if path == STDIN else probe(path)
+        except AudioError as error:
+            refused.append(Refused(path, str(error)))
+        except Exception as error:  # whatever a decoder raises is this file's, not the batch's
+            reason = f"{display_name(path)}: cannot be read ({type(error).__name__}: {error})"
+            refused.append(Refused(path, " ".join(reason.split())))
         else:
-            try:
-                info = probe(path)
-            except AudioError as error:
-                refused.append(Refused(path, str(error)))
-                continue
-        jobs.append(FileJob(path, track, info, outputs, record))
-    return JobPlan(tuple(jobs), tuple(refused))
+            jobs.append(FileJob(path, track, info, outputs, record))
+    return JobPlan(tuple(jobs), tuple(refused), tuple(notes))
 
 
-def estimated_bytes(job: FileJob, choice: OutputChoice) -> int:
+def output_path(
+    request: SeparateRequest, source: str, stem: str, ending: str | None = None
+) -> Path:
+    """Path of one of the files that an input becomes.
+
+    Parameters
+    ----------
+    request : SeparateRequest
+    source : str
+        The input.
+    stem : str
+        For ``{stem}``.
+    ending : str, optional
+        For a file that holds no sound: its ending, "" for a folder, whatever the template says.
+    """
+    path = Path("stdin" if source == STDIN else source)
+    name = request.template.format(
+        prior=safe_name(request.prior_name),
+        track=safe_name(path.stem or path.name),
+        stem=stem,
+        ext=request.choice.format.extension,
+        source_dir=safe_name(path.absolute().parent.name or "root"),
+        source_ext=path.suffix.lstrip(".").lower() or "none",
+    )
+    target = request.out / name
+    return target if ending is None else target.with_suffix(f".{ending}" if ending else "")
+
+
+def _names(path: str, request: SeparateRequest) -> tuple[str, dict[str, Path], Path]:
+    source = Path("stdin" if path == STDIN else path)
+    outputs = {stem: output_path(request, path, stem) for stem in request.choice.names}
+    return source.stem or source.name, outputs, output_path(request, path, "mgdm", "json")
+
+
+def _keys(outputs: dict[str, Path], record: Path) -> Iterator[tuple[str, Path]]:
+    for target in (*outputs.values(), record):
+        yield os.path.realpath(target), target
+
+
+def _telling(path: str, named: list, request: SeparateRequest) -> str:
+    """A template that tells an input apart from the others with its name."""
+    own = Path(path)
+    others = [Path(p) for p, track, *_ in named if p != path and track == (own.stem or own.name)]
+    field = "{source_dir}" if any(o.parent != own.parent for o in others) else "{source_ext}"
+    return request.template.replace("{track}", f"{{track}}_{field}")
+
+
+def estimated_bytes(job: FileJob, request: SeparateRequest) -> int:
     """Disk that a job needs at its peak: its files, and the float32 spools of integer formats."""
     frames = job.info.frames if job.info.frames is not None else (job.info.approx_frames or 0)
-    per_frame = 4 * job.info.channels
-    copies = 2 if choice.format.clips else 1
-    return frames * per_frame * len(choice.names) * copies
+    files = len(request.choice.names)
+    if request.save_samples:
+        files += request.sampling.samples * len(request.choice.stems)
+    return files * request.choice.format.disk_bytes(job.info.rate, job.info.channels, frames)
 
 
 def check_output_folder(out: str | os.PathLike, needed: int) -> None:

@@ -2,103 +2,109 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mgdm_audio.compute.machine import describe_machine, describe_versions
-from mgdm_audio.errors import AudioClipError, AudioReadError
-from mgdm_audio.io.atomic import AtomicOutput, TextOutput, abort_all, commit_all
-from mgdm_audio.io.reader import STDIN, open_blocks, probe, spooled
+from mgdm_audio.errors import AudioClipError, AudioReadError, display_name
+from mgdm_audio.io.atomic import AtomicOutput, TextOutput, abort_all, commit_all, remove_stale
+from mgdm_audio.io.encoders import OutputFormat
+from mgdm_audio.io.json_text import json_text
+from mgdm_audio.io.reader import open_blocks, probe, spooled
 from mgdm_audio.io.stem_writer import StemWriter, clip_reports, common_gain
-from mgdm_audio.separation.file_plan import FileJob, OutputChoice
+from mgdm_audio.sampling.level import SILENCE, Level
+from mgdm_audio.sampling.presets import DEFAULT_PRESET
+from mgdm_audio.separation.file_plan import FileJob, plan_jobs
+from mgdm_audio.separation.record import describe_file, identity, settings_as_json
+from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import Separator, measure_file, merged_trace
 from mgdm_audio.separation.stream import UNCERTAINTY_HOP, Piece, StreamOptions
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["FileOptions", "is_done", "run_job", "run_key", "settings_as_json"]
+__all__ = ["BLOCK", "refuse_existing", "run_job", "separate_file"]
 
-_BLOCK = 1 << 17
+BLOCK = 1 << 17
+"""Samples per channel that are read at once."""
 
 
-@dataclass(frozen=True)
-class FileOptions:
-    """How a file's stems are written.
+def separate_file(
+    source: str | os.PathLike,
+    out: str | os.PathLike = "separated",
+    *,
+    separator: Separator | None = None,
+    preset: str = DEFAULT_PRESET,
+    stems: tuple[str, ...] | None = None,
+    two_stems: str | None = None,
+    format: str | OutputFormat = "wav",
+    seed: int = 0,
+    overwrite: bool = False,
+    on_progress: Callable[[float], object] | None = None,
+) -> dict[str, Path]:
+    """Separate a file of any length as ``mgdm-separate`` does, in constant memory.
 
     Parameters
     ----------
+    source : path
+        A sound file.
+    out : path
+        The stems go to ``out/PRIOR/TRACK/STEM.EXT``, their record beside them.
+    separator : Separator, optional
+        Loaded before; by default the bundled prior's with ``preset``.
+    stems, two_stems
+        Only these stems, or one stem and the input minus it.
+    format : str or OutputFormat
+        ``"wav"`` (32-bit float), ``"flac"`` (24-bit), ``"mp3"``, or the details.
     seed : int
     overwrite : bool
         Replace files that exist.
-    on_clip : {"gain", "error"}
-        When integer output would clip: turn all stems down together, or write nothing.
-    share_residual, raw : bool
-        See :class:`~mgdm_audio.separation.stream.StreamOptions`.
-    save_samples : bool
-        Write every posterior sample beside the mean.
-    uncertainty : bool
-        Write the deviation between the samples as npz and as a picture.
+    on_progress : callable, optional
+        Receives the fraction done; return False to cancel.
+
+    Returns
+    -------
+    dict of str to Path
+        The files, by stem.
+
+    Raises
+    ------
+    AudioError, SettingsError
+        In one line; nothing is left behind.
     """
-
-    seed: int = 0
-    overwrite: bool = False
-    on_clip: str = "gain"
-    share_residual: bool = False
-    raw: bool = False
-    save_samples: bool = False
-    uncertainty: bool = False
-
-
-def settings_as_json(value: Any) -> Any:
-    """Settings as plain JSON values; an object is named by its class."""
-    if is_dataclass(value) and not isinstance(value, type):
-        inner = {k: settings_as_json(getattr(value, k)) for k in value.__dataclass_fields__}
-        return {"type": type(value).__name__, **inner}
-    if isinstance(value, list | tuple):
-        return [settings_as_json(v) for v in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
-
-
-def run_key(separator: Separator, job: FileJob, choice: OutputChoice, options: FileOptions) -> str:
-    """Digest of everything that the stems depend on; equal keys mean equal stems."""
-    if job.source == STDIN:
-        source: Any = STDIN
-    else:
-        status = os.stat(job.source)
-        source = [os.path.realpath(job.source), status.st_size, status.st_mtime_ns]
-    facts = {
-        "source": source,
-        "prior": separator.prior.checksum,
-        "precision": separator.prior.precision,
-        "sampling": settings_as_json(separator.sampling),
-        "choice": settings_as_json(choice),
-        "options": {k: v for k, v in asdict(options).items() if k != "overwrite"},
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def is_done(job: FileJob, key: str) -> bool:
-    """Whether a run with this key has written all its files."""
-    if job.source == STDIN or not all(path.is_file() for path in job.outputs.values()):
-        return False
-    try:
-        return json.loads(job.record.read_text(encoding="utf-8")).get("key") == key
-    except (OSError, ValueError, AttributeError):
-        return False
+    used = Separator.from_pretrained(preset=preset) if separator is None else separator
+    request = SeparateRequest(
+        inputs=(os.fspath(source),),
+        out=Path(out),
+        prior=Path(),
+        prior_name=(used.prior.name or "prior").replace("_", "-"),
+        sampling=used.sampling,
+        choice=OutputChoice.of(
+            used.stems,
+            stems=stems,
+            two_stems=two_stems,
+            format=format if isinstance(format, OutputFormat) else OutputFormat(format),
+        ),
+        seed=seed,
+        existing="overwrite" if overwrite else "refuse",
+    )
+    plan = plan_jobs(request)
+    if len(plan.jobs) != 1:
+        reason = plan.refused[0].reason if plan.refused else "one file at a time"
+        raise AudioReadError(reason)
+    if not overwrite:
+        refuse_existing(plan.jobs[0])
+    run_job(used, plan.jobs[0], request, on_progress)
+    return plan.jobs[0].outputs
 
 
 def run_job(
     separator: Separator,
     job: FileJob,
-    choice: OutputChoice,
-    options: FileOptions,
+    request: SeparateRequest,
     on_progress: Callable[[float], object] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -117,52 +123,61 @@ def run_job(
         The record that was written as ``mgdm.json``.
     """
     began = time.perf_counter()
+    note = on_note or (lambda text: None)
+    label = display_name(job.source)
     outputs: list[AtomicOutput] = []
+    for folder in {path.parent for path in (*job.outputs.values(), job.record)}:
+        remove_stale(folder)
     try:
         with spooled(job.source) as source:
             info = probe(source)
             level, frames = measure_file(source)
+            if level.silent:
+                note(f"{label}: {_silence(level)}: the stems are silence, the residual holds it")
             stream = separator.open_stream(
                 level,
                 info.rate,
                 info.channels,
                 frames,
-                seed=options.seed,
+                seed=request.seed,
                 options=StreamOptions(
-                    share_residual=options.share_residual,
-                    keep_samples=options.save_samples,
-                    raw=options.raw,
+                    share_residual=not (request.choice.residual or request.choice.complement),
+                    keep_samples=request.save_samples,
+                    raw=request.raw,
                 ),
                 on_progress=on_progress,
             )
-            channels = 1 if options.raw else info.channels
-            sink = _Sink(separator, job, choice, options, stream.out_rate, channels)
+            channels = 1 if request.raw else info.channels
+            sink = _Sink(separator, job, request, stream.out_rate, channels)
             outputs += sink.outputs
-            for block in open_blocks(source, _BLOCK):
+            for block in open_blocks(source, BLOCK):
                 for piece in stream.push(block):
                     sink.write(piece)
             for piece in stream.finish():
                 sink.write(piece)
-        gain = _gain(sink, options, on_note)
-        trace = merged_trace(stream.traces)
-        written = [*job.outputs, *sink.extra]
-        if options.uncertainty:
+            facts = identity(
+                request, separator.prior.checksum, separator.prior.precision, Path(source)
+            )
+        gain = _gain(sink, request, note)
+        if request.uncertainty:
             rows = stream.uncertainty()
             if rows is not None:
-                extra = _uncertainty_outputs(job, separator, rows, options.overwrite)
-                outputs += extra
-                written += [output.path.name for output in extra]
+                outputs += _uncertainty_outputs(job, separator, rows, request.overwrite)
+        trace = merged_trace(stream.traces)
+        for output in outputs:
+            output.finish(gain)
         record = {
-            "key": run_key(separator, job, choice, options),
+            "identity": facts,
+            "outputs": {o.path.name: describe_file(o.finished) for o in outputs if o.finished},
             "source": job.source,
             "track": job.track,
             "rate": stream.out_rate,
             "channels": channels,
             "frames": sink.frames,
             "seconds_of_audio": frames / info.rate,
-            "stems": list(choice.names),
+            "stems": list(request.choice.names),
             "files": {name: path.name for name, path in job.outputs.items()},
-            "seed": options.seed,
+            "seed": request.seed,
             "prior": {
                 "name": separator.prior.name,
                 "checksum": separator.prior.checksum,
@@ -173,19 +188,29 @@ def run_job(
             "common_gain": gain,
             "silent": level.silent,
             "evaluations": 0 if trace is None else trace.evaluations,
+            "evaluations_per_window": (
+                0 if trace is None else trace.evaluations / len(stream.traces)
+            ),
             "vjps": 0 if trace is None else trace.vjps,
             "seconds": time.perf_counter() - began,
             "warnings": [] if trace is None else trace.warnings,
             "versions": describe_versions(),
             "machine": describe_machine([str(separator.prior.device)]),
         }
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        outputs.append(TextOutput(job.record, text, overwrite=options.overwrite))
+        text = json_text(record) + "\n"
+        outputs.append(TextOutput(job.record, text, overwrite=request.overwrite))
         commit_all(outputs, gain)
         return record
     except BaseException:
         abort_all(outputs)
         raise
+
+
+def _silence(level: Level) -> str:
+    if level.peak > SILENCE:
+        return "nothing but a constant offset"
+    peak = 20 * np.log10(level.peak) if level.peak > 0 else -np.inf
+    return f"silent or nearly so (peak {peak:.0f} dBFS without its offset)"
 
 
 class _Sink:
@@ -195,34 +220,31 @@ class _Sink:
         self,
         separator: Separator,
         job: FileJob,
-        choice: OutputChoice,
-        options: FileOptions,
+        request: SeparateRequest,
         rate: int,
         channels: int,
     ) -> None:
+        choice = request.choice
         self._index = [separator.stems.index(name) for name in choice.stems]
-        self._choice = choice
         self.frames = 0
-        self.extra: list[str] = []
         self._main: list[StemWriter] = []
         self._draws: list[list[StemWriter]] = []
         self.outputs: list[AtomicOutput] = []
 
         def writer(path: Path) -> StemWriter:
-            made = StemWriter(path, rate, channels, choice.format, options.overwrite)
+            made = StemWriter(path, rate, channels, choice.format, request.overwrite)
             self.outputs.append(made)
             return made
 
         try:
             self._main = [writer(path) for path in job.outputs.values()]
-            if options.save_samples:
+            if request.save_samples:
                 for j in range(separator.sampling.samples):
                     paths = [
                         p.with_name(f"{p.stem}.sample{j:02d}{p.suffix}")
                         for p in (job.outputs[name] for name in choice.stems)
                     ]
                     self._draws.append([writer(p) for p in paths])
-                    self.extra += [p.name for p in paths]
         except BaseException:
             abort_all(self.outputs)
             raise
@@ -243,23 +265,22 @@ class _Sink:
         self.frames += piece.stems.shape[-1]
 
 
-def _gain(sink: _Sink, options: FileOptions, on_note: Callable[[str], None] | None) -> float:
+def _gain(sink: _Sink, request: SeparateRequest, note: Callable[[str], None]) -> float:
     reports = clip_reports(sink.outputs)
     if not reports:
         return 1.0
     worst = max(reports, key=lambda report: report.peak)
     decibel = 20 * np.log10(worst.peak)
-    if options.on_clip == "error":
+    if request.on_clip == "error":
         raise AudioClipError(
             f"{Path(worst.path).name}: would clip by {decibel:.2f} dB in integer output; "
             f"write --float32, or let --on-clip gain turn all stems down together"
         )
     gain = common_gain(sink.outputs)
-    if on_note is not None:
-        on_note(
-            f"{Path(worst.path).name} would clip by {decibel:.2f} dB: all stems are turned down by "
-            f"{-20 * np.log10(gain):.2f} dB together; --float32 keeps the level"
-        )
+    note(
+        f"{Path(worst.path).name} would clip by {decibel:.2f} dB: all stems are turned down by "
+        f"{-20 * np.log10(gain):.2f} dB together; --float32 keeps the level"
+    )
     return gain
 
 
@@ -311,6 +332,6 @@ def refuse_existing(job: FileJob) -> None:
     for path in (*job.outputs.values(), job.record):
         if os.path.lexists(path):
             raise AudioReadError(
-                f"{path}: exists already; use --overwrite to replace it, --resume to keep "
-                f"finished tracks, or another --out"
+                f"{display_name(path)}: exists already; use --overwrite to replace it, "
+                f"--resume to keep finished tracks, or another --out"
             )

@@ -29,11 +29,11 @@ from mgdm_audio.separation.stereo_image import ChannelImage, bands, fit_image
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["PRIOR_RATE", "FullBand", "FullBandBlock", "band_top"]
+__all__ = ["FADE_SECONDS", "PRIOR_RATE", "SEGMENT_SECONDS", "FullBand", "FullBandBlock", "band_top"]
 
 PRIOR_RATE = 22_050
-_SEGMENT_SECONDS = 6.0
-_FADE_SECONDS = 1.0
+SEGMENT_SECONDS = 6.0
+FADE_SECONDS = 1.0
 _FFT_SECONDS = 4096 / 44_100
 # Both resamplings leave the lower rate's band untouched up to this share of its Nyquist frequency.
 _CLEAN = 0.9
@@ -108,8 +108,8 @@ class FullBand:
         self._downmix = level.downmix if level is not None else average
         self._rate, self._prior_rate = rate, prior_rate
         self._share = share_residual
-        self._segment = round(_SEGMENT_SECONDS * rate)
-        self._fade = round(_FADE_SECONDS * rate)
+        self._segment = round(SEGMENT_SECONDS * rate)
+        self._fade = round(FADE_SECONDS * rate)
         self._masks = _Masks(rate, prior_rate, self._downmix, share_residual)
         self._resampler = Resampler(prior_rate, rate)
         self._mix = torch.zeros(channels, 0)

@@ -13,13 +13,9 @@ from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.reports.listening_page import PageOptions
 from mgdm_audio.reports.listening_page.track import write_track_page
 from mgdm_audio.sampling.presets import sampling_settings
-from mgdm_audio.separation.file_plan import (
-    OutputChoice,
-    check_output_folder,
-    estimated_bytes,
-    plan_jobs,
-)
-from mgdm_audio.separation.files import FileOptions, run_job
+from mgdm_audio.separation.file_plan import check_output_folder, estimated_bytes, plan_jobs
+from mgdm_audio.separation.files import run_job
+from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import Separator
 from mgdm_audio.web.jobs import Job
 from mgdm_audio.web.settings import WebSettings
@@ -35,8 +31,8 @@ def check_upload(path: Path, name: str, settings: WebSettings, stems: tuple[str,
     AudioError
         With the name the user gave, in one line.
     """
-    choice = OutputChoice.of(stems)
-    plan = plan_jobs([str(path)], path.parent / "out", "stems", choice)
+    request = _request(path, stems, "balanced")
+    plan = plan_jobs(request)
     if plan.refused:
         reason = plan.refused[0].reason.replace(display_name(path), display_name(name))
         raise AudioError(reason)
@@ -48,8 +44,23 @@ def check_upload(path: Path, name: str, settings: WebSettings, stems: tuple[str,
             f"minutes long; found {seconds / 60:.1f}; cut it, or use mgdm-separate"
         )
     # Stems, their zip and the page, which is small beside them.
-    check_output_folder(path.parent, 2 * estimated_bytes(job, choice))
+    check_output_folder(path.parent, 2 * estimated_bytes(job, request))
     return job.info
+
+
+def _request(
+    source: Path, known: tuple[str, ...], preset: str, stems: tuple[str, ...] = ()
+) -> SeparateRequest:
+    return SeparateRequest(
+        inputs=(str(source),),
+        out=source.parent / "out",
+        prior=Path(),  # loaded already
+        prior_name="stems",
+        sampling=sampling_settings(preset),
+        choice=OutputChoice.of(known, stems=list(stems) or None),
+        template="{stem}.{ext}",
+        existing="overwrite",
+    )
 
 
 def separating(
@@ -62,17 +73,12 @@ def separating(
 
         def separate(job: Job, progress: Callable[[float], bool]) -> None:
             job.notes.clear()
-            choice = OutputChoice.of(prior.stems, stems=list(job.stems) or None)
             out = job.folder / "out"
-            planned = plan_jobs(
-                [str(job.source)], out, "stems", choice, template="{stem}.{ext}"
-            ).jobs[0]
+            request = _request(job.source, prior.stems, job.preset, job.stems)
+            planned = plan_jobs(request).jobs[0]
             planned = replace(planned, track=Path(job.name).stem or job.name)
-            separator = Separator(
-                prior, sampling_settings(job.preset), batch_size=4, on_note=job.notes.append
-            )
-            options = FileOptions(overwrite=True)
-            run_job(separator, planned, choice, options, progress, job.notes.append)
+            separator = Separator(prior, request.sampling, on_note=job.notes.append)
+            run_job(separator, planned, request, progress, job.notes.append)
             page = write_track_page(
                 out / "listen.html", planned.record, job.source, PageOptions(overwrite=True)
             )

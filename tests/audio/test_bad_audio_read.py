@@ -314,3 +314,18 @@ def test_nothing_on_standard_error(tmp_path, capfd):
                 read(tmp_path / f"{k}.{ending}")
     sys.stderr.flush()
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS")])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+def test_a_cut_off_ogg_is_named(tmp_path, format, subtype, share):
+    whole = tmp_path / "whole.ogg"
+    rate = 48_000 if subtype == "OPUS" else 44_100
+    noise = 0.1 * np.random.default_rng(0).standard_normal(5 * rate)
+    sf.write(whole, noise, rate, format=format, subtype=subtype)
+    assert sum(b.shape[1] for b in open_blocks(whole)) == 5 * rate
+    data = whole.read_bytes()
+    cut = tmp_path / "cut.ogg"
+    cut.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(AudioReadError, match="cut off"):
+        probe(cut)

@@ -189,7 +189,7 @@ class OutOfMemoryError(RuntimeError):
     [
         (None, 0, ""),
         (AudioError("two\nlines"), 1, "error: two lines"),
-        (SettingsError("rate is positive"), 1, "error: rate is positive"),
+        (SettingsError("rate is positive"), 2, "error: rate is positive"),
         (click.UsageError("wrong"), 2, "error: wrong"),
         (click.ClickException("failed"), 1, "error: failed"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -198,7 +198,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(28, "No space left on device", "/x/y.wav"), 1, "error: /x/y.wav: No space left"),
         (MemoryError(), 1, "error: out of memory"),
         (OutOfMemoryError("CUDA"), 1, "error: out of memory"),
-        (BrokenPipeError(32, "Broken pipe"), 1, ""),
+        (BrokenPipeError(32, "Broken pipe"), 1, "error: standard output was closed"),
         (ZeroDivisionError("by 0"), 1, "internal error: ZeroDivisionError: by 0"),
     ],
 )
@@ -280,6 +280,6 @@ def test_as_a_process(tiny, repo_root, home):
     failed = subprocess.run(
         [*command, "info", "nobody"], env=environment, capture_output=True, text=True, check=False
     )
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert failed.stderr.startswith("error: unknown prior")
     assert failed.stderr.count("\n") == 1

@@ -81,7 +81,7 @@ def _told(record: dict[str, Any]) -> dict[str, str]:
         "Prior": record["prior"]["name"],
         "Sampler": str(settings.get("sampler", "")),
         "Posterior samples": str(settings.get("samples", 1)),
-        "Denoiser evaluations": f"{record['evaluations']:.0f} per sample",
+        "Denoiser evaluations": f"{record['evaluations_per_window']:g} per window",
         "Seed": str(record["seed"]),
         "Time": f"{record['seconds']:.1f} s for {record['seconds_of_audio']:.1f} s of sound",
         "Machine": str(machine.get("cpu", machine.get("processor", ""))),
