@@ -46,6 +46,7 @@ SHORT = {
         "jumps": 4,
         "steps": 2,
         "stages": 2,
+        "max_rows": 64,
         "then": MGDM(levels=4, denoising_steps=2, conditional=Variational(2, 2)),
     },
     "tweedie_gibbs": {"levels": 4, "conditional": Tweedie("isotropic", data_variance=0.5)},

@@ -245,7 +245,7 @@ def test_unknown_names_list_the_valid_ones(tmp_path):
 
 def test_a_sampler_that_cannot_do_the_task_says_what_it_needs(tmp_path):
     line = complaint("restore", "digit:0", "-t", "jpeg2", "-s", "ddnm", "-o", tmp_path)
-    assert "needs 'svd', which JPEG does not have" in line
+    assert "needs 'spectral', which JPEG does not have" in line
 
 
 def test_images_that_do_not_fit_get_one_line(tmp_path):

@@ -104,5 +104,5 @@ def test_the_file_is_markdown_and_goes_on(call):
     means = [float(line.split("|")[len(STEMS) + 2]) for line in table[2:]]
     assert means == sorted(means, reverse=True)
     for other in (("--seed", "1"), ("--budget", "3")):
-        _, _, result = call(*other, code=1)
+        _, _, result = call(*other, code=2)
         assert "another question" in result.output
