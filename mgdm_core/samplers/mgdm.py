@@ -62,6 +62,10 @@ class MGDM(Sampler):
         Backward steps.
     last : float or None
         Noise-to-signal ratio of the last outer level; None for level 2, below which s is 1.
+    approach : float or None
+        Before the last level, each further level is this share of the one above it: an even grid
+        leaps from some 25 to the last, and a law that keeps s near t then leaves the data unmet.
+        None for the even grid alone.
     """
 
     name: ClassVar[str] = "mgdm"
@@ -75,6 +79,7 @@ class MGDM(Sampler):
     renoise: str = "between"
     transition: str = "ddpm"
     last: float | None = None
+    approach: float | None = None
 
     def __post_init__(self) -> None:
         check(self.levels >= 2, "levels is at least 2", self.levels)
@@ -85,6 +90,8 @@ class MGDM(Sampler):
         names = ", ".join(METHODS)
         check(self.transition in METHODS, f"transition is one of {names}", self.transition)
         check(self.last is None or self.last > 0, "last is a positive ratio or None", self.last)
+        share = self.approach
+        check(share is None or 0 < share < 1, "approach lies in (0, 1) or is None", share)
         for name, known in (("conditional", CONDITIONALS), ("index_law", INDEX_LAWS)):
             value = getattr(self, name)
             if isinstance(value, str):
@@ -109,7 +116,14 @@ class MGDM(Sampler):
     def plan_from(self, problem: Problem, top: int) -> MGDMPlan:
         """Settle the outer levels below ``top``."""
         stop = 2 if self.last is None else problem.schedule.level_of_sigma(self.last)
-        places = outer_places(problem.schedule.spaced(self.levels, top, max(1, min(stop, top))))
+        levels = problem.schedule.spaced(self.levels, top, max(1, min(stop, top)))
+        if self.approach is not None and len(levels) > 1:
+            final, t = levels.pop(), int(self.approach * levels[-1])
+            while t > final:
+                levels.append(t)
+                t = min(t - 1, int(self.approach * t))
+            levels.append(final)
+        places = outer_places(levels)
         return MGDMPlan(top, places, self.gibbs * len(places), *self.chosen(problem))
 
     def init(
@@ -185,6 +199,10 @@ PRESETS: dict[str, MGDM] = {
     ),
     # Not published: what the exact-posterior benchmark found best for few observed values.
     "best": MGDM(
-        levels=40, denoising_steps=8, conditional=Linearised(), index_law=UniformFraction(0.5)
+        levels=40,
+        denoising_steps=8,
+        conditional=Linearised(),
+        index_law=UniformFraction(0.5),
+        approach=0.8,
     ),
 }

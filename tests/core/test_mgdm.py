@@ -333,19 +333,24 @@ def test_two_levels_still_meet_the_data_and_are_checked():
         draw(broken, gaussian_likelihood(1), (2,), RandomStreams([0]), settings)
 
 
-def test_data_that_are_not_met_near_level_1_are_named():
-    """With s never below half of t the residual stays above sigma_y, and nothing said so."""
-    items, sigma_y = 100, 0.05
+@pytest.mark.parametrize("approach", [None, PRESETS["best"].approach])
+def test_the_default_for_few_values_meets_the_data_near_level_1(approach):
+    """On the even grid alone the residual stays far above sigma_y, and nothing said so."""
+    items, sigma_y = 200, 0.05
     prior = CoordinatePrior(SCHEDULE, 0.0, 4.0)
     matrix = normal((1, 20), 3)
     y = torch.full((items, 1), 2.0, dtype=torch.float64)
     likelihood = GaussianLikelihood(Matrix(matrix), y, sigma_y)
-    settings = replace(PRESETS["best"], levels=10, denoising_steps=4)
+    settings = replace(PRESETS["best"], approach=approach)
     result = draw(prior, likelihood, (20,), OneGenerator(items), settings)
     residual = float((y - result.x @ matrix.T).square().mean().sqrt())
-    assert residual > 1.5 * sigma_y
-    (told,) = [w for w in result.trace.warnings if w.startswith("data-not-met")]
-    assert f"{residual:.3g} off" in told
+    told = [w for w in result.trace.warnings if w.startswith("data-not-met")]
+    if approach is None:
+        assert residual > 2 * sigma_y
+        assert f"{residual:.3g} off" in told[0]
+    else:
+        assert residual == pytest.approx(sigma_y, rel=0.25)
+        assert told == []
 
 
 def test_a_network_of_another_shape_is_refused():

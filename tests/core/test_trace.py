@@ -43,7 +43,7 @@ def names(trace) -> list[str]:
 
 
 def test_a_healthy_run_names_nothing():
-    assert run(HEALTHY).warnings == []
+    assert run(replace(HEALTHY, approach=0.7)).warnings == []
     published = replace(
         HEALTHY, levels=20, conditional=Variational(5, 20, learning_rate=0.03), denoising_steps=8
     )
