@@ -271,8 +271,8 @@ class STFTUNet(SpectralNetwork):
         frames = real.shape[2]
         padding = -frames % self.config.frame_multiple
         embedding = self.embedding(sigma, noise.flatten())
-        h = self._context(F.pad(features, (0, 0, 0, padding)), embedding)
-        context, outputs = self.bin_network.told(h), self.decoder(h)[:, :, :frames]
+        context, outputs = self._read(F.pad(features, (0, 0, 0, padding)), embedding)
+        outputs = outputs[:, :, :frames]
         wide = wide_features(trends)
         return _State(re, im, features, trends, wide, context, outputs, embedding, noise, level)
 
@@ -307,6 +307,17 @@ class STFTUNet(SpectralNetwork):
         found = (power.median(2).values.amin(1) / math.log(2)).sqrt().reshape(-1, 1, 1, 1)
         found = torch.minimum(found.clamp_min(_LEAST_NOISE), level)
         return torch.where(self.started > 0, found, level)
+
+    def _read(
+        self,
+        features: Float[Tensor, "batch features frames bins"],
+        embedding: Float[Tensor, "batch embedding"],
+    ) -> tuple[
+        Float[Tensor, "batch hidden columns bands"], Float[Tensor, "batch outputs frames bins"]
+    ]:
+        """What the bands say to the bin network, and what they add to the outputs of the bins."""
+        h = self._context(features, embedding)
+        return self.bin_network.told(h), self.decoder(h)
 
     def _context(
         self,

@@ -1,0 +1,61 @@
+"""The spectral denoiser with room: a dual-path trunk beside the small U-Net.
+
+All is as in `STFTUNet` but what the bands say. A second encoder gathers the same features into
+bands and columns of many channels, layers of attention over time and over bands in turn (as in
+dual-path and band-split networks: Luo et al. 2020, arXiv 1910.06379; Lu et al. 2023,
+arXiv 2309.02612) run over the whole excerpt, and what they find is added to what the U-Net says:
+to the first layer of the bin network, and by a map of every band to the outputs of its bins. Both
+additions start at zero, so a network begins as the `STFTUNet` whose weights it is given.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mgdm_audio.priors.dual_path.config import DualPathConfig
+from mgdm_audio.priors.dual_path.layers import DualPathLayer, last_rms_norm
+from mgdm_audio.priors.stft_unet.layers import BandDecoder, BandEncoder
+from mgdm_audio.priors.stft_unet.network import STFTUNet
+
+__all__ = ["DualPath", "DualPathConfig"]
+
+
+class DualPath(STFTUNet):
+    """Waveform denoiser of several stems on their short-time spectra, with a dual-path trunk.
+
+    Parameters
+    ----------
+    config : DualPathConfig
+        Sizes. ``DualPath(DualPathConfig.from_dict(d))`` rebuilds a stored network.
+    """
+
+    config: DualPathConfig
+
+    def __init__(self, config: DualPathConfig | None = None) -> None:
+        config = DualPathConfig() if config is None else config
+        super().__init__(config)
+        bins, width = config.n_fft // 2, config.path_width
+        bands = (bins, config.bands, config.min_band)
+        self.path_features = nn.Conv2d(self.features, config.path_features, 1)
+        self.path_encoder = BandEncoder(*bands, config.path_features, config.path_patch, width)
+        hidden = round(config.path_ratio * width)
+        self.path = nn.ModuleList(
+            DualPathLayer(width, config.path_heads, hidden, config.embedding)
+            for _ in range(config.path_layers)
+        )
+        self.path_context = nn.Linear(width, config.hidden, bias=False)
+        nn.init.zeros_(self.path_context.weight)
+        self.path_rank = nn.Linear(width, config.path_rank, bias=False)
+        self.path_decoder = BandDecoder(*bands, self.outputs, config.path_patch, config.path_rank)
+
+    def _read(self, features, embedding):
+        context, outputs = super()._read(features, embedding)
+        h = self.path_encoder(self.path_features(features)).permute(0, 2, 3, 1)
+        for layer in self.path:
+            h = layer(h, embedding)
+        h = last_rms_norm(h)
+        told = self.path_context(h).permute(0, 3, 2, 1)
+        repeats = self.config.path_patch // self.config.frame_patch
+        context = context + torch.repeat_interleave(told, repeats, 2)
+        return context, outputs + self.path_decoder(self.path_rank(h).permute(0, 3, 1, 2))
