@@ -159,6 +159,7 @@ def sets(shared: Path, cache: Path | None) -> None:
 @click.option("--preset", "preset_name", default="cpu-2h", show_default=True)
 @click.option("--resume", type=click.Choice(["auto", "never"]), default="auto", show_default=True)
 @click.option("--minutes", type=float, help="Save and leave after this long.")
+@click.option("--cpu-seconds", type=float, help="Save and leave after this much processor time.")
 @click.option("--stop-after", type=int, help="Save and leave after this many steps.")
 @click.option("--steps", type=int, help="Length of the whole run in steps.")
 @click.option("--decay-steps", type=int, help="Steps of the final fall of the learning rate.")
@@ -186,6 +187,7 @@ def train(
     preset_name: str,
     resume: str,
     minutes: float | None,
+    cpu_seconds: float | None,
     stop_after: int | None,
     steps: int | None,
     decay_steps: int | None,
@@ -252,6 +254,7 @@ def train(
         out,
         resume=resume == "auto",
         minutes=minutes,
+        cpu_seconds=cpu_seconds,
         stop_after=stop_after,
         origin=origin,
         identity=identity,

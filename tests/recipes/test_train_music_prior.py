@@ -1,5 +1,6 @@
 """Training of the bundled prior: batches, corruption, loss, resume, export, validation."""
 
+import csv
 import itertools
 import json
 import math
@@ -19,8 +20,9 @@ from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.commands import main
 from recipes.music_prior.training.corruption import (
     CorruptionSettings,
+    Levels,
     corrupt,
-    draw_sigmas,
+    draw_levels,
     random_leak,
 )
 from recipes.music_prior.training.data import (
@@ -98,6 +100,11 @@ def stream_of(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def near(sigma):
+    """Levels of states near the mixture only."""
+    return Levels(sigma, torch.zeros(len(sigma), dtype=torch.bool))
+
+
 class TestCorruption:
     def spectra(self, items=3, seed=0):
         return SpectralTransform(128, 32).forward(
@@ -129,7 +136,7 @@ class TestCorruption:
         clean = self.spectra(items=8)
         settings = CorruptionSettings(cross_talk=1.0, quiet_noise=1.0)
         out = corrupt(
-            clean, torch.zeros_like(clean), torch.full((8,), sigma), settings, stream_of(3)
+            clean, torch.zeros_like(clean), near(torch.full((8,), sigma)), settings, stream_of(3)
         )
         size = (out - clean).abs().square().mean((1, 2, 3)).sqrt()
         assert (size <= sigma * (1 + 1e-4)).all()
@@ -138,20 +145,34 @@ class TestCorruption:
     def test_without_cross_talk_it_is_white_noise(self):
         clean, noise = self.spectra(), self.spectra(seed=9)
         sigma = torch.tensor([0.1, 0.2, 0.3])
-        out = corrupt(clean, noise, sigma, CorruptionSettings(cross_talk=0.0), stream_of(3))
+        out = corrupt(clean, noise, near(sigma), CorruptionSettings(cross_talk=0.0), stream_of(3))
         torch.testing.assert_close(out, clean + sigma[:, None, None, None] * noise)
 
     def test_levels_follow_their_law(self):
         settings = CorruptionSettings(sigma_median=0.1, sigma_spread=1.2)
-        logs = draw_sigmas(4000, settings, stream_of(4)).log()
+        logs = draw_levels(4000, settings, stream_of(4)).sigma.log()
         assert abs(float(logs.median()) - math.log(0.1)) < 0.01
         assert abs(float(logs.std()) - 1.2) < 0.05
+
+    def test_diffusion_states_are_clean_stems_in_white_noise_at_any_level(self):
+        settings = CorruptionSettings(sigma_median=0.1, diffusion=0.5, sigma_min=1e-3, sigma_max=3)
+        levels = draw_levels(2000, settings, stream_of(4))
+        assert int(levels.diffusion.sum()) == 1000
+        place = (levels.sigma[levels.diffusion] / 1e-3).log() / math.log(3000)
+        assert (place.sort().values - torch.linspace(0, 1, 1000)).abs().max() < 0.05
+        some = Levels(levels.sigma[:8], torch.arange(8) % 2 == 0)
+        clean, noise = self.spectra(8), self.spectra(8, seed=9)
+        out = corrupt(clean, noise, some, CorruptionSettings(cross_talk=1.0), stream_of(3))
+        plain = clean + some.sigma[:, None, None, None] * noise
+        difference = (out - plain).abs().amax((1, 2, 3))
+        assert difference[::2].max() < 1e-6
+        assert difference[1::2].min() > 1e-4
 
     def test_levels_of_a_batch_are_spread(self):
         """One level in every quarter of the law, whatever the draw."""
         for seed in range(20):
             settings = CorruptionSettings(sigma_median=0.1, sigma_spread=1.2)
-            sigma = draw_sigmas(4, settings, stream_of(seed)).sort().values
+            sigma = draw_levels(4, settings, stream_of(seed)).sigma.sort().values
             normal = (sigma / 0.1).log() / 1.2
             quantile = 0.5 * (1 + torch.erf(normal / math.sqrt(2)))
             assert ((quantile * 4).floor() == torch.arange(4)).all()
@@ -410,6 +431,22 @@ class TestTraining:
         lines = (tmp_path / "log.csv").read_text().splitlines()[1:]
         assert [int(line.split(",")[0]) for line in lines] == list(range(1, 5))
 
+    def test_processor_time_and_audio_add_up_over_resumptions(self, tmp_path):
+        """Columns of the log go on where a broken-off run stopped; a spent budget ends it."""
+        train(settings_of(), Tones(), tmp_path, stop_after=2, report_every=1)
+        train(settings_of(), Tones(), tmp_path, report_every=1)
+        with (tmp_path / "log.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        cpu = [float(row["cpu_seconds"]) for row in rows]
+        assert cpu == sorted(cpu)
+        assert cpu[0] > 0
+        data = settings_of().data
+        per_step = data.batch * data.crop / 22_050
+        audio = [float(row["audio_seconds"]) for row in rows]
+        assert audio == pytest.approx([per_step * i for i in range(1, 5)], rel=1e-5)
+        spent = train(settings_of(), Tones(), tmp_path / "spent", cpu_seconds=1e-9)
+        assert spent["step"] == 1
+
     def test_extension_goes_on_before_the_decay(self, tmp_path):
         train(settings_of(), Tones(), tmp_path)
         state = torch.load(tmp_path / BEFORE_DECAY, weights_only=True)
@@ -428,7 +465,7 @@ class TestTraining:
         clean = net.spectral.forward(clean_wave)
         white = net.spectral.forward(torch.randn(clean_wave.shape, generator=stream_of(1)))
         sigma = torch.tensor([0.02, 0.05, 0.1, 0.2])
-        noisy = corrupt(clean, white, sigma, CorruptionSettings(cross_talk=1.0), stream_of(2))
+        noisy = corrupt(clean, white, near(sigma), CorruptionSettings(cross_talk=1.0), stream_of(2))
         net.start_from_average(average_power(list(clean_wave.numpy()), net.spectral))
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
         losses = []

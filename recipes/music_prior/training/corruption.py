@@ -12,20 +12,25 @@ made up by the leak: states close to a deterministic sampler's). In some items t
 depend on where the sound belongs: all stems are then shares of one mixture, as where a sampler
 begins; in half of them the shares are those of the stems' average spectra, which is just where it
 begins.
+
+Those are states near the mixture. Another part of the items, ``diffusion``, are states of the
+diffusion itself, clean stems in white noise at any level up to ``sigma_max``: what makes of a
+separator a prior, which samplers can follow down the whole schedule.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from mgdm_core.array_types import Complex, Float, Tensor
+from mgdm_core.array_types import Bool, Complex, Float, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["CorruptionSettings", "corrupt", "draw_sigmas", "random_leak"]
+__all__ = ["CorruptionSettings", "Levels", "corrupt", "draw_levels", "random_leak"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,9 @@ class CorruptionSettings:
         Log-normal law of the noise deviation: its median and the deviation of its logarithm.
     sigma_min, sigma_max : float
         Where that law is cut off.
+    diffusion : float
+        Share of the items that are clean stems in white noise instead, at levels spread evenly in
+        their logarithm over ``sigma_min`` to ``sigma_max``.
     cross_talk : float
         Share of the items that get cross-talk; 0 is the plain white-noise prior.
     quiet_noise : float
@@ -56,6 +64,7 @@ class CorruptionSettings:
     sigma_spread: float = 1.1
     sigma_min: float = 5e-4
     sigma_max: float = 3.0
+    diffusion: float = 0.0
     cross_talk: float = 0.9
     quiet_noise: float = 0.85
     quiet_power: float = 3.0
@@ -68,25 +77,42 @@ class CorruptionSettings:
             raise SettingsError("noise levels need 0 < sigma_min < sigma_median < sigma_max")
         if not self.sigma_spread > 0:
             raise SettingsError(f"sigma_spread must be positive; found {self.sigma_spread}")
-        if not all(0 <= share <= 1 for share in (self.cross_talk, self.quiet_noise, self.blind)):
-            raise SettingsError("cross_talk, quiet_noise and blind are shares in [0, 1]")
+        shares = (self.cross_talk, self.quiet_noise, self.blind, self.diffusion)
+        if not all(0 <= share <= 1 for share in shares):
+            raise SettingsError("cross_talk, quiet_noise, blind and diffusion are shares in [0, 1]")
         if not self.quiet_power >= 0:
             raise SettingsError(f"quiet_power must not be negative; found {self.quiet_power}")
         if self.knots < 2 or self.knot_frames < 1:
             raise SettingsError("the random shares need knots >= 2 and knot_frames >= 1")
 
 
-def draw_sigmas(
-    batch: int, settings: CorruptionSettings, generator: torch.Generator
-) -> Float[Tensor, " batch"]:
+class Levels(NamedTuple):
+    """Noise deviations of a batch, and which items are states of the diffusion itself."""
+
+    sigma: Float[Tensor, " batch"]
+    diffusion: Bool[Tensor, " batch"]
+
+
+def draw_levels(batch: int, settings: CorruptionSettings, generator: torch.Generator) -> Levels:
     """Noise deviations, one per item, stratified over the batch to steady the loss."""
     device = generator.device
-    order = torch.randperm(batch, generator=generator, device=device)
-    place = torch.rand(batch, generator=generator, device=device)
-    quantile = ((order + place) / batch).clamp(1e-6, 1 - 1e-6)
+
+    def stratified() -> Tensor:
+        order = torch.randperm(batch, generator=generator, device=device)
+        return (order + torch.rand(batch, generator=generator, device=device)) / batch
+
+    quantile = stratified().clamp(1e-6, 1 - 1e-6)
     normal = math.sqrt(2) * torch.erfinv(2 * quantile - 1)
     sigma = settings.sigma_median * torch.exp(settings.sigma_spread * normal)
-    return sigma.clamp(settings.sigma_min, settings.sigma_max)
+    sigma = sigma.clamp(settings.sigma_min, settings.sigma_max)
+    diffusion = torch.zeros(batch, dtype=torch.bool, device=device)
+    if settings.diffusion:
+        # As many as the share says in the long run; which ones is told by a place of its own.
+        diffusion = stratified() < settings.diffusion
+        ratio = settings.sigma_max / settings.sigma_min
+        wide = settings.sigma_min * ratio ** torch.rand(batch, generator=generator, device=device)
+        sigma = torch.where(diffusion, wide, sigma)
+    return Levels(sigma, diffusion)
 
 
 def _random_shares(
@@ -145,19 +171,19 @@ def random_leak(
 def corrupt(
     clean: Complex[Tensor, "batch stems bins frames"],
     noise: Complex[Tensor, "batch stems bins frames"],
-    sigma: Float[Tensor, " batch"],
+    levels: Levels,
     settings: CorruptionSettings,
     generator: torch.Generator,
     power: Float[Tensor, "stems bins"] | None = None,
 ) -> Complex[Tensor, "batch stems bins frames"]:
-    """Spectra of clean stems made noisy at level sigma.
+    """Spectra of clean stems made noisy at their levels.
 
     Parameters
     ----------
     clean, noise : Tensor, shape (batch, stems, bins, frames)
         Spectra of the stems and of white noise of unit deviation.
-    sigma : Tensor, shape (batch,)
-        Noise levels.
+    levels : Levels
+        Noise levels, and which items get nothing but white noise.
     settings : CorruptionSettings
         Which items get cross-talk, and how.
     generator : torch.Generator
@@ -165,9 +191,11 @@ def corrupt(
     power : Tensor, shape (stems, bins), optional
         Average power spectra of the stems, for states where a sampler begins.
     """
+    sigma = levels.sigma
     batch = len(sigma)
     device = generator.device
     pick = torch.rand(batch, generator=generator, device=device) < settings.cross_talk
+    pick = pick & ~levels.diffusion
     quiet = torch.rand(batch, generator=generator, device=device) < settings.quiet_noise
     white = torch.rand(batch, generator=generator, device=device)
     reach = torch.rand(batch, generator=generator, device=device)

@@ -19,7 +19,7 @@ from mgdm_audio.priors.precision import resolve_precision
 from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_core.array_types import Complex, Float, Tensor
 from mgdm_core.errors import MGDMError
-from recipes.music_prior.training.corruption import corrupt, draw_sigmas
+from recipes.music_prior.training.corruption import corrupt, draw_levels
 from recipes.music_prior.training.data import (
     SegmentPool,
     SegmentsFrom,
@@ -37,6 +37,7 @@ from recipes.music_prior.training.widen import widened
 
 __all__ = ["Progress", "learning_rate", "read_checkpoint", "train"]
 
+RATE = 22_050
 CHECKPOINT = "last.pt"
 BEFORE_DECAY = "before_decay.pt"
 WIDENING_NOISE = 0.1
@@ -134,6 +135,7 @@ def train(
     *,
     resume: bool = True,
     minutes: float | None = None,
+    cpu_seconds: float | None = None,
     stop_after: int | None = None,
     origin: SpectralNetwork | None = None,
     identity: str = "",
@@ -156,6 +158,9 @@ def train(
         Whether to go on from the checkpoint there, if there is one.
     minutes : float, optional
         Wall time after which to save and return (a piece of the run).
+    cpu_seconds : float, optional
+        Processor time of the whole run, its earlier pieces included, after which to save and
+        return: what is fair between networks on a machine that others use too.
     stop_after : int, optional
         Number of updates after which to save and return.
     origin : STFTUNet, optional
@@ -205,7 +210,7 @@ def train(
     objective, optimizer = fabric.setup(_Objective(network, settings.compile), optimizer)
     weights: dict[str, Tensor] = dict(network.named_parameters())
     average = PowerAverage(weights, settings.ema_length)
-    step, seconds = 0, 0.0
+    step, seconds, cpu_before, audio_seconds = 0, 0.0, 0.0, 0.0
     if state is not None:
         try:
             optimizer.load_state_dict(state["optimizer"])
@@ -217,6 +222,7 @@ def train(
         for name, value in state["average"].items():
             average.values[name].copy_(value)
         step, seconds = int(state["step"]), float(state["seconds"])
+        cpu_before, audio_seconds = state["cpu_seconds"], state["audio_seconds"]
 
     device = fabric.device
     rank = fabric.global_rank
@@ -232,6 +238,15 @@ def train(
     generator = torch.Generator(device=device)
     stopping = InterruptFlag()
 
+    cpu_began, cpu = time.process_time(), cpu_before
+    step_audio = settings.data.batch * settings.data.crop / RATE * fabric.world_size
+
+    def cpu_of_run() -> float:
+        """Processor time of all processes that train; those that render are not counted."""
+        mine = torch.tensor(time.process_time() - cpu_began, dtype=torch.float64)
+        total = fabric.all_reduce(mine.to(device), reduce_op="sum")
+        return cpu_before + float(total)
+
     def current() -> dict[str, Any]:
         return {
             "network": {k: v.detach().cpu() for k, v in network.state_dict().items()},
@@ -239,12 +254,16 @@ def train(
             "optimizer": optimizer.state_dict(),
             "step": step,
             "seconds": seconds + time.perf_counter() - began,
+            "cpu_seconds": cpu,
+            "audio_seconds": audio_seconds,
             "settings": json.dumps(settings.to_dict()),
             "machine": _describe_machine(device),
             "data": identity,
         }
 
     def save(name: str) -> None:
+        nonlocal cpu
+        cpu = cpu_of_run()
         if rank == 0:
             _write_checkpoint(out / name, current())
         fabric.barrier()
@@ -271,11 +290,12 @@ def train(
                     clean = clean * random_equaliser(
                         *clean.shape[:3], settings.data, generator=generator
                     )
-                    sigma = draw_sigmas(len(wave), settings.corruption, generator)
+                    levels = draw_levels(len(wave), settings.corruption, generator)
+                    sigma = levels.sigma
                     noisy = corrupt(
                         clean,
                         network.spectral.forward(white),
-                        sigma,
+                        levels,
                         settings.corruption,
                         generator,
                         network.average_power,
@@ -295,22 +315,30 @@ def train(
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 step += 1
+                audio_seconds += step_audio
                 average.update(weights, step)
                 sums.add(losses.detach(), sigma, norm, waited)
 
                 now = time.perf_counter()
-                if log is not None and (step % report_every == 0 or step == settings.steps):
-                    row = sums.row(step, rate, now - last_report, seconds + now - began)
+                reporting = step % report_every == 0 or step == settings.steps
+                if reporting or cpu_seconds is not None:
+                    cpu = cpu_of_run()
+                if log is not None and reporting:
+                    row = sums.row(step, rate, now - last_report)
+                    row.update(
+                        seconds=seconds + now - began, cpu_seconds=cpu, audio_seconds=audio_seconds
+                    )
                     left = (settings.steps - step) * row["step_seconds"]
                     log.add(row)
                     if progress is not None:
                         progress({**row, "eta_seconds": left, "steps": settings.steps})
                     last_report, sums = now, Tally()
                 out_of_time = minutes is not None and now - began > 60 * minutes
+                spent = cpu_seconds is not None and cpu >= cpu_seconds
                 done = stop_after is not None and step - first_step >= stop_after
                 flags = torch.tensor(
                     [
-                        float(out_of_time or done or stopping.raised),
+                        float(out_of_time or done or spent or stopping.raised),
                         float(now - last_save > 60 * settings.checkpoint_minutes),
                     ]
                 )

@@ -62,7 +62,7 @@ class Tally:
         self.norms.append(float(norm))
         self.waited += waited
 
-    def row(self, step: int, rate: float, wall: float, seconds: float) -> dict[str, float]:
+    def row(self, step: int, rate: float, wall: float) -> dict[str, float]:
         """Means since the last report, with the losses of low, middle and high noise apart."""
         losses, sigmas = torch.cat(self.losses), torch.cat(self.sigmas)
 
@@ -79,7 +79,6 @@ class Tally:
             "learning_rate": rate,
             "step_seconds": wall / len(self.norms),
             "waiting_share": self.waited / max(wall, 1e-9),
-            "seconds": seconds,
         }
 
 
