@@ -1,0 +1,96 @@
+"""Networks that go on from smaller ones compute what those did."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_core.errors import SettingsError
+from recipes.music_prior.training.grow import grown
+
+SIZES = dict(n_fft=128, hop=32, bands=8, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2)
+SIZES.update(embedding=16, hidden=12)
+PATH = dict(path_width=16, path_layers=2, path_heads=2, path_patch=4, path_features=4, path_rank=8)
+
+
+def filled(network, seed):
+    """All weights random, so that nothing is zero by chance."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
+    power = 0.003 * torch.rand(network.average_power.shape, generator=generator) + 1e-4
+    network.start_from_average(power)
+    return network.eval()
+
+
+def states(stems, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return 0.05 * torch.randn(2, stems, 700, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [
+        (STFTUNetConfig(**SIZES), DualPathConfig(**SIZES, **PATH)),
+        (DualPathConfig(**SIZES, **PATH), DualPathConfig(**SIZES, **PATH)),
+    ],
+)
+@torch.no_grad()
+def test_a_second_trunk_changes_nothing_at_first(small, large):
+    build = {STFTUNetConfig: STFTUNet, DualPathConfig: DualPath}
+    origin = filled(build[type(small)](small), 1)
+    network = build[type(large)](large)
+    network.load_state_dict(grown(origin, network, network.average_power))
+    x, sigma = states(4), torch.tensor([0.1, 0.3])
+    torch.testing.assert_close(network.eval()(x, sigma), origin(x, sigma))
+
+
+@torch.no_grad()
+def test_a_stem_that_is_never_heard_changes_nothing():
+    """With an average spectrum of next to nothing, a silent fifth stem gets next to nothing.
+
+    The noise is found in the quietest stem, so one of the four is silent as well. The floor on which
+    the loudness of the sum counts knows the number of stems: the state is far above it here.
+    """
+    origin = filled(DualPath(DualPathConfig(**SIZES, **PATH)), 1)
+    network = DualPath(DualPathConfig(**SIZES, **PATH, stems=5))
+    power = torch.cat([origin.average_power, torch.full((1, 65), 1e-12)])
+    network.load_state_dict(grown(origin, network, power))
+    x = torch.cat([40 * states(4), torch.zeros(2, 1, 700)], 1)
+    x[:, 2] = 0
+    sigma = torch.tensor([0.1, 0.3])
+    out, before = network.eval()(x, sigma), origin(x[:, :4], sigma)
+    assert out[:, 4].abs().max() < 2e-3 * before.abs().max()
+    assert (out[:, :4] - before).abs().max() < 0.02 * before.abs().max()
+
+
+@torch.no_grad()
+def test_the_new_stem_begins_at_its_average_spectrum():
+    origin = filled(STFTUNet(STFTUNetConfig(**SIZES)), 1)
+    network = STFTUNet(STFTUNetConfig(**SIZES, stems=5))
+    power = torch.rand(5, 65) * 0.01
+    network.load_state_dict(grown(origin, network, power))
+    torch.testing.assert_close(network.average_power[4], power[4])
+    torch.testing.assert_close(network.average_power[:4], origin.average_power)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "word"),
+    [
+        (STFTUNetConfig(**SIZES, stems=5), STFTUNetConfig(**SIZES), "lose stems"),
+        (STFTUNetConfig(**SIZES), STFTUNetConfig(**{**SIZES, "widths": (16, 16)}), "does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_refused(small, large, word):
+    origin, network = STFTUNet(small), STFTUNet(large)
+    with pytest.raises(SettingsError, match=word):
+        grown(origin, network, network.average_power)
+
+
+def test_a_trunk_is_not_dropped():
+    origin, network = DualPath(DualPathConfig(**SIZES, **PATH)), STFTUNet(STFTUNetConfig(**SIZES))
+    with pytest.raises(SettingsError, match="cannot go on"):
+        grown(origin, network, network.average_power)
