@@ -16,7 +16,7 @@ from torch import nn
 
 from mgdm_audio.priors.networks import NetworkConfig
 from mgdm_audio.priors.spectral import SpectralTransform
-from mgdm_core.array_types import Complex, Float, Int, Tensor
+from mgdm_core.array_types import Bool, Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
 __all__ = [
@@ -113,6 +113,7 @@ class SpectralNetwork(nn.Module, ABC):
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
         chosen: Int[Tensor, " chosen"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
     ) -> DenoisedBins:
         """Denoise some bins below Nyquist's, which is enough for training.
 
@@ -124,6 +125,9 @@ class SpectralNetwork(nn.Module, ABC):
             Noise deviation of every item.
         chosen : Tensor of int, shape (chosen,)
             Bins to decide, each below n_fft / 2.
+        absent : Tensor of bool, shape (batch, stems), optional
+            Stems that are known to be silent: what the spectrum holds of them says nothing, and
+            they get nothing. At least one stem of every item is not.
 
         Returns
         -------
@@ -148,12 +152,12 @@ class SpectralNetwork(nn.Module, ABC):
         real: Float[Tensor, "batch stems frames bins"],
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
     ) -> DenoisedBins:
         """Denoise all bins; frames before bins. Nyquist's takes the skip of EDM."""
         bins = torch.arange(self.config.n_fft // 2, device=real.device)
-        return self.with_nyquist(
-            self.denoise_bins(real, imaginary, sigma, bins), real, imaginary, sigma
-        )
+        below = self.denoise_bins(real, imaginary, sigma, bins, absent)
+        return self.with_nyquist(below, real, imaginary, sigma)
 
     def with_nyquist(
         self,
@@ -200,12 +204,16 @@ class SpectralNetwork(nn.Module, ABC):
         return self.denoise_with_mask(x, sigma)[0]
 
     def denoise_with_mask(
-        self, x: Float[Tensor, "batch stems samples"], sigma: Float[Tensor, " batch"]
+        self,
+        x: Float[Tensor, "batch stems samples"],
+        sigma: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
     ) -> tuple[Float[Tensor, "batch stems samples"], Float[Tensor, "batch stems bins frames"]]:
         """As :meth:`forward`, and the gain in [0, 1] of every bin on itself.
 
         The posterior variance of a clean bin is about ``sigma^2 * mask``: a bin that the network
-        keeps could be wrong by as much as its noise, one that it removes by little.
+        keeps could be wrong by as much as its noise, one that it removes by little. Stems that are
+        ``absent`` are known to be silent, and silence is their estimate.
         """
         if x.ndim != 3 or x.shape[1] != self.config.stems:
             raise ShapeError(
@@ -218,7 +226,8 @@ class SpectralNetwork(nn.Module, ABC):
                 f"found {tuple(sigma.shape)}"
             )
         dtype = x.dtype
-        denoised = self.denoise_spectrum(self.spectral.forward(x.float()), sigma.float())
+        spectrum = self.spectral.forward(x.float())
+        denoised = self.denoise_spectrum(spectrum, sigma.float(), absent)
         clean = self.spectral.inverse(denoised.spectrum, x.shape[-1]).to(dtype)
         return clean, denoised.mask.to(dtype)
 
@@ -226,15 +235,20 @@ class SpectralNetwork(nn.Module, ABC):
         self,
         spectrum: Complex[Tensor, "batch stems bins frames"],
         sigma: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
     ) -> DenoisedSpectrum:
         """Denoise in the spectral domain, without the way there and back."""
         # A spectrum comes with its bins side by side in memory, and stays so.
         parts = torch.view_as_real(spectrum.transpose(2, 3))
         real, imaginary, mask = self.denoise_parts(
-            parts[..., 0].contiguous(), parts[..., 1].contiguous(), sigma
+            parts[..., 0].contiguous(), parts[..., 1].contiguous(), sigma, absent
         )
         clean = torch.complex(real, imaginary).transpose(2, 3)
-        return DenoisedSpectrum(clean, mask.transpose(2, 3))
+        mask = mask.transpose(2, 3)
+        if absent is not None:  # Nyquist's bin is not the network's
+            silent = absent[:, :, None, None]
+            clean, mask = clean.masked_fill(silent, 0), mask.masked_fill(silent, 0)
+        return DenoisedSpectrum(clean, mask)
 
 
 def build_spectral(config: NetworkConfig) -> SpectralNetwork:

@@ -52,8 +52,8 @@ def test_a_second_trunk_changes_nothing_at_first(small, large):
 def test_a_stem_that_is_never_heard_changes_nothing():
     """With an average spectrum of next to nothing, a silent fifth stem gets next to nothing.
 
-    The noise is found in the quietest stem, so one of the four is silent as well. The floor on which
-    the loudness of the sum counts knows the number of stems: the state is far above it here.
+    The noise is found in the quietest stem, so one of the four is silent as well. The floor on
+    which the loudness of the sum counts knows the number of stems: the state is far above it.
     """
     origin = filled(DualPath(DualPathConfig(**SIZES, **PATH)), 1)
     network = DualPath(DualPathConfig(**SIZES, **PATH, stems=5))

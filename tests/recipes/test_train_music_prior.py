@@ -22,6 +22,7 @@ from recipes.music_prior.training.corruption import (
     CorruptionSettings,
     Levels,
     corrupt,
+    draw_absent,
     draw_levels,
     random_leak,
 )
@@ -167,6 +168,24 @@ class TestCorruption:
         difference = (out - plain).abs().amax((1, 2, 3))
         assert difference[::2].max() < 1e-6
         assert difference[1::2].min() > 1e-4
+
+    def test_only_silent_stems_are_told_and_nothing_leaks_into_them(self):
+        clean = self.spectra(40)
+        clean[:, 2] = 0
+        clean[::2, 0] = 0
+        clean[0] = 0
+        settings = CorruptionSettings(cross_talk=1.0, blind=0.5, told_absent=0.5)
+        absent = draw_absent(clean, settings, stream_of(1))
+        told = absent.any(1)
+        assert 8 < int(told.sum()) < 32
+        assert not told[0]
+        silent = ~clean.abs().amax((2, 3)).bool()
+        assert torch.equal(absent[told], silent[told])
+        power = torch.rand(4, 65) + 0.1
+        leak = random_leak(clean, settings, stream_of(2), power, absent)
+        assert not leak[absent].abs().any()
+        torch.testing.assert_close(leak.sum(1), torch.zeros_like(leak.sum(1)), atol=1e-5, rtol=0)
+        assert draw_absent(clean, CorruptionSettings(), stream_of(1)) is None
 
     def test_levels_of_a_batch_are_spread(self):
         """One level in every quarter of the law, whatever the draw."""

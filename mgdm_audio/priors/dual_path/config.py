@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from mgdm_core.errors import SettingsError
 
@@ -57,6 +59,12 @@ class DualPathConfig(STFTUNetConfig):
                 f"path_patch must be a multiple of frame_patch; "
                 f"found {self.path_patch} and {self.frame_patch}"
             )
+
+    def build(self) -> nn.Module:
+        """Return the network of these sizes."""
+        from mgdm_audio.priors.dual_path.network import DualPath
+
+        return DualPath(self)
 
     @property
     def frame_multiple(self) -> int:

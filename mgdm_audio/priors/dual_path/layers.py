@@ -12,12 +12,12 @@ from torch import nn
 
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["AxialAttention", "DualPathLayer", "GatedPerceptron", "rotate"]
+__all__ = ["AxialAttention", "DualPathLayer", "GatedPerceptron", "last_rms_norm", "rotate"]
 
 _LONGEST_PERIOD = 10_000.0
 
 
-def last_rms_norm(x: Tensor) -> Tensor:
+def last_rms_norm(x: Float[Tensor, "*leading channels"]) -> Float[Tensor, "*leading channels"]:
     """Each position divided by the root mean square over its channels (the last axis)."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
@@ -81,9 +81,9 @@ class DualPathLayer(nn.Module):
 
     def __init__(self, channels: int, heads: int, hidden: int, embedding: int) -> None:
         super().__init__()
-        self.modulation = nn.Linear(embedding, 3 * channels)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.scales = nn.Linear(embedding, 3 * channels)
+        nn.init.zeros_(self.scales.weight)
+        nn.init.zeros_(self.scales.bias)
         self.time = AxialAttention(channels, heads)
         self.bands = AxialAttention(channels, heads)
         self.perceptron = GatedPerceptron(channels, hidden)
@@ -95,7 +95,7 @@ class DualPathLayer(nn.Module):
         self, x: Float[Tensor, "batch bands columns channels"], embedding: Tensor
     ) -> Float[Tensor, "batch bands columns channels"]:
         """Refine."""
-        scales = 1 + self.modulation(embedding)[:, None, None].unflatten(-1, (3, -1))
+        scales = 1 + self.scales(embedding)[:, None, None].unflatten(-1, (3, -1))
         time, bands, inner = scales.unbind(-2)
         x = x + self.time(last_rms_norm(x) * time)
         turned = (last_rms_norm(x) * bands).transpose(1, 2)

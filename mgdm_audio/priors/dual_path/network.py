@@ -15,8 +15,10 @@ from torch import nn
 
 from mgdm_audio.priors.dual_path.config import DualPathConfig
 from mgdm_audio.priors.dual_path.layers import DualPathLayer, last_rms_norm
+from mgdm_audio.priors.spectral_network import ChannelLayout
 from mgdm_audio.priors.stft_unet.layers import BandDecoder, BandEncoder
 from mgdm_audio.priors.stft_unet.network import STFTUNet
+from mgdm_core.array_types import Bool, Float, Tensor
 
 __all__ = ["DualPath", "DualPathConfig"]
 
@@ -44,12 +46,42 @@ class DualPath(STFTUNet):
             DualPathLayer(width, config.path_heads, hidden, config.embedding)
             for _ in range(config.path_layers)
         )
+        # Stems that are known to be silent, told to every layer.
+        self.absence = nn.Linear(config.stems, config.embedding, bias=False)
+        nn.init.zeros_(self.absence.weight)
         self.path_context = nn.Linear(width, config.hidden, bias=False)
         nn.init.zeros_(self.path_context.weight)
         self.path_rank = nn.Linear(width, config.path_rank, bias=False)
         self.path_decoder = BandDecoder(*bands, self.outputs, config.path_patch, config.path_rank)
 
-    def _read(self, features, embedding):
+    @property
+    def channel_layout(self) -> ChannelLayout:
+        """How its channels lie, for widening."""
+        own = super().channel_layout
+        return ChannelLayout(
+            blocks={**own.blocks, "scales": 3, "inward": 2},
+            axes={**own.axes, "path_encoder": (2, 1), "path_decoder": (2, 1)},
+            head=own.head,
+        )
+
+    def _embed(
+        self,
+        sigma: Float[Tensor, " batch"],
+        noise: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None,
+    ) -> Float[Tensor, "batch embedding"]:
+        embedding = super()._embed(sigma, noise, absent)
+        if absent is None:
+            return embedding
+        return embedding + self.absence(absent.to(embedding.dtype))
+
+    def _read(
+        self,
+        features: Float[Tensor, "batch features frames bins"],
+        embedding: Float[Tensor, "batch embedding"],
+    ) -> tuple[
+        Float[Tensor, "batch hidden columns bands"], Float[Tensor, "batch outputs frames bins"]
+    ]:
         context, outputs = super()._read(features, embedding)
         h = self.path_encoder(self.path_features(features)).permute(0, 2, 3, 1)
         for layer in self.path:

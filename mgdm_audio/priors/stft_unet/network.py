@@ -65,7 +65,7 @@ from mgdm_audio.priors.stft_unet.layers import (
     ResidualBlock,
     Upsample,
 )
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Bool, Float, Int, Tensor
 
 __all__ = ["STFTUNet", "STFTUNetConfig"]
 
@@ -128,6 +128,7 @@ class _State(NamedTuple):
     embedding: Tensor
     noise: Tensor
     level: Tensor
+    absent: Tensor | None
 
 
 class STFTUNet(SpectralNetwork):
@@ -229,10 +230,11 @@ class STFTUNet(SpectralNetwork):
         real: Float[Tensor, "batch stems frames bins"],
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
     ) -> DenoisedBins:
         """Real and imaginary part of the clean spectrum, and the gain; frames before bins."""
         bins = self.config.n_fft // 2
-        state = self._observe(real, imaginary, sigma)
+        state = self._observe(real, imaginary, sigma, absent)
         # In parts, so that the bin network takes less memory at a time.
         parts = [self._decide(state, c) for c in torch.arange(bins, device=sigma.device).split(128)]
         below = DenoisedBins(*(torch.cat(part, 3) for part in zip(*parts)))
@@ -244,18 +246,24 @@ class STFTUNet(SpectralNetwork):
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
         chosen: Int[Tensor, " chosen"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
     ) -> DenoisedBins:
         """As :meth:`denoise_parts`, at some bins below Nyquist's only: enough for training."""
-        return self._decide(self._observe(real, imaginary, sigma), chosen)
+        return self._decide(self._observe(real, imaginary, sigma, absent), chosen)
 
     def _observe(
         self,
         real: Float[Tensor, "batch stems frames bins"],
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None,
     ) -> _State:
         level = sigma.reshape(-1, 1, 1, 1)
-        noise = self._noise_level(real, imaginary, level)
+        noise = self._noise_level(real, imaginary, level, absent)
+        if absent is not None:
+            # What a state holds of a stem that is known to be silent says nothing.
+            real = real.masked_fill(absent[:, :, None, None], 0)
+            imaginary = imaginary.masked_fill(absent[:, :, None, None], 0)
         bins = self.config.n_fft // 2
         re, im = real[..., :bins], imaginary[..., :bins]
         sum_re, sum_im = re.sum(1, keepdim=True), im.sum(1, keepdim=True)
@@ -270,11 +278,22 @@ class STFTUNet(SpectralNetwork):
         features = torch.cat([compressed, compressed * cosine, share, trends], 1)
         frames = real.shape[2]
         padding = -frames % self.config.frame_multiple
-        embedding = self.embedding(sigma, noise.flatten())
+        embedding = self._embed(sigma, noise.flatten(), absent)
         context, outputs = self._read(F.pad(features, (0, 0, 0, padding)), embedding)
         outputs = outputs[:, :, :frames]
         wide = wide_features(trends)
-        return _State(re, im, features, trends, wide, context, outputs, embedding, noise, level)
+        return _State(
+            re, im, features, trends, wide, context, outputs, embedding, noise, level, absent
+        )
+
+    def _embed(
+        self,
+        sigma: Float[Tensor, " batch"],
+        noise: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None,
+    ) -> Float[Tensor, "batch embedding"]:
+        """What all layers are told: the level, the noise that is there, the absent stems."""
+        return self.embedding(sigma, noise)
 
     def _decide(self, state: _State, chosen: Int[Tensor, " chosen"]) -> DenoisedBins:
         """Clean spectrum and gain of the chosen bins."""
@@ -290,13 +309,15 @@ class STFTUNet(SpectralNetwork):
         outputs = outputs.float() + self.bias.index_select(2, chosen)
         re, im = state.real.index_select(3, chosen), state.imaginary.index_select(3, chosen)
         prior = self.log_prior.index_select(2, chosen)
-        return self._gains(outputs, prior, re, im, state.noise, state.level).applied_to(re, im)
+        gains = self._gains(outputs, prior, re, im, state.noise, state.level, state.absent)
+        return gains.applied_to(re, im)
 
     def _noise_level(
         self,
         real: Float[Tensor, "batch stems frames bins"],
         imaginary: Float[Tensor, "batch stems frames bins"],
         level: Float[Tensor, "batch 1 1 1"],
+        absent: Bool[Tensor, "batch stems"] | None,
     ) -> Float[Tensor, "batch 1 1 1"]:
         """Deviation of the white noise that is there, at most the nominal level.
 
@@ -304,7 +325,10 @@ class STFTUNet(SpectralNetwork):
         complex normal numbers). The nominal level may count cross-talk as well.
         """
         power = (real.detach().square() + imaginary.detach().square()).flatten(2)
-        found = (power.median(2).values.amin(1) / math.log(2)).sqrt().reshape(-1, 1, 1, 1)
+        medians = power.median(2).values
+        if absent is not None:
+            medians = medians.masked_fill(absent, math.inf)
+        found = (medians.amin(1) / math.log(2)).sqrt().reshape(-1, 1, 1, 1)
         found = torch.minimum(found.clamp_min(_LEAST_NOISE), level)
         return torch.where(self.started > 0, found, level)
 
@@ -347,6 +371,7 @@ class STFTUNet(SpectralNetwork):
         im: Float[Tensor, "batch stems frames bins"],
         level: Float[Tensor, "batch 1 1 1"],
         nominal: Float[Tensor, "batch 1 1 1"],
+        absent: Bool[Tensor, "batch stems"] | None,
     ) -> _Gains:
         """Gains of the chosen bins out of what the network says, a correction of Wiener's."""
         stems = self.config.stems
@@ -357,9 +382,14 @@ class STFTUNet(SpectralNetwork):
         threshold = _CLEARLY_ABOVE * (1 + 1 / odds)
         odds = odds + self.evidence.clamp_min(0) * loudness.square() / (loudness + threshold)
         mask = torch.sigmoid(outputs[:, :stems] + torch.log(odds))
+        if absent is not None:
+            mask = mask.masked_fill(absent[:, :, None, None], 0)
         if not self.config.cross_stem:
             return _Gains(mask, None, None)
-        share = torch.softmax(outputs[:, stems : 2 * stems] + log_prior, 1)
+        logits = outputs[:, stems : 2 * stems] + log_prior
+        if absent is not None:
+            logits = logits.masked_fill(absent[:, :, None, None], -math.inf)
+        share = torch.softmax(logits, 1)
         # The higher the level, the less it means where a sound is found.
         odds = _MOVING * (nominal / self.config.sigma_data).square()
         gate = self.started * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds))

@@ -30,7 +30,11 @@ import torch.nn.functional as F
 from mgdm_core.array_types import Bool, Complex, Float, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["CorruptionSettings", "Levels", "corrupt", "draw_levels", "random_leak"]
+__all__ = ["CorruptionSettings", "Levels", "corrupt", "draw_absent", "draw_levels", "random_leak"]
+
+
+# Far below what is heard in a song whose mixture has an RMS of 0.1.
+_SILENT_POWER = 1e-10
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class CorruptionSettings:
     diffusion : float
         Share of the items that are clean stems in white noise instead, at levels spread evenly in
         their logarithm over ``sigma_min`` to ``sigma_max``.
+    told_absent : float
+        Share of the items in which the network is told which stems are silent.
     cross_talk : float
         Share of the items that get cross-talk; 0 is the plain white-noise prior.
     quiet_noise : float
@@ -65,6 +71,7 @@ class CorruptionSettings:
     sigma_min: float = 5e-4
     sigma_max: float = 3.0
     diffusion: float = 0.0
+    told_absent: float = 0.0
     cross_talk: float = 0.9
     quiet_noise: float = 0.85
     quiet_power: float = 3.0
@@ -77,9 +84,11 @@ class CorruptionSettings:
             raise SettingsError("noise levels need 0 < sigma_min < sigma_median < sigma_max")
         if not self.sigma_spread > 0:
             raise SettingsError(f"sigma_spread must be positive; found {self.sigma_spread}")
-        shares = (self.cross_talk, self.quiet_noise, self.blind, self.diffusion)
+        shares = (self.cross_talk, self.quiet_noise, self.blind, self.diffusion, self.told_absent)
         if not all(0 <= share <= 1 for share in shares):
-            raise SettingsError("cross_talk, quiet_noise, blind and diffusion are shares in [0, 1]")
+            raise SettingsError(
+                "cross_talk, quiet_noise, blind, diffusion and told_absent are shares in [0, 1]"
+            )
         if not self.quiet_power >= 0:
             raise SettingsError(f"quiet_power must not be negative; found {self.quiet_power}")
         if self.knots < 2 or self.knot_frames < 1:
@@ -115,8 +124,29 @@ def draw_levels(batch: int, settings: CorruptionSettings, generator: torch.Gener
     return Levels(sigma, diffusion)
 
 
+def draw_absent(
+    clean: Complex[Tensor, "batch stems bins frames"],
+    settings: CorruptionSettings,
+    generator: torch.Generator,
+) -> Bool[Tensor, "batch stems"] | None:
+    """Stems that the network is told to be silent; None if no item is told anything.
+
+    Only stems that are silent are named, and all of them; an item without any sound is not told.
+    """
+    if not settings.told_absent:
+        return None
+    silent = torch.view_as_real(clean).square().sum(-1).mean((2, 3)) < _SILENT_POWER
+    told = torch.rand(len(clean), generator=generator, device=clean.device) < settings.told_absent
+    return silent & (told & ~silent.all(1))[:, None]
+
+
 def _random_shares(
-    items: int, stems: int, columns: int, settings: CorruptionSettings, generator: torch.Generator
+    items: int,
+    stems: int,
+    columns: int,
+    settings: CorruptionSettings,
+    generator: torch.Generator,
+    absent: Bool[Tensor, "items stems"] | None,
 ) -> Float[Tensor, "items stems stems knots columns"]:
     """Where sound goes, on knots: axis 1, the stem it ends in, sums to 1; axis 2 is its origin."""
     device = generator.device
@@ -133,7 +163,10 @@ def _random_shares(
     stay = -0.5 + 4.0 * uniform()
     blind = torch.rand(items, 1, 1, 1, 1, generator=generator, device=device) < settings.blind
     own = field + stay * torch.eye(stems, device=device)[:, :, None, None]
-    return torch.softmax(torch.where(blind, field[:, :, :1], own), 1)
+    logits = torch.where(blind, field[:, :, :1], own)
+    if absent is not None:  # nothing leaks into a stem that is known to be silent
+        logits = logits.masked_fill(absent[:, :, None, None, None], -math.inf)
+    return torch.softmax(logits, 1)
 
 
 def random_leak(
@@ -141,11 +174,12 @@ def random_leak(
     settings: CorruptionSettings,
     generator: torch.Generator,
     power: Float[Tensor, "stems bins"] | None = None,
+    absent: Bool[Tensor, "items stems"] | None = None,
 ) -> Complex[Tensor, "items stems bins frames"]:
-    """Sound that moves between the stems; zero when summed over the stems."""
+    """Sound that moves between the stems, but not into absent ones; its sum over them is zero."""
     items, stems, bins, frames = clean.shape
     columns = max(2, math.ceil(frames / settings.knot_frames) + 1)
-    shares = _random_shares(items, stems, columns, settings, generator)
+    shares = _random_shares(items, stems, columns, settings, generator, absent)
     shares = F.interpolate(shares.flatten(0, 2), frames, mode="linear", align_corners=True)
     shares = shares.reshape(items, stems, stems, settings.knots, frames)
     # Knots lie evenly on a logarithmic axis of frequency.
@@ -162,8 +196,11 @@ def random_leak(
     leak = torch.complex(moved, moved_imaginary)
     if power is None:
         return leak
-    wiener = power / power.sum(0)
-    begun = wiener[:, :, None] * clean.sum(1, keepdim=True) - clean
+    powers = power.expand(items, -1, -1)
+    if absent is not None:
+        powers = powers.masked_fill(absent[:, :, None], 0)
+    wiener = powers / powers.sum(1, keepdim=True)
+    begun = wiener[..., None] * clean.sum(1, keepdim=True) - clean
     begins = torch.rand(items, 1, 1, 1, generator=generator, device=clean.device)
     return torch.where(begins < 0.5 * settings.blind, begun, leak)
 
@@ -175,6 +212,7 @@ def corrupt(
     settings: CorruptionSettings,
     generator: torch.Generator,
     power: Float[Tensor, "stems bins"] | None = None,
+    absent: Bool[Tensor, "batch stems"] | None = None,
 ) -> Complex[Tensor, "batch stems bins frames"]:
     """Spectra of clean stems made noisy at their levels.
 
@@ -190,6 +228,8 @@ def corrupt(
         Random stream, on the device of the spectra.
     power : Tensor, shape (stems, bins), optional
         Average power spectra of the stems, for states where a sampler begins.
+    absent : Tensor of bool, shape (batch, stems), optional
+        Stems that the network is told to be silent.
     """
     sigma = levels.sigma
     batch = len(sigma)
@@ -203,7 +243,8 @@ def corrupt(
     white = torch.where(pick & quiet, white.pow(settings.quiet_power), torch.ones_like(white))
     corrupted = clean + (sigma * white)[:, None, None, None] * noise
     if len(chosen):
-        leak = random_leak(clean[chosen], settings, generator, power)
+        silent = None if absent is None else absent[chosen]
+        leak = random_leak(clean[chosen], settings, generator, power, silent)
         size = torch.view_as_real(leak).square().sum(-1).mean((1, 2, 3)).sqrt()
         limit = sigma[chosen] * (0.2 + 0.8 * reach[chosen])
         scale = (limit / size.clamp_min(1e-12)).clamp(max=1.0)

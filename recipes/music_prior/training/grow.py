@@ -95,6 +95,8 @@ def _with_stems(
     result = torch.zeros_like(new)
     if layer in ("average_power", "log_prior", "evidence"):
         result[: len(old)] = old
+    elif layer == "absence":
+        result[:, : old.shape[1]] = old
     elif layer == "bias" or name == "bin_network.last.weight":
         result[outputs] = old
     elif name in ("bin_network.first.weight", "path_features.weight"):

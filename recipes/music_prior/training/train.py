@@ -17,9 +17,10 @@ from torch import nn
 
 from mgdm_audio.priors.precision import resolve_precision
 from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
-from mgdm_core.array_types import Complex, Float, Tensor
+from mgdm_audio.priors.stft_unet.network import STFTUNet
+from mgdm_core.array_types import Bool, Complex, Float, Tensor
 from mgdm_core.errors import MGDMError
-from recipes.music_prior.training.corruption import corrupt, draw_levels
+from recipes.music_prior.training.corruption import corrupt, draw_absent, draw_levels
 from recipes.music_prior.training.data import (
     SegmentPool,
     SegmentsFrom,
@@ -29,6 +30,7 @@ from recipes.music_prior.training.data import (
     random_equaliser,
     random_texture,
 )
+from recipes.music_prior.training.grow import grown
 from recipes.music_prior.training.loss import ChosenBins, PowerAverage, choose_bins, denoising_loss
 from recipes.music_prior.training.optimizer import MuonAdamW
 from recipes.music_prior.training.presets import TrainSettings
@@ -62,10 +64,11 @@ class _Objective(nn.Module):
         clean: Complex[Tensor, "batch stems bins frames"],
         sigma: Float[Tensor, " batch"],
         chosen: ChosenBins,
+        absent: Bool[Tensor, "batch stems"] | None,
     ) -> Float[Tensor, "batch stems"]:
         pair = torch.view_as_real(noisy.transpose(2, 3))
         real, imaginary = pair[..., 0].contiguous(), pair[..., 1].contiguous()
-        estimate = self.parts(real, imaginary, sigma, chosen.bins)  # type: ignore[operator]
+        estimate = self.parts(real, imaginary, sigma, chosen.bins, absent)  # type: ignore[operator]
         sigma_data = self.network.config.sigma_data
         return denoising_loss(estimate[:2], clean.transpose(2, 3), sigma, sigma_data, chosen)
 
@@ -117,15 +120,26 @@ def _seed(*numbers: int) -> int:
     return value >> 1
 
 
-def _initialised(settings: TrainSettings, origin: SpectralNetwork | None) -> SpectralNetwork:
+def _initialised(settings: TrainSettings) -> SpectralNetwork:
     # Layers draw their first weights from the global stream, which is put back afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(_seed(settings.seed))
-        network = build_spectral(settings.network)
-    if origin is not None:
-        generator = torch.Generator().manual_seed(_seed(settings.seed, 3))
-        network.load_state_dict(widened(origin, network, WIDENING_NOISE, generator))
-    return network
+        return build_spectral(settings.network)
+
+
+def _adopted(
+    origin: SpectralNetwork,
+    network: SpectralNetwork,
+    settings: TrainSettings,
+    power: Float[Tensor, "stems bins"],
+) -> dict[str, Tensor]:
+    """Weights of a network that goes on from another: with more parts or stems, or wider."""
+    if isinstance(origin, STFTUNet) and isinstance(network, STFTUNet):
+        more_parts = type(origin) is not type(network)
+        if more_parts or origin.config.stems != network.config.stems:
+            return grown(origin, network, power)
+    generator = torch.Generator().manual_seed(_seed(settings.seed, 3))
+    return widened(origin, network, WIDENING_NOISE, generator)
 
 
 def train(
@@ -181,7 +195,9 @@ def train(
     """
     began = time.perf_counter()
     # Before there are other processes: what is refused here is said once.
-    network = _initialised(settings, origin)
+    network = _initialised(settings)
+    if origin is not None:
+        network.load_state_dict(_adopted(origin, network, settings, network.average_power))
     device_kind = (
         "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
     )
@@ -228,12 +244,17 @@ def train(
     rank = fabric.global_rank
     source = source if rank == 0 else SegmentsFrom(source, rank * SEGMENTS_PER_PROCESS)
     pool = SegmentPool(source, settings.data, out / f"pool{rank}", identity)
-    if state is None and origin is None:
+    new_stems = origin is None or origin.config.stems != network.config.stems
+    if state is None and new_stems:
         start, stop = settings.data.span(0)
         pool.need(start, stop)
         segments = (pool.get(number) for number in range(start, stop))
         power = average_power(segments, network.spectral)
-        network.start_from_average(fabric.broadcast(power))
+        power = fabric.broadcast(power)
+        if origin is None:
+            network.start_from_average(power)
+        else:
+            network.load_state_dict(_adopted(origin, network, settings, power))
     log = Log(out / "log.csv", step) if rank == 0 else None
     generator = torch.Generator(device=device)
     stopping = InterruptFlag()
@@ -292,6 +313,7 @@ def train(
                     )
                     levels = draw_levels(len(wave), settings.corruption, generator)
                     sigma = levels.sigma
+                    absent = draw_absent(clean, settings.corruption, generator)
                     noisy = corrupt(
                         clean,
                         network.spectral.forward(white),
@@ -299,13 +321,14 @@ def train(
                         settings.corruption,
                         generator,
                         network.average_power,
+                        absent,
                     )
                     bins = network.config.n_fft // 2
                     chosen = choose_bins(bins, settings.bin_share, generator)
                 rate = learning_rate(settings, step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                losses = objective(noisy, clean, sigma, chosen)
+                losses = objective(noisy, clean, sigma, chosen, absent)
                 fabric.backward(losses.mean())
                 norm = fabric.clip_gradients(
                     objective, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False

@@ -1,0 +1,105 @@
+"""A prior of some of its network's stems, the others being known to be silent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.priors.spectral_network import SpectralNetwork
+from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior
+from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.errors import SettingsError
+
+__all__ = ["ClosedNetwork", "closed_prior"]
+
+
+class ClosedNetwork(nn.Module):
+    """A network over some of another's stems: the rest are told to be silent, not trained away.
+
+    Parameters
+    ----------
+    network : SpectralNetwork
+        Shared, not copied.
+    kept : Tensor of int, shape (kept,)
+        Stems that remain, rising.
+    """
+
+    kept: Tensor
+    average_power: Tensor
+
+    def __init__(self, network: SpectralNetwork, kept: Int[Tensor, " kept"]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("kept", kept)
+        self.register_buffer("average_power", network.average_power[kept])
+
+    @property
+    def spectral(self) -> SpectralTransform:
+        """The transform it works in."""
+        return self.network.spectral
+
+    def denoise_with_mask(
+        self, x: Float[Tensor, "batch kept samples"], sigma: Float[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch kept samples"], Float[Tensor, "batch kept bins frames"]]:
+        """Denoise the stems that remain, and give the gain of every bin on itself."""
+        batch, _, samples = x.shape
+        stems = self.network.config.stems
+        full = x.new_zeros(batch, stems, samples).index_copy(1, self.kept, x)
+        absent = torch.ones(batch, stems, dtype=torch.bool, device=x.device)
+        absent[:, self.kept] = False
+        clean, mask = self.network.denoise_with_mask(full, sigma, absent)
+        return clean.index_select(1, self.kept), mask.index_select(1, self.kept)
+
+    def forward(
+        self, x: Float[Tensor, "batch kept samples"], sigma: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch kept samples"]:
+        """Denoise: the estimate of E[x_0 | x_0 + sigma eps = x, the other stems silent]."""
+        return self.denoise_with_mask(x, sigma)[0]
+
+
+def closed_prior(prior: SpectralWaveformPrior, silent: Sequence[str]) -> SpectralWaveformPrior:
+    """Return a prior of the same network in which some stems are known to be silent.
+
+    Parameters
+    ----------
+    prior : SpectralWaveformPrior
+        Its network works on spectra.
+    silent : sequence of str
+        Stems that the recordings do not hold; the prior that is returned does not have them.
+
+    Raises
+    ------
+    SettingsError
+        If the prior lacks one of them, none would remain, or its network cannot be told.
+    """
+    unknown = sorted(set(silent) - set(prior.stems))
+    if unknown:
+        raise SettingsError(
+            f"only stems of the prior can be silent; it has {list(prior.stems)}, found {unknown}"
+        )
+    kept = [i for i, stem in enumerate(prior.stems) if stem not in silent]
+    if not kept:
+        raise SettingsError("at least one stem must not be silent; found all of them")
+    if not isinstance(prior.network, SpectralNetwork):
+        raise SettingsError(
+            f"a network on spectra can be told which stems are silent; "
+            f"{prior.name or 'this prior'} has a {type(prior.network).__name__}"
+        )
+    return SpectralWaveformPrior(
+        ClosedNetwork(prior.network, torch.tensor(kept, device=prior.device)),
+        stems=[prior.stems[i] for i in kept],
+        rate=prior.rate,
+        window=prior.window,
+        levels=prior.schedule if prior.levels is None else prior.levels,
+        name=prior.name,
+        licence=prior.licence,
+        training=prior.training,
+        checksum=prior.checksum,
+        config=prior.config,
+        kind=prior.kind,
+        device=prior.device,
+        precision=prior.precision,
+    )
