@@ -15,12 +15,12 @@ from mgdm_audio.priors.levels import Levels
 from mgdm_audio.priors.networks import kind_of
 from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_core.errors import MGDMError
+from recipes.music_prior.songs.song import FIVE_STEMS
 from recipes.music_prior.training.presets import TrainSettings
 from recipes.music_prior.training.train import read_checkpoint
 
 __all__ = ["LEVELS", "export", "network_from_checkpoint", "read_network"]
 
-STEMS = ("bass", "drums", "guitar", "piano")
 RATE = 22_050
 WINDOW = 131_072
 LEVELS = Levels(sigma_min=1e-3, sigma_max=1.0, rho=3.0, steps=1000)
@@ -104,7 +104,7 @@ def export(
         network,
         kind=kind_of(network.config),
         config=network.config.to_dict(),
-        stems=STEMS,
+        stems=FIVE_STEMS[: network.config.stems],
         rate=RATE,
         window=WINDOW,
         sigma_data=network.config.sigma_data,

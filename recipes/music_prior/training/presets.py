@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from mgdm_audio.priors.dual_path.config import DualPathConfig
 from mgdm_audio.priors.networks import NetworkConfig, kind_of, read_config
 from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from mgdm_core.errors import SettingsError
@@ -110,6 +111,9 @@ _NEAR_THE_MIXTURE = CorruptionSettings(
 
 _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 
+# The trunk with room, for tens of core-hours: its matrix products are what a processor does best.
+_DUAL = DualPathConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
+
 _CPU = TrainSettings(
     network=_SMALL,
     corruption=_NEAR_THE_MIXTURE,
@@ -120,6 +124,14 @@ _CPU = TrainSettings(
 
 PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": _CPU,
+    # Goes on from the weights of "cpu-2h" with --init; four stems, states near the mixture.
+    "cpu-dual": replace(_CPU, network=_DUAL),
+    # Five stems, half of the states those of the diffusion itself, silent stems told now and then.
+    "cpu-dual-open": replace(
+        _CPU,
+        network=replace(_DUAL, stems=5),
+        corruption=replace(_NEAR_THE_MIXTURE, diffusion=0.5, told_absent=0.5),
+    ),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
     # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.

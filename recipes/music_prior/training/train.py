@@ -243,7 +243,7 @@ def train(
     device = fabric.device
     rank = fabric.global_rank
     source = source if rank == 0 else SegmentsFrom(source, rank * SEGMENTS_PER_PROCESS)
-    pool = SegmentPool(source, settings.data, out / f"pool{rank}", identity)
+    pool = SegmentPool(source, settings.data, out / f"pool{rank}", identity, network.config.stems)
     new_stems = origin is None or origin.config.stems != network.config.stems
     if state is None and new_stems:
         start, stop = settings.data.span(0)
