@@ -675,7 +675,7 @@ def test_durations_are_not_rounded_up_to_hours(seconds, text):
     ("arguments", "code", "text"),
     [
         (["train", "--out", "{0}/run", "--data-dir", "{0}"], 1, "no .npy shards"),
-        (["train", "--out", "{0}/run", "--data-dir", "{0}", "--steps", "0"], 1, "steps must be"),
+        (["train", "--out", "{0}/run", "--data-dir", "{0}", "--steps", "0"], 2, "steps must be"),
         (["export", "{0}/nothing.pt"], 2, "does not exist"),
     ],
 )
