@@ -20,6 +20,7 @@ class _Lazy(Group):
 
     _elsewhere = {  # noqa: RUF012
         "inspect": "recipes.music_prior.sound.inspect_songs",
+        "instruments": "recipes.music_prior.sound.inspect_instruments",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:

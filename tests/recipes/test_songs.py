@@ -302,7 +302,7 @@ def test_absent_soundfonts_are_reported_with_the_packages(tmp_path, monkeypatch)
         find_soundfonts()
     with pytest.raises(SoundfontError, match="there is no"):
         find_soundfonts((str(tmp_path / "x.sf2"),))
-    with pytest.raises(SoundfontError, match=r"no \.sf2 or \.sf3"):
+    with pytest.raises(SoundfontError, match=r"no \.sf2, \.sf3 or \.sfz"):
         find_soundfonts((str(tmp_path),))
     (tmp_path / "b.SF2").touch()
     (tmp_path / "a.sf3").touch()

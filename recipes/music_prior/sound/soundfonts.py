@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.music_prior.songs.song import STEMS, SongError, stem_of
+from recipes.music_prior.sound.sfz_library import as_soundfont
 
 DRUM_BANK = 128
 # Debian's places; MIT-licensed soundfonts only. Others are given by path.
@@ -74,7 +75,8 @@ class Preset:
     name
         Its name there.
     source
-        The collection it comes from: presets of one collection with one address are one instrument.
+        The collection it comes from: in Debian's presets of one address are one instrument, in
+        others presets of one program and name.
     """
 
     font: int
@@ -96,8 +98,9 @@ def find_soundfonts(paths: tuple[str, ...] = (), split: str = "train") -> tuple[
     Parameters
     ----------
     paths
-        Files (.sf2, .sf3), folders of such files, or "debian" for Debian's places. Empty: Debian's
-        places. In a folder, ``heldout.sf2`` and ``heldout.sf3`` are passed over.
+        Files (.sf2, .sf3, .sfz), folders of such files (.sfz at any depth), or "debian" for
+        Debian's places. Empty: Debian's places. In a folder, files named ``heldout`` are passed
+        over. An .sfz instrument is turned into a soundfont first.
     split
         "train" or "valid".
 
@@ -115,16 +118,20 @@ def find_soundfonts(paths: tuple[str, ...] = (), split: str = "train") -> tuple[
         elif path.is_dir():
             fonts = sorted(p for p in path.iterdir() if p.suffix.lower() in (".sf2", ".sf3"))
             found += [font for font in fonts if font.stem != HELD_OUT_FONT]
+            sampled = sorted(p for p in path.rglob("*") if p.suffix.lower() == ".sfz")
+            found += [as_soundfont(p, path) for p in sampled if p.stem != HELD_OUT_FONT]
         elif not path.is_file():
-            raise SoundfontError(f"a soundfont must be an .sf2 or .sf3 file; there is no {path}")
+            raise SoundfontError(
+                f"a soundfont must be an .sf2, .sf3 or .sfz file; there is no {path}"
+            )
         elif path.stem == HELD_OUT_FONT and split == "train":
             raise SoundfontError(
                 f"{path} is for validation only; give it with --heldout-soundfont, not --soundfont"
             )
         else:
-            found.append(path)
+            found.append(as_soundfont(path) if path.suffix.lower() == ".sfz" else path)
     if not found:
-        raise SoundfontError(f"no .sf2 or .sf3 file in {', '.join(paths)}")
+        raise SoundfontError(f"no .sf2, .sf3 or .sfz file in {', '.join(paths)}")
     return tuple(dict.fromkeys(found))
 
 
@@ -149,12 +156,12 @@ def other_instruments(presets: list[Preset], split: str) -> dict[int, list[list[
 
     One program in eight is kept for validation, in every soundfont.
     """
-    found: dict[int, dict[tuple[str, int], list[Preset]]] = {}
+    found: dict[int, dict[tuple, list[Preset]]] = {}
     for preset in presets:
         held_out = preset.program % 8 == HELD_OUT_OTHER
         if is_other(preset) and held_out == (split == "valid"):
             recordings = found.setdefault(preset.program, {})
-            recordings.setdefault((preset.source, preset.bank), []).append(preset)
+            recordings.setdefault(_instrument_of(preset), []).append(preset)
     return {program: list(recordings.values()) for program, recordings in found.items()}
 
 
@@ -206,9 +213,15 @@ def instruments(presets: list[Preset], stem: str) -> list[list[Preset]]:
     A class is known by its instruments: one that two soundfonts of one collection hold is not to be
     heard twice as often as one that a single file holds.
     """
-    found: dict[tuple[str, int, int], list[Preset]] = {}
+    found: dict[tuple, list[Preset]] = {}
     for preset in presets:
         if stem_of_preset(preset) == stem:
-            address = (preset.source, preset.bank, preset.program)
-            found.setdefault(address, []).append(preset)
+            found.setdefault(_instrument_of(preset), []).append(preset)
     return list(found.values())
+
+
+def _instrument_of(preset: Preset) -> tuple:
+    """Return what presets of one instrument share: an address in Debian's fonts, else a name."""
+    if preset.source == FLUID:
+        return preset.source, preset.bank, preset.program
+    return preset.source, preset.program, preset.name or preset.bank
