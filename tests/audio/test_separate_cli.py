@@ -494,7 +494,7 @@ class TestWords:
         path = tmp_path / "mix.wav"
         sf.write(path, song(12.0, 22_050, 1)[0], 22_050)
         result = call(path, "--set", "chunk=5")
-        assert "than real time, 2 evaluation(s) per window" in result.stdout
+        assert "than real time, 3 evaluation(s) per window" in result.stdout
 
     @pytest.mark.parametrize("level", [0.0, 1e-6, 0.5])
     def test_quiet_input_is_said(self, call, tmp_path, level):
