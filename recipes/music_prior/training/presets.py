@@ -126,11 +126,11 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": _CPU,
     # Goes on from the weights of "cpu-2h" with --init; four stems, states near the mixture.
     "cpu-dual": replace(_CPU, network=_DUAL),
-    # Five stems, half of the states those of the diffusion itself, silent stems told now and then.
+    # Five stems, a quarter of the states those of the diffusion itself, silent stems told now and then.
     "cpu-dual-open": replace(
         _CPU,
         network=replace(_DUAL, stems=5),
-        corruption=replace(_NEAR_THE_MIXTURE, diffusion=0.5, told_absent=0.5),
+        corruption=replace(_NEAR_THE_MIXTURE, diffusion=0.25, told_absent=0.5),
     ),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),

@@ -266,6 +266,7 @@ def train(
         """Processor time of all processes that train; those that render are not counted."""
         mine = torch.tensor(time.process_time() - cpu_began, dtype=torch.float64)
         total = fabric.all_reduce(mine.to(device), reduce_op="sum")
+        assert isinstance(total, torch.Tensor)
         return cpu_before + float(total)
 
     def current() -> dict[str, Any]:
