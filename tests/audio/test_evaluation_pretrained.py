@@ -94,7 +94,7 @@ def test_unknown_settings_are_told_before_anything_is_loaded(tiny, stems_folder,
         assert result.exit_code == 2, result.output
         assert len(result.output.strip().splitlines()) == 1
     result = CliRunner().invoke(main, [str(stems_folder), "-n", "nobody", "-d", "cpu"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "nobody" in result.output
     assert not (tmp_path / "run").exists()
 

@@ -126,7 +126,7 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": _CPU,
     # Goes on from the weights of "cpu-2h" with --init; four stems, states near the mixture.
     "cpu-dual": replace(_CPU, network=_DUAL),
-    # Five stems, a quarter of the states those of the diffusion itself, silent stems told now and then.
+    # Five stems; a quarter of the states are the diffusion's; silent stems told now and then.
     "cpu-dual-open": replace(
         _CPU,
         network=replace(_DUAL, stems=5),
