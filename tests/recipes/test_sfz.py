@@ -214,3 +214,17 @@ def test_a_folder_of_sfz_is_played_like_any_soundfont(folder, monkeypatch):
     assert instruments(presets, "bass") == [presets]  # both strokes are one instrument
     with pytest.raises(SfzError, match="put it into a folder"):
         as_soundfont(sfz(folder, text.replace("../", ""), "strange.sfz"))
+
+
+def test_a_folder_passes_over_instruments_without_their_samples(folder, monkeypatch):
+    """A licence folder may hold .sfz texts alone; that must not end a training."""
+    monkeypatch.setenv("MGDM_HOME", str(folder / "home"))
+    library = folder / "library"
+    library.mkdir()
+    sfz(library, "<region> sample=../samples/a.wav key=60", "bass.sfz")
+    gone = sfz(library, "<region> sample=gone.wav key=60", "piano.sfz")
+    with pytest.warns(UserWarning, match="passed over: .*there is no sample"):
+        (made,) = find_soundfonts((str(library),))
+    assert made.stem.startswith("bass")
+    with pytest.raises(SfzError, match="there is no sample"):
+        find_soundfonts((str(gone),))

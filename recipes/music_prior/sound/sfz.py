@@ -30,6 +30,10 @@ class SfzError(SongError):
     """An .sfz file that cannot be read or holds nothing that can be played."""
 
 
+class MissingSampleError(SfzError):
+    """An instrument names a sample that is not beside it."""
+
+
 @dataclass(frozen=True)
 class Region:
     """One sample and where it sounds.
@@ -187,7 +191,7 @@ def _region(opcodes: dict[str, str], control: dict[str, str], path: Path) -> Reg
         return None
     file = path.parent / (control.get("default_path", "") + sample).replace("\\", "/")
     if not file.is_file():
-        raise SfzError(f"{path}: there is no sample {file}")
+        raise MissingSampleError(f"{path}: there is no sample {file}")
     only = key("key", -1)
     low, high = (only, only) if only >= 0 else (0, 127)
     keys = max(key("lokey", low), 0), min(key("hikey", high), 127)

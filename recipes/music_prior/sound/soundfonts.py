@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from recipes.music_prior.songs.song import STEMS, SongError, stem_of
+from recipes.music_prior.sound.sfz import MissingSampleError
 from recipes.music_prior.sound.sfz_library import as_soundfont
 
 DRUM_BANK = 128
@@ -100,7 +102,8 @@ def find_soundfonts(paths: tuple[str, ...] = (), split: str = "train") -> tuple[
     paths
         Files (.sf2, .sf3, .sfz), folders of such files (.sfz at any depth), or "debian" for
         Debian's places. Empty: Debian's places. In a folder, files named ``heldout`` are passed
-        over. An .sfz instrument is turned into a soundfont first.
+        over, and so are .sfz files without their samples, with a warning. An .sfz instrument is
+        turned into a soundfont first.
     split
         "train" or "valid".
 
@@ -119,7 +122,13 @@ def find_soundfonts(paths: tuple[str, ...] = (), split: str = "train") -> tuple[
             fonts = sorted(p for p in path.iterdir() if p.suffix.lower() in (".sf2", ".sf3"))
             found += [font for font in fonts if font.stem != HELD_OUT_FONT]
             sampled = sorted(p for p in path.rglob("*") if p.suffix.lower() == ".sfz")
-            found += [as_soundfont(p, path) for p in sampled if p.stem != HELD_OUT_FONT]
+            for instrument in sampled:
+                if instrument.stem == HELD_OUT_FONT:
+                    continue
+                try:
+                    found.append(as_soundfont(instrument, path))
+                except MissingSampleError as error:  # kept for its licence, say
+                    warnings.warn(f"passed over: {error}", stacklevel=2)
         elif not path.is_file():
             raise SoundfontError(
                 f"a soundfont must be an .sf2, .sf3 or .sfz file; there is no {path}"
