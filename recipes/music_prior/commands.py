@@ -298,73 +298,76 @@ def pack(out: Path, segments: int, data_dir: Path | None, **songs) -> None:
 
 @main.command()
 @click.argument("checkpoints", nargs=-1, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
-@click.option("--segments", default=24, show_default=True, help="Held-out segments of 6 s.")
-@click.option("--real", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--no-denoise", is_flag=True, help="Only the separation.")
-@click.option("--raw", is_flag=True, help="The last weights instead of their average.")
-@click.option("--label", default="", help="Kept with the result.")
+@click.option(
+    "--shared",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with midi, soundfonts and audio, which the sets are made of.",
+)
+@click.option("--sets", "names", default="ABC", show_default=True, help="Of A, B, C, U.")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Of the sets.")
+@click.option("--preset", "preset_name", help="Way to separate  [default: that of mgdm-separate].")
+@click.option("--sampler", help="Another sampler, with its own settings.")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Sampler setting.")
+@click.option("--denoise", is_flag=True, help="Denoising of clean stems in white noise, too.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Keep the figures.")
+@click.option("--label", default="", help="Kept with the figures.")
 @click.option("--threads", type=int, help="CPU threads.")
-@click.option("--sampler", "overrides", default="{}", help="Sampler settings, as JSON.")
-@click.option("--preset", "preset_name", help="Separate exported files as mgdm-separate does.")
-@_song_options
 def validate(
     checkpoints: tuple[Path, ...],
-    out: Path,
-    segments: int,
-    real: Path | None,
-    no_denoise: bool,
-    raw: bool,
+    shared: Path,
+    names: str,
+    cache: Path | None,
+    preset_name: str | None,
+    sampler: str | None,
+    changes: tuple[str, ...],
+    denoise: bool,
+    out: Path | None,
     label: str,
     threads: int | None,
-    overrides: str,
-    preset_name: str | None,
-    data_dir: Path | None,
-    **songs,
 ) -> None:
-    """Measure CHECKPOINTS (of the training, or exported) on songs held out from it."""
+    """Measure CHECKPOINTS (of the training, or exported) on the validation sets.
+
+    A fifth stem is told to be silent. With --out a line is added to OUT/validation.jsonl, and
+    OUT/validation.png drawn from it and from the run's log.
+    """
     import torch
 
-    from mgdm_audio.priors.checkpoint.store import load_prior
-    from mgdm_audio.priors.spectral_network import SpectralNetwork
+    from mgdm_audio.sampling.presets import DEFAULT_PRESET, sampling_settings
+    from recipes.music_prior.sound.validation_sets import validation_set
     from recipes.music_prior.training import validate as validation
-    from recipes.music_prior.training.export import network_from_checkpoint
 
     if threads:
         torch.set_num_threads(threads)
-    songs["per_song"] = 1
-    source, identity = _source(data_dir, seed=0, split="valid", **songs)
-    stems = torch.from_numpy(
-        validation.held_out(source, out.parent / "held_out", segments, identity)
-    )
-    pieces = torch.from_numpy(validation.real_pieces(real)) if real else None
-    sampler = validation.FastSampler(**json.loads(overrides))
+    if any("=" not in change for change in changes):
+        raise click.UsageError("--set takes NAME=VALUE")
+    values = dict(change.split("=", 1) for change in changes)
+    sampling = sampling_settings(preset_name or DEFAULT_PRESET, sampler=sampler, changes=values)
+    sets = [validation_set(name, shared, cache) for name in names]
     for path in checkpoints:
-        separate = None
-        if path.suffix == ".safetensors":
-            prior = load_prior(path, precision="float32")
-            network = prior.network
-            if not isinstance(network, SpectralNetwork):
-                raise click.ClickException(f"{path} is no spectral denoiser; this measures those")
-            step, seconds = prior.training["steps"], prior.training["seconds"]
-            if preset_name is not None:
-                separate = validation.preset_separator(prior, preset_name)
-        elif preset_name is not None:
-            raise click.ClickException("--preset is for exported files; use export first")
-        else:
-            network, state = network_from_checkpoint(path, average=not raw)
-            step, seconds = state["step"], state["seconds"]
-        result = validation.validate(network, stems, pieces, sampler, not no_denoise, separate)
-        out.mkdir(parents=True, exist_ok=True)
-        validation.append_result(out / "validation.jsonl", step, seconds, label, result)
-        click.echo(f"{path} step {step} after {seconds / 60:.0f} min {label}")
-        for name, value in result.items():
-            if name == "denoising_sdr":
-                for sigma, per_stem in value.items():
-                    click.echo(f"  denoising at {sigma:g}: " + _decibels(per_stem))
-            else:
-                click.echo(f"  SI-SDRi {name}: " + _decibels(value))
-    validation.plot(out, out / "validation.png")
+        prior = validation.read_prior(path)
+        spent = prior.training.get("cpu_seconds", 0)
+        click.echo(f"{path}: step {prior.training['steps']}, {spent / 3600:.2f} core-hours {label}")
+
+        def show(identity: str, scores) -> None:
+            click.echo(f"  {identity}  {_decibels(scores.per_stem.tolist())}")
+
+        result = validation.validate(prior, sets, sampling, denoise=denoise, progress=show)
+        for sigma, per_stem in result.get("denoising_sdr", {}).items():
+            click.echo(f"  denoising at {sigma:g}: " + _decibels(per_stem))
+        for name, figures in result.items():
+            if "wiener" in figures:
+                wiener, cost = figures["wiener"], figures["real_time"]
+                click.echo(f"  {name}  Wiener {wiener:.2f} dB; {cost:.2f} s per second of music")
+            elif name != "denoising_sdr":
+                shares = "  ".join(f"{stem} {share:.0%}" for stem, share in figures.items())
+                click.echo(f"  {name}  the unknown sound ends in {shares}")
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            line = {"file": path.name, "label": label, "cpu_seconds": spent, **result}
+            with (out / "validation.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            validation.plot(out, out / "validation.png")
 
 
 def hours(seconds: float) -> str:

@@ -16,8 +16,11 @@ from hypothesis import strategies as st
 from mgdm_audio.priors.checkpoint.store import load_prior, read_header
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.commands import main
+from recipes.music_prior.sound.validation_sets import ValidationSet
+from recipes.music_prior.training import validate as validation
 from recipes.music_prior.training.corruption import (
     CorruptionSettings,
     Levels,
@@ -40,14 +43,12 @@ from recipes.music_prior.training.presets import PRESETS, TrainSettings, preset
 from recipes.music_prior.training.sources import pack
 from recipes.music_prior.training.train import BEFORE_DECAY, CHECKPOINT, learning_rate, train
 from recipes.music_prior.training.validate import (
-    FastSampler,
     denoising_sdr,
-    held_out,
-    preset_separator,
-    separation,
+    read_prior,
+    separator,
+    unknown_share,
     validate,
 )
-from recipes.music_prior.training.wiener_baseline import wiener_separate
 from tests.audio.tiny_stems_prior import save_tiny_stems, song
 
 TINY = STFTUNetConfig(
@@ -585,45 +586,15 @@ class TestExport:
 
 
 class TestValidation:
-    def test_wiener_stems_sum_to_the_mixture_and_gain(self):
-        transform = SpectralTransform(128, 32)
-        songs = np.stack([Tones().item(i) for i in range(6)])
-        power = average_power(songs[:4], transform)
-        stems = torch.from_numpy(songs[4:])
-        estimate = wiener_separate(stems.sum(1), power, transform)
-        torch.testing.assert_close(estimate.sum(1), stems.sum(1), atol=1e-5, rtol=0)
-        gains = separation(lambda y: wiener_separate(y, power, transform), stems)
-        # Registers do not overlap: far better than a real song allows.
-        assert min(gains) > 10
+    @pytest.fixture
+    def prior(self, tmp_path):
+        return read_prior(save_tiny_stems(tmp_path / "tiny.safetensors"))
 
-    def test_the_mixture_itself_gains_nothing(self):
-        stems = torch.from_numpy(np.stack([Tones().item(i) for i in range(2)]))
-        gains = separation(lambda y: y[:, None].expand(-1, 4, -1), stems)
-        assert max(abs(g) for g in gains) < 1e-5
-
-    def test_silent_stems_do_not_count(self):
-        stems = torch.from_numpy(np.stack([Tones().item(i) for i in range(2)]))
-        stems[0, 0] = 0
-        gains = separation(lambda y: y[:, None].expand(-1, 4, -1), stems)
-        assert max(abs(g) for g in gains) < 1e-5
-
-    def test_sampler_sums_to_the_mixture_and_keeps_what_wiener_had(self):
-        net = STFTUNet(TINY).eval()
-        songs = np.stack([Tones().item(i) for i in range(6)])
-        net.start_from_average(average_power(songs[:4], net.spectral))
-        stems = torch.from_numpy(songs[4:])
-        mixture = stems.sum(1)
-        sampler = FastSampler(steps=6, sigma_max=0.02, sigma_min=0.005, noise=1.0)
-        estimate = sampler.separate(net, mixture)
-        torch.testing.assert_close(estimate.sum(1), mixture, atol=1e-4, rtol=0)
-        assert torch.equal(estimate, sampler.separate(net, mixture))
-        assert np.mean(separation(lambda y: sampler.separate(net, y), stems)) > 4
-
-    def test_levels_fall(self):
-        levels = FastSampler(steps=9, sigma_min=0.005).levels()
-        assert levels[0] == pytest.approx(0.3)
-        assert levels[-1] == pytest.approx(0.005)
-        assert all(b < a for a, b in itertools.pairwise(levels))
+    @pytest.fixture
+    def songs(self):
+        waves = np.stack([song(1.0, 22_050, 4, seed=seed) for seed in range(2)])
+        waves *= 0.1 / np.sqrt(np.mean(np.square(waves.sum(1)), axis=1))[:, None, None]
+        return ValidationSet("A", waves.astype(np.float32), "A-test")
 
     def test_denoising_of_the_untrained_network_is_known(self):
         """Under the skip of EDM, noise of the stems' own deviation leaves half the power: 3 dB."""
@@ -633,33 +604,44 @@ class TestValidation:
             expected = 10 * math.log10((0.05**2 + sigma**2) / sigma**2)
             assert per_stem == pytest.approx([expected] * 4, abs=0.3)
 
-    def test_held_out_set_is_fixed_and_kept(self, tmp_path):
-        source = Tones()
-        first = held_out(source, tmp_path, 3, "tones")
-        assert first.shape == (3, 4, 4096)
-        np.testing.assert_allclose(np.sqrt(np.square(first.sum(1)).mean(1)), 0.1, rtol=1e-2)
-        made = len(source.made)
-        assert np.array_equal(held_out(source, tmp_path, 3, "tones"), first)
-        assert len(source.made) == made
-        held_out(source, tmp_path, 3, "other tones")
-        assert len(source.made) > made
-
-    def test_all_figures_in_one(self):
-        net = STFTUNet(TINY).eval()
-        stems = torch.from_numpy(np.stack([Tones().item(i) for i in range(2)]))
-        result = validate(net, stems, stems[:1], FastSampler(steps=2))
-        assert set(result) >= {"denoising_sdr", "held_out", "held_out_wiener", "real"}
-        json.dumps(result)
-        best = validate(net, stems, denoise=False, separate=lambda mixtures: stems)
-        assert min(best["held_out"]) > 60
-
-    def test_presets_separate_as_the_product_does(self, tmp_path):
-        prior = load_prior(save_tiny_stems(tmp_path / "tiny.safetensors"))
+    def test_stems_sum_to_the_mixture_whatever_they_are_batched_with(self, prior):
         mixtures = torch.from_numpy(song(1.0, 22_050, 2))
-        both = preset_separator(prior, "fast")(mixtures)
+        run = separator(prior, sampling_settings("fast"))
+        both = run(mixtures)
         assert both.shape == (2, 4, mixtures.shape[1])
         torch.testing.assert_close(both.sum(1), mixtures, atol=2e-3, rtol=0)
-        assert torch.equal(preset_separator(prior, "fast")(mixtures[1:])[0], both[1])
+        assert torch.equal(run(mixtures[1:])[0], both[1])
+
+    def test_the_truth_scores_high_and_the_mixture_nothing(self, prior, songs, monkeypatch):
+        truth = torch.from_numpy(songs.stems)
+        for factor, low, high in ((1.0, 60, 300), (0.0, -1e-3, 1e-3)):
+            rest = truth.sum(1, keepdim=True) / 4
+            given = iter(factor * truth + (1 - factor) * rest)
+
+            def told(prior, sampling, given=given):
+                return lambda mixtures: torch.stack([next(given) for _ in mixtures])
+
+            monkeypatch.setattr(validation, "separator", told)
+            result = validate(prior, [songs], sampling_settings("fast"))
+            assert low < result["A-test"]["mean"] < high
+        json.dumps(result)
+
+    def test_a_fifth_stem_is_told_to_be_silent_and_takes_what_is_unknown(self, songs):
+        unknown = torch.from_numpy(songs.stems[:, 0])
+        other = torch.from_numpy(songs.stems[:, 1])
+        estimates = torch.stack([0.25 * unknown, other, 0.75 * unknown], 1)
+        shares = unknown_share(estimates, unknown)
+        assert shares[[0, 2]].tolist() == pytest.approx([0.25, 0.75], abs=1e-5)
+        correlated = float((unknown * other).sum() / unknown.square().sum())
+        assert float(shares[1]) == pytest.approx(correlated, abs=1e-5)
+
+    def test_a_checkpoint_is_measured_as_it_would_be_exported(self, tmp_path):
+        train(settings_of(), Tones(), tmp_path / "run", identity="tones")
+        prior = read_prior(tmp_path / "run" / CHECKPOINT)
+        shipped = tmp_path / "shipped.safetensors"
+        export(tmp_path / "run" / CHECKPOINT, shipped)
+        for name, value in read_prior(shipped).network.state_dict().items():
+            assert torch.equal(prior.network.state_dict()[name], value)
 
 
 @pytest.mark.parametrize(

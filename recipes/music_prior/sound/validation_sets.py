@@ -1,4 +1,4 @@
-"""Three validation sets, fixed and named: every table of the prior is about these.
+"""Validation sets, fixed and named: every table of the prior is about these.
 
 A
     24 renders of 6 s: held-out songs on the held-out presets of Debian's soundfonts.
@@ -6,6 +6,8 @@ B
     48 renders of 12 s: held-out songs on soundfonts that nothing was trained on.
 C
     A real excerpt: the first 36 s of Slakh2100 Track02098.
+U
+    24 renders of 6 s with an unknown instrument or voice as a fifth stem, as loud as the others.
 
 The material that they are made from is no part of the project: it lies in one folder, `shared`.
 """
@@ -26,7 +28,7 @@ import torch
 from mgdm_audio.metrics.silence import ActiveStemScores, active_stem_improvement
 from mgdm_audio.priors.catalogue import home
 from mgdm_core.array_types import Array, Float, Tensor
-from recipes.music_prior.songs.song import RATE, STEMS, SongError
+from recipes.music_prior.songs.song import FIVE_STEMS, RATE, STEMS, SongError
 from recipes.music_prior.sound.stream import StemStream, StreamSettings
 
 __all__ = ["SETS", "ValidationSet", "score", "separable", "validation_set"]
@@ -34,15 +36,16 @@ __all__ = ["SETS", "ValidationSet", "score", "separable", "validation_set"]
 MIXTURE_RMS = 0.1
 ACTIVE = 0.005  # RMS of a stem that counts as playing in a mixture of RMS 0.1
 # Of the 16-bit samples on disk: single strokes of a drum reach 2.3 in mixtures of RMS 0.1.
-SCALES = {"A": 8192, "B": 8192, "C": 32_768}
+SCALES = {"A": 8192, "B": 8192, "C": 32_768, "U": 8192}
 REAL = Path("audio/slakh_Track02098_first36s")
 MIDI = Path("midi")
 HELD_OUT_FONT = Path("soundfonts/heldout.sf3")
 RENDERS = {
     "A": (24, StreamSettings(segment=131_072, composed_share=0.5, seed=0)),
     "B": (48, StreamSettings(segment=12 * RATE, composed_share=0.5, seed=15)),
+    "U": (24, StreamSettings(segment=131_072, composed_share=0.5, seed=31, stems=FIVE_STEMS)),
 }
-SETS = ("A", "B", "C")
+SETS = ("A", "B", "C", "U")
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ class ValidationSet:
     Attributes
     ----------
     name
-        "A", "B" or "C".
+        One of `SETS`.
     stems
-        The four stems in the order of `STEMS` at 22 050 Hz, each mixture with an RMS of 0.1.
+        The four stems in the order of `STEMS` at 22 050 Hz, each mixture with an RMS of 0.1. In set
+        U a fifth follows, what is none of them.
     identity
         The name and a fingerprint of the samples: figures of two runs compare where it is equal.
     """
@@ -70,7 +74,7 @@ def validation_set(name: str, shared: Path, cache: Path | None = None) -> Valida
     Parameters
     ----------
     name
-        "A", "B" or "C".
+        One of `SETS`.
     shared
         The folder that holds `midi`, `soundfonts` and `audio`.
     cache
@@ -106,6 +110,17 @@ def separable(stems: Float[Array, "stems samples"]) -> Float[Array, "stems sampl
     stems = stems * (MIXTURE_RMS / rms)
     active = np.sqrt(np.mean(np.square(stems), axis=1)) > ACTIVE
     return stems if active.sum() >= 2 else None
+
+
+def with_unknown(stems: Float[Array, "stems samples"]) -> Float[Array, "stems samples"] | None:
+    """Make the last stem as loud as the others that play are on average; None without it."""
+    rms = np.sqrt(np.mean(np.square(stems), axis=1))
+    others = rms[:-1][rms[:-1] > ACTIVE]
+    if rms[-1] < 1e-3 or not len(others):
+        return None
+    stems = stems.copy()
+    stems[-1] *= np.sqrt(np.mean(np.square(others))) / rms[-1]
+    return separable(stems)
 
 
 def score(
@@ -151,7 +166,7 @@ def _render(name: str, shared: Path, folder: Path) -> None:
     try:
         number = 0
         for item in StemStream(settings):
-            stems = separable(item)
+            stems = with_unknown(item) if name == "U" else separable(item)
             if stems is None:
                 continue
             _write(partial / f"{number:02d}.flac", stems * SCALES[name])

@@ -90,6 +90,8 @@ def export(
     training = {
         "steps": state["step"],
         "seconds": round(state["seconds"]),
+        "cpu_seconds": round(state["cpu_seconds"]),
+        "audio_seconds": round(state["audio_seconds"]),
         "machine": state["machine"],
         "data": state["data"],
         "commit": _commit(),

@@ -1,159 +1,71 @@
-"""Validation of a checkpoint: denoising per noise level, and separation by a fixed fast sampler."""
+"""Validation of a prior: the sets A, B and C separated as the product does it, and denoising."""
 
 from __future__ import annotations
 
 import csv
 import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
 import torch
 
-from mgdm_audio.metrics.si_sdr import si_sdr
-from mgdm_audio.priors.spectral_network import SpectralNetwork
-from mgdm_audio.priors.waveform_prior import WaveformPrior
-from mgdm_audio.sampling.chunk_stream import ChunkStream
-from mgdm_audio.sampling.level import LevelMeter
-from mgdm_audio.sampling.presets import sampling_settings
-from mgdm_audio.sampling.stem_sampler import StemSampler
-from mgdm_core.array_types import Array, Float, Tensor
+from mgdm_audio.metrics.silence import ActiveStemScores
+from mgdm_audio.priors.checkpoint.store import load_prior
+from mgdm_audio.priors.closed import closed_prior
+from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior
+from mgdm_audio.sampling.stem_sampler import SamplingSettings
+from mgdm_audio.sampling.wiener import average_spectrum_wiener
+from mgdm_audio.separation.separator import Separator
+from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import MGDMError
-from recipes.music_prior.sound.validation_sets import MIXTURE_RMS, separable
-from recipes.music_prior.training.data import INT16_SCALE, SegmentSource
-from recipes.music_prior.training.wiener_baseline import wiener_separate, wiener_spectra
+from recipes.music_prior.songs.song import RATE, STEMS
+from recipes.music_prior.sound.validation_sets import ValidationSet, score
+from recipes.music_prior.training.export import export
 
-__all__ = [
-    "FastSampler",
-    "STEMS",
-    "denoising_sdr",
-    "held_out",
-    "preset_separator",
-    "real_pieces",
-    "separation",
-    "validate",
-]
+__all__ = ["denoising_sdr", "plot", "read_prior", "separator", "unknown_share", "validate"]
 
-STEMS = ("bass", "drums", "guitar", "piano")
 SIGMAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
-@dataclass(frozen=True)
-class FastSampler:
-    """A sampler of few evaluations, fixed so that checkpoints can be compared.
-
-    It starts at the Wiener estimate plus noise. At every level the denoised stems get the rest of
-    the mixture shared out per time-frequency bin by posterior variances,
-
-        v_k = S_k sigma^2 / (S_k + sigma^2),   S_k = |X_k|^2 + average power of stem k,
-
-    and the next level is reached with a part ``churn`` of fresh noise, the rest of it the noise
-    that the denoiser found. The noise has ``noise`` times the deviation that the level says: a
-    prior trained with cross-talk knows such states, and they hide less of the mixture.
-    """
-
-    steps: int = 4
-    sigma_max: float = 0.3
-    sigma_min: float = 0.03
-    rho: float = 3.0
-    churn: float = 1.0
-    noise: float = 0.3
-    samples: int = 1
-
-    def levels(self) -> list[float]:
-        """Noise levels, falling (Karras et al. 2022, equation 5)."""
-        high, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        ramp = np.linspace(0, 1, self.steps) if self.steps > 1 else np.zeros(1)
-        return [float((high + r * (low - high)) ** self.rho) for r in ramp]
-
-    @torch.no_grad()
-    def separate(
-        self, network: SpectralNetwork, mixture: Float[Tensor, "batch samples"], seed: int = 0
-    ) -> Float[Tensor, "batch stems samples"]:
-        """Stems of mixtures of RMS 0.1, the mean of ``samples`` runs."""
-        generator = torch.Generator(device=mixture.device).manual_seed(seed)
-        runs = [self._sample(network, mixture, generator) for _ in range(self.samples)]
-        return torch.stack(runs).mean(0)
-
-    def _sample(
-        self, network: SpectralNetwork, mixture: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        spectral, power = network.spectral, network.average_power
-        target = spectral.forward(mixture)
-        length, stems = mixture.shape[-1], network.config.stems
-        shape = (mixture.shape[0], stems, length)
-        clean = spectral.inverse(wiener_spectra(target, power), length)
-        levels = self.levels()
-
-        def white() -> Tensor:
-            return torch.randn(shape, generator=generator, device=mixture.device)
-
-        x = clean + self.noise * levels[0] * white()
-        for level, following in zip(levels, [*levels[1:], 0.0]):
-            noisy = spectral.forward(x)
-            sigma = torch.full((len(mixture),), level, device=mixture.device)
-            estimate = network.denoise_spectrum(noisy, sigma).spectrum
-            signal = estimate.abs().square() + power[None, :, :, None]
-            variance = signal * level**2 / (signal + level**2)
-            share = variance / variance.sum(1, keepdim=True)
-            estimate = estimate + share * (target - estimate.sum(1))[:, None]
-            clean = spectral.inverse(estimate, length)
-            found = (x - clean) / level
-            fresh = self.noise * white()
-            direction = math.sqrt(1 - self.churn**2) * found + self.churn * fresh
-            x = clean + following * direction
-        return clean
+def read_prior(path: Path) -> SpectralWaveformPrior:
+    """Prior of an exported file, or of a checkpoint as it would be exported, in float32."""
+    if path.suffix == ".safetensors":
+        prior = load_prior(path, device="cpu", precision="float32")
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            shipped = Path(folder) / "exported.safetensors"
+            export(path, shipped)
+            prior = load_prior(shipped, device="cpu", precision="float32")
+    if not isinstance(prior, SpectralWaveformPrior):
+        raise MGDMError(f"{path} is no spectral denoiser; the training makes and measures those")
+    return prior
 
 
-def held_out(source: SegmentSource, folder: Path, segments: int, identity: str) -> Array:
-    """The fixed validation set, float32 (segments, stems, samples), mixtures of RMS 0.1.
-
-    It is rendered once and kept in ``folder``. Segments with fewer than two active stems are
-    passed over, since nothing in them is to be separated.
-    """
-    path, label = folder / "held_out.npy", folder / "held_out.txt"
-    text = f"{identity} {segments}"
-    if path.exists() and label.exists() and label.read_text() == text:
-        return np.load(path).astype(np.float32) / INT16_SCALE
-    chosen: list[Array] = []
-    for item in source.stream(0):
-        scaled = separable(item)
-        if scaled is not None:
-            chosen.append(scaled)
-        if len(chosen) == segments:
-            break
-    stacked = np.clip(np.rint(np.stack(chosen) * INT16_SCALE), -32768, 32767).astype(np.int16)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(path, stacked)
-    label.write_text(text)
-    return stacked.astype(np.float32) / INT16_SCALE
+def closed_to_four(prior: SpectralWaveformPrior) -> SpectralWaveformPrior:
+    """Return the prior of the four stems of the sets; a fifth is told to be silent."""
+    others = [stem for stem in prior.stems if stem not in STEMS]
+    return closed_prior(prior, others) if others else prior
 
 
-def real_pieces(folder: Path, seconds: float = 6.0, rate: int = 22_050) -> Array:
-    """Pieces of a real song in the four-stem layout (any format), mixtures of RMS 0.1."""
-    stems = []
-    for name in STEMS:
-        files = sorted(folder.glob(f"{name}.*"))
-        if not files:
-            raise MGDMError(f"no {name}.* in {folder}; a real song needs the files of {STEMS}")
-        audio, found = soundfile.read(files[0], dtype="float32", always_2d=True)
-        if found != rate:
-            raise MGDMError(f"{files[0]} has {found} Hz; the prior needs {rate}")
-        stems.append(audio.mean(1))
-    length = int(seconds * rate)
-    song = np.stack(stems)
-    song *= MIXTURE_RMS / max(1e-9, float(np.sqrt(np.mean(song.sum(0) ** 2))))
-    pieces = [song[:, i : i + length] for i in range(0, song.shape[1] - length + 1, length)]
-    return np.stack(pieces)
+def separator(
+    prior: SpectralWaveformPrior, sampling: SamplingSettings, seed: int = 0
+) -> Callable[[Tensor], Tensor]:
+    """What ``mgdm-separate`` does with mono mixtures at the prior's rate."""
+    separate = Separator(prior, sampling)
+
+    def one(mixture: Tensor) -> Tensor:
+        stems = separate(mixture, rate=prior.rate, seed=seed).stems
+        return torch.stack([torch.as_tensor(stems[stem]).reshape(-1) for stem in prior.stems])
+
+    return lambda mixtures: torch.stack([one(mixture) for mixture in mixtures])
 
 
 @torch.no_grad()
 def denoising_sdr(
-    network: SpectralNetwork,
+    network: Callable[[Tensor, Tensor], Tensor],
     stems: Float[Tensor, "items stems samples"],
     seed: int = 0,
     batch: int = 4,
@@ -173,71 +85,91 @@ def denoising_sdr(
     return scores
 
 
-def separation(
-    separate: Callable[[Tensor], Tensor],
-    stems: Float[Tensor, "items stems samples"],
-    batch: int = 4,
-) -> list[float]:
-    """Mean SI-SDR improvement in dB per stem, over the pieces in which the stem is heard."""
-    gains: list[Tensor] = []
-    for piece in stems.split(batch):
-        mixture = piece.sum(1)
-        estimate = separate(mixture)
-        gain = si_sdr(estimate, piece) - si_sdr(mixture[:, None].expand_as(piece), piece)
-        heard = piece.square().mean(-1).sqrt() > 0.003
-        gains.append(torch.where(heard, gain.float(), torch.nan))
-    return torch.nanmean(torch.cat(gains), 0).tolist()
-
-
-def preset_separator(
-    prior: WaveformPrior, preset: str, seed: int = 0
-) -> Callable[[Tensor], Tensor]:
-    """What ``mgdm-separate --preset`` does with mono mixtures at the prior's rate."""
-    sampler = StemSampler(prior, sampling_settings(preset))
-
-    def one(mixture: Tensor) -> Tensor:
-        meter = LevelMeter(prior.rate, 1)
-        meter.add(mixture[None])
-        level = meter.result()
-        stream = ChunkStream(sampler, seed, len(mixture))
-        draws = torch.cat(stream.push(level.to_prior(mixture[None])), -1)
-        return level.from_prior(draws.mean(0))
-
-    return lambda mixtures: torch.stack([one(mixture) for mixture in mixtures])
-
-
 def validate(
-    network: SpectralNetwork,
-    stems: Float[Tensor, "items stems samples"],
-    real: Float[Tensor, "pieces stems samples"] | None = None,
-    sampler: FastSampler | None = None,
-    denoise: bool = True,
-    separate: Callable[[Tensor], Tensor] | None = None,
+    prior: SpectralWaveformPrior,
+    sets: Sequence[ValidationSet],
+    sampling: SamplingSettings,
+    *,
+    denoise: bool = False,
+    progress: Callable[[str, ActiveStemScores], object] | None = None,
 ) -> dict[str, Any]:
-    """All figures of one network; ``separate`` in place of the fast sampler where it is given."""
-    network.eval()
-    fast = FastSampler() if sampler is None else sampler
-    chosen = separate if separate is not None else lambda y: fast.separate(network, y)
-    result: dict[str, Any] = {"denoising_sdr": denoising_sdr(network, stems) if denoise else {}}
-    for name, pieces in (("held_out", stems), ("real", real)):
-        if pieces is None:
+    """All figures of one prior, as plain values.
+
+    Parameters
+    ----------
+    prior : SpectralWaveformPrior
+        Four stems, or five of which the last is told to be silent.
+    sets : sequence of ValidationSet
+    sampling : SamplingSettings
+        How to separate.
+    denoise : bool
+        Whether to measure the denoising of clean stems in white noise as well, on the first set.
+    progress : callable, optional
+        Receives the identity of every set and its scores as soon as they are known.
+
+    Returns
+    -------
+    dict
+        Per set's identity the SI-SDR improvement over active stems, ``per_stem`` and ``mean``, that
+        of the average-spectrum Wiener filter, and the seconds per second of music; for set U,
+        which all stems of the prior separate, the share of the unknown sound that ends in each
+        (:func:`unknown_share`); ``denoising_sdr`` per level where it is asked for.
+    """
+    whole, prior = prior, closed_to_four(prior)
+    order = [prior.stems.index(stem) for stem in STEMS]
+    result: dict[str, Any] = {}
+    for found in sets:
+        if found.name == "U":
+            mixtures = torch.from_numpy(found.stems.sum(1))
+            estimates = separator(whole, sampling)(mixtures)
+            shares = unknown_share(estimates, torch.from_numpy(found.stems[:, -1]))
+            result[found.identity] = dict(zip(whole.stems, shares.tolist(), strict=True))
             continue
-        result[name] = separation(chosen, pieces)
-        result[f"{name}_wiener"] = separation(
-            lambda y: wiener_separate(y, network.average_power, network.spectral), pieces
-        )
+        began = time.perf_counter()
+        run = separator(prior, sampling)
+        scores = score(lambda mixtures, run=run: run(mixtures)[:, order], found.stems)
+        seconds = time.perf_counter() - began
+
+        def wiener(mixtures: Tensor) -> Tensor:
+            return average_spectrum_wiener(mixtures, prior.average_power, prior.spectral)[:, order]
+
+        result[found.identity] = {
+            "per_stem": scores.per_stem.tolist(),
+            "mean": float(scores.mean),
+            "wiener": float(score(wiener, found.stems).mean),
+            "real_time": seconds / (found.stems.shape[0] * found.stems.shape[2] / RATE),
+        }
+        if progress is not None:
+            progress(found.identity, scores)
+    if denoise:
+        clean = torch.from_numpy(sets[0].stems)[:, torch.tensor(order).argsort()]
+        result["denoising_sdr"] = denoising_sdr(prior.network, clean[..., : 6 * RATE])
     return result
 
 
-def append_result(path: Path, step: int, seconds: float, label: str, result: dict) -> None:
-    """One line of JSON per validated checkpoint."""
-    line = {"step": step, "seconds": seconds, "label": label, **result}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+def unknown_share(
+    estimates: Float[Tensor, "items stems samples"], unknown: Float[Tensor, "items samples"]
+) -> Float[Tensor, " stems"]:
+    """How much of a sound ends in which stem: its projection on every stem, over the items.
+
+    Parameters
+    ----------
+    estimates : Tensor, shape (items, stems, samples)
+        Stems that sum to the mixtures.
+    unknown : Tensor, shape (items, samples)
+        One of the sounds that were mixed, not correlated with the others.
+
+    Returns
+    -------
+    Tensor, shape (stems,)
+        <e_k, u> / <u, u>, summed over the items; these sum to about 1.
+    """
+    projected = (estimates * unknown[:, None]).double().sum((0, 2))
+    return projected / unknown.double().square().sum()
 
 
 def plot(out: Path, picture: Path) -> None:
-    """Loss and validation over training as one picture."""
+    """Loss of a run and its validation (``validation.jsonl``) over core-hours as one picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 6), layout="constrained")
@@ -246,18 +178,19 @@ def plot(out: Path, picture: Path) -> None:
     if log.exists():
         with log.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        steps = [int(r["step"]) for r in rows]
+        spent = [float(r["cpu_seconds"]) / 3600 for r in rows]
         for name in ("loss_low", "loss_middle", "loss_high"):
-            loss_axes.plot(steps, [float(r[name]) for r in rows], label=name, alpha=0.7)
+            loss_axes.plot(spent, [float(r[name]) for r in rows], label=name, alpha=0.7)
+        loss_axes.legend()
     loss_axes.set(ylabel="weighted loss", ylim=(0, 1.2))
-    loss_axes.legend()
     results = out / "validation.jsonl"
     if results.exists():
         lines = [json.loads(line) for line in results.read_text().splitlines()]
-        for name in ("held_out", "held_out_wiener", "real", "real_wiener"):
-            points = [(r["step"], float(np.mean(r[name]))) for r in lines if name in r]
-            if points:
-                gain_axes.plot(*zip(*points), "o-", label=name.replace("_", " "))
+        for name in sorted(
+            {key for line in lines for key in line if key[:2] in ("A-", "B-", "C-")}
+        ):
+            points = [(r["cpu_seconds"] / 3600, r[name]["mean"]) for r in lines if name in r]
+            gain_axes.plot(*zip(*sorted(points)), "o-", label=f"set {name[0]}")
         gain_axes.legend()
-    gain_axes.set(xlabel="step", ylabel="SI-SDR improvement (dB)")
+    gain_axes.set(xlabel="core-hours of training", ylabel="SI-SDR improvement (dB)")
     figure.savefig(picture, dpi=110)
