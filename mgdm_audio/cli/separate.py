@@ -65,6 +65,8 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 )
 @click.option("--two-stems", metavar="STEM", help="Write one stem and the input minus it.")
 @click.option("--stems", metavar="A,B", help="Write these stems only.")
+@click.option("--closed", is_flag=True,
+              help="The recordings hold nothing for a stem other.")  # fmt: skip
 @click.option("--float32", is_flag=True, help="Samples: 32-bit float [default].")
 @click.option("--int24", is_flag=True, help="Samples: 24-bit integer.")
 @click.option("--int16", is_flag=True, help="Samples: 16-bit integer.")
@@ -179,6 +181,7 @@ def main(
 def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
     from mgdm_audio.priors.catalogue import canonical_name, resolve
     from mgdm_audio.priors.checkpoint.store import read_header
+    from mgdm_audio.priors.closed import OTHER
     from mgdm_audio.sampling.presets import sampling_settings
     from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 
@@ -206,6 +209,14 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
         raise click.UsageError("--resume keeps files and --overwrite replaces them; choose one")
     path = resolve(given["prior"])
     header = read_header(path)
+    stems = header.stems
+    if given["closed"]:
+        if OTHER not in stems:
+            raise click.UsageError(
+                f"--closed leaves out the stem {OTHER}; {header.name or path.stem} has the stems "
+                f"{', '.join(stems)}"
+            )
+        stems = tuple(stem for stem in stems if stem != OTHER)
     wanted = given["stems"]
     request = SeparateRequest(
         inputs=tuple(given["inputs"]),
@@ -215,12 +226,13 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
         prior_name=canonical_name(given["prior"]) or path.stem,
         sampling=sampling,
         choice=OutputChoice.of(
-            header.stems,
+            stems,
             stems=None if wanted is None else [s.strip() for s in wanted.split(",") if s.strip()],
             two_stems=given["two_stems"],
             residual=not given["no_residual"],
             format=output,
         ),
+        closed=given["closed"],
         template=given["filename"],
         recursive=given["recursive"],
         seed=given["seed"],
@@ -317,7 +329,8 @@ def _warn_if_slow(
     from mgdm_audio.sampling.cost import count_evaluations
 
     sampling = request.sampling
-    evaluations, vjps = count_evaluations(sampling, header.levels.schedule(), len(header.stems))
+    count = len(header.stems) - request.closed
+    evaluations, vjps = count_evaluations(sampling, header.levels.schedule(), count)
     if yes or (evaluations + 2 * vjps) * sampling.samples * sampling.shifts <= _CHEAP:
         return
     from mgdm_audio.separation.estimate import estimate

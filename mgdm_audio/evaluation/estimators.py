@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -143,12 +143,24 @@ class PretrainedSpec:
         ``auto``, ``float32`` or ``bfloat16``.
     batch_size : int
         Windows evaluated at once.
+    closed : bool
+        Whether the tracks are known to hold nothing for the prior's stem ``other``.
     """
 
     prior: str
     preset: str = "balanced"
     precision: str = "auto"
     batch_size: int = 4
+    closed: bool = False
+
+    def over(self, stems: Sequence[str]) -> PretrainedSpec:
+        """Return the spec for a data set of some stems: closed where none of them is ``other``."""
+        from mgdm_audio.priors.catalogue import resolve
+        from mgdm_audio.priors.checkpoint.store import read_header
+        from mgdm_audio.priors.closed import is_closed_over
+
+        header = read_header(resolve(self.prior))
+        return replace(self, closed=is_closed_over(header.stems, stems))
 
     def check(self, variants: Sequence[Variant]) -> None:
         """Refuse unknown samplers and settings before anything is loaded.
@@ -176,7 +188,11 @@ class PretrainedSpec:
         from mgdm_audio.separation.separator import Separator
 
         loaded = Separator.from_pretrained(
-            self.prior, device=device, precision=self.precision, batch_size=self.batch_size
+            self.prior,
+            device=device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            closed=self.closed,
         ).prior
         costs: dict[Variant, tuple[float, float]] = {}
 
@@ -218,6 +234,7 @@ class PretrainedSpec:
             "sha256": header.tensors_sha256,
             "preset": self.preset,
             "precision": self.precision,
+            **({"closed": True} if self.closed else {}),
         }
 
     def settings_of(self, variant: Variant) -> dict[str, Any]:

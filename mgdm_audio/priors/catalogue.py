@@ -22,6 +22,7 @@ from mgdm_audio.errors import PriorError, UnknownPriorError, display_name
 from mgdm_audio.priors.checkpoint import store
 from mgdm_audio.priors.checkpoint.layout import read_layout
 from mgdm_audio.priors.checkpoint.store import write_atomically
+from mgdm_audio.priors.closed import OTHER, closed_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 
 __all__ = [
@@ -313,6 +314,7 @@ def load_prior(
     *,
     device: str | torch.device = "auto",
     precision: str = "auto",
+    closed: bool = False,
 ) -> WaveformPrior:
     """Load a prior by name, path or address.
 
@@ -323,6 +325,9 @@ def load_prior(
     device, precision
         As for :class:`~mgdm_audio.priors.waveform_prior.WaveformPrior`; ``"auto"`` takes CUDA,
         then MPS, then the CPU.
+    closed : bool
+        Whether recordings hold nothing but the named classes: the stem ``other`` is known to be
+        silent, and the prior is one of the stems that remain.
 
     Raises
     ------
@@ -330,7 +335,8 @@ def load_prior(
         In one line.
     """
     where = resolve_device(device)
-    return store.load_prior(resolve(name_or_path), device=where, precision=precision)
+    prior = store.load_prior(resolve(name_or_path), device=where, precision=precision)
+    return closed_prior(prior, [OTHER]) if closed else prior
 
 
 def _checked_entry(name: str, entry: Mapping[str, str]) -> Path:

@@ -9,11 +9,18 @@ from torch import nn
 
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.spectral_network import SpectralNetwork
-from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior
+from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["ClosedNetwork", "closed_prior"]
+__all__ = ["OTHER", "ClosedNetwork", "closed_prior", "is_closed_over"]
+
+OTHER = "other"  # the stem that holds what is none of the others
+
+
+def is_closed_over(stems: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether a prior has a stem for other sounds, and what is to be separated has none."""
+    return OTHER in stems and OTHER not in wanted
 
 
 class ClosedNetwork(nn.Module):
@@ -60,12 +67,12 @@ class ClosedNetwork(nn.Module):
         return self.denoise_with_mask(x, sigma)[0]
 
 
-def closed_prior(prior: SpectralWaveformPrior, silent: Sequence[str]) -> SpectralWaveformPrior:
+def closed_prior(prior: WaveformPrior, silent: Sequence[str]) -> SpectralWaveformPrior:
     """Return a prior of the same network in which some stems are known to be silent.
 
     Parameters
     ----------
-    prior : SpectralWaveformPrior
+    prior : WaveformPrior
         Its network works on spectra.
     silent : sequence of str
         Stems that the recordings do not hold; the prior that is returned does not have them.

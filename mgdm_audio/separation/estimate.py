@@ -56,7 +56,9 @@ def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
     """
     known = [info for info in files if info.seconds]
     audio = sum(info.seconds or 0.0 for info in known)
-    prior = load_prior(request.prior, device=request.device, precision=request.precision)
+    prior = load_prior(
+        request.prior, device=request.device, precision=request.precision, closed=request.closed
+    )
     sampler = StemSampler(prior, request.sampling, batch_size=request.batch_size)
     blocks = sampler.hop // NOISE_BLOCK
     shifts = [NOISE_BLOCK * (k * blocks // sampler.settings.shifts)

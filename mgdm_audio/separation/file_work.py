@@ -9,7 +9,7 @@ from typing import Any
 
 from mgdm_audio.compute.engines import InlinePool, Pool, ProcessPool
 from mgdm_audio.errors import one_line
-from mgdm_audio.priors.checkpoint.store import load_prior
+from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.separation.file_plan import FileJob
 from mgdm_audio.separation.files import run_job
 from mgdm_audio.separation.record import identity, is_finished
@@ -57,7 +57,9 @@ class SeparationWork:
     def start(self, device: str) -> Callable[[FileJob], FileResult]:
         """Load the prior; see :class:`mgdm_audio.compute.engines.Work`."""
         request = self.request
-        prior = load_prior(request.prior, device=device, precision=request.precision)
+        prior = load_prior(
+            request.prior, device=device, precision=request.precision, closed=request.closed
+        )
 
         def separate(job: FileJob) -> FileResult:
             notes: list[str] = []

@@ -92,6 +92,8 @@ class SeparateRequest:
         For ``{prior}``.
     sampling : SamplingSettings
     choice : OutputChoice
+    closed : bool
+        Whether the inputs are known to hold nothing for the prior's stem ``other``.
     template : str
         See :func:`mgdm_audio.separation.file_plan.check_template`.
     recursive : bool
@@ -124,6 +126,7 @@ class SeparateRequest:
     prior_name: str
     sampling: SamplingSettings
     choice: OutputChoice
+    closed: bool = False
     template: str = DEFAULT_TEMPLATE
     recursive: bool = False
     seed: int = 0

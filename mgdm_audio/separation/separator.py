@@ -97,6 +97,7 @@ class Separator:
         sampler: str | None = None,
         settings: Mapping[str, Any] | None = None,
         batch_size: int = 4,
+        closed: bool = False,
         **fields: Any,
     ) -> Separator:
         """Load a prior by name (``mgdm-models list``) or path.
@@ -110,12 +111,15 @@ class Separator:
         preset, sampler, settings
             See :func:`mgdm_audio.sampling.presets.sampling_settings`, ``settings`` being its
             ``changes``: Python values stay what they are, text is read as on the command line.
+        closed
+            Whether recordings hold nothing for the prior's stem ``other``.
         **fields
             Fields of :class:`~mgdm_audio.sampling.stem_sampler.SamplingSettings`, such as
             ``samples=4``.
         """
         sampling = sampling_settings(preset, sampler=sampler, changes=settings, **fields)
-        prior = load_prior(os.fspath(name_or_path), device=device, precision=precision)
+        name = os.fspath(name_or_path)
+        prior = load_prior(name, device=device, precision=precision, closed=closed)
         return cls(prior, sampling, batch_size=batch_size)
 
     @property
