@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# No test is about how long something takes: on a busy machine an example may take any time.
+settings.register_profile("mgdm", deadline=None)
+settings.load_profile("mgdm")
 
 ROOT = Path(__file__).resolve().parent.parent
 

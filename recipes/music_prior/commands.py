@@ -116,7 +116,7 @@ def _song_options(command):
 @main.command()
 @click.option("--hours", type=float, help="How many hours of songs to render.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the data set.")
-@click.option("--example", type=click.Path(path_type=Path), help="Render the example mix instead.")
+@click.option("--example", type=click.Path(path_type=Path), help="Folder for the example instead.")
 @click.option("--split", type=click.Choice(("train", "valid")), default="train", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @_music_options
@@ -128,11 +128,10 @@ def render(hours, out, example, split, seed, **music) -> None:
     from recipes.music_prior.sound import render_files
 
     if example is not None:
-        render_files.example_mix(example, music["soundfonts"])
-        click.echo(str(example))
+        click.echo(str(render_files.write_example(example, music["soundfonts"])))
         return
     if hours is None or out is None:
-        raise click.UsageError("give --hours and --out, or --example FILE")
+        raise click.UsageError("give --hours and --out, or --example FOLDER")
     settings = _stream_settings(**music, seed=seed, split=split)
     for folder, seconds, done in render_files.write_tracks(settings, out, hours):
         click.echo(f"{folder}  {seconds:.0f} s  ({done / 3600:.2f} of {hours:g} h)")

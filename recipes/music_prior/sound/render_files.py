@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,24 +104,29 @@ def example_stems(soundfonts: tuple[str, ...] = (), take: int = EXAMPLE_TAKE) ->
     return render_song(song, rng, fonts, EXAMPLE_RATE, 2, start, EXAMPLE_SECONDS)
 
 
-def example_mix(out: Path, soundfonts: tuple[str, ...] = ()) -> Path:
-    """Render the example mix: 15 s of a held-out song, stereo, 44.1 kHz, 16-bit.
+def write_example(folder: Path, soundfonts: tuple[str, ...] = ()) -> Path:
+    """Render the example: 15 s of a held-out song, stereo, 44.1 kHz, and its true stems.
 
     Parameters
     ----------
-    out
-        A .wav or .flac file.
+    folder
+        Gets `example_mix.flac` (16-bit) and `example_stems/{stem}.ogg` (Vorbis: what the stems are
+        compared with need not be exact).
     soundfonts
         Files or folders; empty: the MIT-licensed ones of Debian.
     """
-    mixture = example_stems(soundfonts).sum(0).T
-    edge = np.sin(np.linspace(0, np.pi / 2, EXAMPLE_RATE // 10, dtype=np.float32))[:, None] ** 2
-    mixture[: len(edge)] *= edge
-    mixture[-len(edge) :] *= edge[::-1]
-    mixture *= np.float32(0.9 / np.abs(mixture).max())
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{os.getpid()}.{out.name}")
-    soundfile.write(partial, mixture, EXAMPLE_RATE, subtype="PCM_16")
-    partial.replace(out)
-    return out
+    stems = example_stems(soundfonts)
+    edge = np.sin(np.linspace(0, np.pi / 2, EXAMPLE_RATE // 10, dtype=np.float32)) ** 2
+    stems[..., : len(edge)] *= edge
+    stems[..., -len(edge) :] *= edge[::-1]
+    stems *= np.float32(0.9 / np.abs(stems.sum(0)).max())
+    names = ["example_mix.flac", *(f"example_stems/{stem}.ogg" for stem in STEMS)]
+    (folder / "example_stems").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
+        (Path(partial) / "example_stems").mkdir()
+        for name, wave in zip(names, [stems.sum(0), *stems]):
+            kind = {"subtype": "PCM_16"} if name.endswith(".flac") else {"subtype": "VORBIS"}
+            soundfile.write(Path(partial) / name, wave.T, EXAMPLE_RATE, **kind)
+        for name in names:
+            (Path(partial) / name).replace(folder / name)
+    return folder / names[0]
