@@ -109,6 +109,8 @@ _NEAR_THE_MIXTURE = CorruptionSettings(
     blind=0.9,
 )
 
+_OPEN = replace(_NEAR_THE_MIXTURE, diffusion=0.25, told_absent=0.5)
+
 _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 
 # The trunk with room, for tens of core-hours: its matrix products are what a processor does best.
@@ -127,11 +129,8 @@ PRESETS: dict[str, TrainSettings] = {
     # Goes on from the weights of "cpu-2h" with --init; four stems, states near the mixture.
     "cpu-dual": replace(_CPU, network=_DUAL),
     # Five stems; a quarter of the states are the diffusion's; silent stems told now and then.
-    "cpu-dual-open": replace(
-        _CPU,
-        network=replace(_DUAL, stems=5),
-        corruption=replace(_NEAR_THE_MIXTURE, diffusion=0.25, told_absent=0.5),
-    ),
+    "cpu-open": replace(_CPU, network=replace(_SMALL, stems=5), corruption=_OPEN),
+    "cpu-dual-open": replace(_CPU, network=replace(_DUAL, stems=5), corruption=_OPEN),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
     # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.
