@@ -180,7 +180,8 @@ def run_command(
             bss_jobs=options["jobs"],
         )
     selected = choose_tracks(open_dataset(dataset), split, tracks, limit)
-    spec = spec.over(selected.stems)
+    if isinstance(spec, PretrainedSpec):
+        spec = spec.over(selected.stems)
     out = out or Path("evaluations") / f"{dataset.resolve().name}-{Path(prior).stem}-{preset}"
     return evaluate_and_show(selected, spec, variants, RunFolder(out), settings, **options)
 

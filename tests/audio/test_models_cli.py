@@ -104,7 +104,7 @@ def test_import_msdm(msdm_file, tmp_path):
     assert run("where", "msdm").stdout.strip() == str(out)
     run("forget", "msdm")
     assert out.exists()
-    run("where", "msdm", code=1)
+    run("where", "msdm", code=2)
 
 
 def test_import_without_a_file_goes_to_the_folder(msdm_file, home):
@@ -134,8 +134,8 @@ def test_import_weakly_msdm(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["info", "nobody"], 1, "unknown prior 'nobody'; known are: music-stems"),
-        (["info", "none.safetensors"], 1, "no such file"),
+        (["info", "nobody"], 2, "unknown prior 'nobody'; known are: music-stems"),
+        (["info", "none.safetensors"], 2, "no such file"),
         (["verify", "none.safetensors"], 1, "no such file"),
         (["import", "msdm", "none.ckpt", "-o", "a.safetensors"], 1, "no such file"),
         (["import", "msdm", "none.ckpt", "-o", "a.bin"], 2, "must end in .safetensors"),
