@@ -131,6 +131,16 @@ class LinearOperator(Operator):
 
         return z + self.adjoint(conjugate_gradient(gram, w * (y - self.forward(z))))
 
+    def solve_gram(
+        self,
+        v: Float[Tensor, "batch ..."],
+        weight: Float[Tensor, "..."] | float,
+        shape: Sequence[int],
+    ) -> Float[Tensor, "batch ..."]:
+        """(weight A A^T + I)^-1 v for events of ``shape``."""
+        w = _per_item(weight, v)
+        return conjugate_gradient(lambda u: w * self.forward(self.adjoint(u)) + u, v)
+
 
 class SpectralOperator(LinearOperator):
     """A linear map with its singular value decomposition."""
@@ -146,6 +156,19 @@ class SpectralOperator(LinearOperator):
         svd = self.svd(shape, y)
         safe = torch.where(svd.values > 0, svd.values, torch.ones_like(svd.values))
         return svd.v(svd.u_t(y) / safe)
+
+    def solve_gram(
+        self,
+        v: Float[Tensor, "batch ..."],
+        weight: Float[Tensor, "..."] | float,
+        shape: Sequence[int],
+    ) -> Float[Tensor, "batch ..."]:
+        """(weight A A^T + I)^-1 v for events of ``shape``, in closed form."""
+        svd = self.svd(shape, v)
+        d = svd.u_t(v)
+        square = _per_item(weight, d) * svd.values**2
+        # What U does not reach passes as it is.
+        return v - svd.u(square / (1 + square) * d)
 
     def proximal(
         self,

@@ -18,6 +18,7 @@ from mgdm_core.samplers import guess_and_guide as _guess_and_guide
 from mgdm_core.samplers import mcg_diff as _mcg_diff
 from mgdm_core.samplers import mgdm as _mgdm
 from mgdm_core.samplers import mgdm_jumps as _mgdm_jumps
+from mgdm_core.samplers import mgdm_marginal as _mgdm_marginal
 from mgdm_core.samplers import msdm_dirac as _msdm_dirac
 from mgdm_core.samplers import msdm_gaussian as _msdm_gaussian
 from mgdm_core.samplers import pgdm as _pgdm
@@ -39,6 +40,7 @@ from mgdm_core.samplers.guess_and_guide import GuessAndGuide
 from mgdm_core.samplers.mcg_diff import MCGDiff
 from mgdm_core.samplers.mgdm import MGDM
 from mgdm_core.samplers.mgdm_jumps import MGDMJumps
+from mgdm_core.samplers.mgdm_marginal import MGDMMarginal
 from mgdm_core.samplers.msdm_dirac import MSDMDirac
 from mgdm_core.samplers.msdm_gaussian import MSDMGaussian
 from mgdm_core.samplers.pgdm import PGDM
@@ -68,6 +70,7 @@ __all__ = [
     "DPS",
     "MGDM",
     "MGDMJumps",
+    "MGDMMarginal",
     "TweedieGibbs",
     "PRESETS",
     "SAMPLERS",
@@ -78,6 +81,7 @@ __all__ = [
 _MODULES = {
     MGDM: _mgdm,
     MGDMJumps: _mgdm_jumps,
+    MGDMMarginal: _mgdm_marginal,
     TweedieGibbs: _tweedie_gibbs,
     DPS: _dps,
     DAPS: _daps,

@@ -8,6 +8,8 @@ from mgdm_core.sampler import Sampler
 from mgdm_core.samplers.mgdm import MGDM
 from mgdm_core.samplers.mgdm import PRESETS as MGDM_PRESETS
 from mgdm_core.samplers.mgdm_jumps import MGDMJumps
+from mgdm_core.samplers.mgdm_marginal import MGDMMarginal
+from mgdm_core.steps.data import solves_linear
 
 __all__ = ["default_sampler"]
 
@@ -17,7 +19,14 @@ FEW_ROWS = 16
 
 
 def default_sampler(problem: Problem) -> Sampler:
-    """MGDM with what suits the problem; jumps before it where very few numbers are observed."""
+    """Choose by what the problem says.
+
+    A Gaussian observation through a linear operator: x_0 marginalised by matched moments, whatever
+    the number of values. Another likelihood that looks Gaussian nearby: jumps for very few observed
+    values, the linearised conditional for few, MGDM's own for more. Any other: MGDM.
+    """
+    if solves_linear(problem):
+        return MGDMMarginal()
     if isinstance(problem.likelihood, ImageLikelihood):
         if problem.rows <= JUMP_ROWS:
             return MGDMJumps(max_rows=JUMP_ROWS)

@@ -116,4 +116,9 @@ def deviation(schedule: NoiseSchedule, s: int, eta: float | None) -> float:
     return float(sigma * (sigma / (alpha + sigma) if eta is None else eta))
 
 
-PRESETS: dict[str, DInG] = {"published": DInG(), "hundred-steps": DInG(steps=100)}
+PRESETS: dict[str, DInG] = {
+    "published": DInG(),
+    "hundred-steps": DInG(steps=100),
+    # Not published: at the floor of the exact-posterior benchmark from ten observed numbers on.
+    "many-steps": DInG(steps=400, eta=0.5),
+}

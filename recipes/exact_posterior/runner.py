@@ -15,7 +15,7 @@ import torch
 
 import mgdm_core
 from mgdm_core.errors import CapabilityError, MGDMError, SettingsError
-from mgdm_core.samplers import PRESETS
+from mgdm_core.samplers import PRESETS, SAMPLERS
 from mgdm_core.trace import Callback
 from recipes.exact_posterior.memory import PeakMeter
 from recipes.exact_posterior.metrics import coverage, sliced_wasserstein, total_variation
@@ -90,7 +90,7 @@ def _digest(job: Job) -> str:
     """Short name of what runs; where the library chooses, of all that it may choose from."""
     told = repr(job.variant)
     if job.variant is None:
-        told = repr([sorted(PRESETS[name].items()) for name in ("mgdm", "mgdm_jumps")])
+        told = repr([sorted(PRESETS[name].items()) for name in SAMPLERS if name.startswith("mgdm")])
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 

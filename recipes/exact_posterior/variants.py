@@ -55,7 +55,7 @@ def _others() -> dict[str, Variant]:
     """Every other sampler with its published settings."""
     rows: dict[str, Variant] = {}
     for name, kind in SAMPLERS.items():
-        if name in ("mgdm", "mgdm_jumps"):
+        if name in ("mgdm", "mgdm_jumps", "mgdm_marginal"):
             continue
         settings = PRESETS[name].get(_PRESET_OF.get(name, ""), kind())
         rows[name] = settings_from(settings, _SCALED.get(name, {}))

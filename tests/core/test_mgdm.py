@@ -275,8 +275,11 @@ def test_the_default_looks_at_the_problem():
         problem = mgdm_core.Problem(prior, likelihood, (dim,))
         return default_sampler(problem), MGDM().chosen(problem)[0]
 
-    few = GaussianLikelihood(Matrix(normal((2, 4), 1)), normal((1, 2), 2), 0.1)
-    many = GaussianLikelihood(Matrix(normal((40, 40), 1)), normal((1, 40), 2), 0.1)
+    def bent(rows):
+        operator = FunctionOperator(lambda x: x[:, :rows].sinh())
+        return GaussianLikelihood(operator, normal((1, rows), 2), 0.1)
+
+    few, many = bent(2), bent(40)
     own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 2))
     assert isinstance(chosen(few, 4)[0], MGDMJumps)
     assert chosen(few, 4)[1] == Linearised()

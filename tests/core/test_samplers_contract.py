@@ -49,6 +49,7 @@ SHORT = {
         "max_rows": 64,
         "then": MGDM(levels=4, denoising_steps=2, conditional=Variational(2, 2)),
     },
+    "mgdm_marginal": {"levels": 8, "budget": 60},
     "tweedie_gibbs": {"levels": 4, "conditional": Tweedie("isotropic", data_variance=0.5)},
     "dps": {"steps": 6},
     "pgdm": {"steps": 6},
@@ -257,6 +258,7 @@ def test_nan_stops_the_run_at_its_level(name):
     if name in (
         "mgdm",
         "mgdm_jumps",
+        "mgdm_marginal",
         "tweedie_gibbs",
         "daps",
         "pnp_dm",
