@@ -9,6 +9,12 @@ from mgdm_core.operators.base import (
     flat,
 )
 from mgdm_core.operators.combined import Composition, Stack, compose, stack
+from mgdm_core.operators.convolution import (
+    CircularBlur,
+    ReflectBlur,
+    gaussian_taps,
+    motion_kernel,
+)
 from mgdm_core.operators.elementary import (
     FunctionOperator,
     Identity,
@@ -16,21 +22,40 @@ from mgdm_core.operators.elementary import (
     Matrix,
     SumOverChannels,
 )
+from mgdm_core.operators.jpeg import JPEG
+from mgdm_core.operators.masks import centre_mask, expand_mask, half_mask
+from mgdm_core.operators.pointwise import GammaBlur, HighDynamicRange, PhaseRetrieval
+from mgdm_core.operators.separable import BlockMeans, Separable, SeparableBlur, reflect_matrix
 
 __all__ = [
+    "JPEG",
     "SVD",
+    "BlockMeans",
+    "CircularBlur",
     "Composition",
     "FunctionOperator",
+    "GammaBlur",
+    "HighDynamicRange",
     "Identity",
     "LinearOperator",
     "Mask",
     "Matrix",
     "Operator",
+    "PhaseRetrieval",
+    "ReflectBlur",
+    "Separable",
+    "SeparableBlur",
     "SpectralOperator",
     "Stack",
     "SumOverChannels",
+    "centre_mask",
     "compose",
     "conjugate_gradient",
+    "expand_mask",
     "flat",
+    "gaussian_taps",
+    "half_mask",
+    "motion_kernel",
+    "reflect_matrix",
     "stack",
 ]

@@ -22,8 +22,9 @@ is one proposal of an independence Metropolis-Hastings chain with weight
     g_r(y | x_r) prod_t p(x_s | x_t) / q(x_s | x_t, y),
 
 which leaves p(path) g_r(y | x_r) invariant: what the moments miss while the modes overlap is put
-right, as far as the few steps of a path draw from the prior and g_r is exact, which it is where the
-prior is Gaussian around x_r.
+right, as far as the steps of a path draw from the prior and g_r is exact, which it is where the
+prior is Gaussian around x_r. (A DDPM step leaves out the variance of x_0 | x_t, so that a path
+draws from a prior that is a little too narrow; the error falls with the number of levels.)
 
 *Below*, x_0 is drawn: z ~ N(D, c I) with one probe w for the scale,
 c = (sigma_t^2 / alpha_t) w^T J w / w^T w, then

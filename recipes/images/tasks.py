@@ -15,30 +15,28 @@ from pathlib import Path
 import torch
 
 from mgdm_core.array_types import Bool, Float, Tensor
+from mgdm_core.errors import SettingsError
 from mgdm_core.operators import (
-    LinearOperator,
-    Mask,
-    Operator,
-    SpectralOperator,
-    conjugate_gradient,
-)
-from recipes.images.errors import ImageError, TaskError
-from recipes.images.operators import (
     JPEG,
     BlockMeans,
     GammaBlur,
     HighDynamicRange,
-    KernelNetworkBlur,
+    LinearOperator,
+    Mask,
+    Operator,
     PhaseRetrieval,
     ReflectBlur,
     SeparableBlur,
+    SpectralOperator,
     centre_mask,
+    conjugate_gradient,
     expand_mask,
     gaussian_taps,
     half_mask,
-    load_kernel_network,
     motion_kernel,
 )
+from recipes.images.errors import ImageError, TaskError
+from recipes.images.kernel_network import KernelNetworkBlur, load_kernel_network
 
 __all__ = ["LINEAR_TASKS", "TASKS", "Degradation", "TaskInfo", "build_task", "task_names"]
 
@@ -293,5 +291,9 @@ def build_task(
         raise TaskError(f"no task {name!r}; valid names: {', '.join(TASKS)}")
     generator = torch.Generator().manual_seed(seed)
     weights = None if kernel_weights is None else Path(kernel_weights)
-    operator, keep = TASKS[name].build(Geometry(tuple(event_shape), generator, weights))  # pyright: ignore
+    geometry = Geometry(tuple(event_shape), generator, weights)  # pyright: ignore
+    try:
+        operator, keep = TASKS[name].build(geometry)
+    except SettingsError as error:
+        raise TaskError(f"{name}: {error}") from error
     return Degradation(name, operator, tuple(event_shape), keep)  # pyright: ignore

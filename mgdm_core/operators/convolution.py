@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.operators import SVD, LinearOperator, SpectralOperator
-from recipes.images.errors import TaskError
+from mgdm_core.errors import SettingsError
+from mgdm_core.operators.base import SVD, LinearOperator, SpectralOperator
 
 __all__ = ["CircularBlur", "ReflectBlur", "gaussian_taps", "motion_kernel"]
 
@@ -24,7 +24,7 @@ def gaussian_taps(sigma: float, truncate: float = 4.0) -> Float[Tensor, " taps"]
     to 61 x 61.
     """
     if not sigma > 0:
-        raise TaskError(f"a Gaussian blur has a positive deviation; found {sigma}")
+        raise SettingsError(f"a Gaussian blur has a positive deviation; found {sigma}")
     radius = int(truncate * sigma + 0.5)
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).double() / sigma) ** 2)
     return taps / taps.sum()
@@ -49,9 +49,9 @@ def motion_kernel(
         In [0, 1].
     """
     if size < 3 or size % 2 == 0:
-        raise TaskError(f"a motion kernel has an odd side of at least 3; found {size}")
+        raise SettingsError(f"a motion kernel has an odd side of at least 3; found {size}")
     if not 0 <= intensity <= 1:
-        raise TaskError(f"intensity lies in [0, 1]; found {intensity}")
+        raise SettingsError(f"intensity lies in [0, 1]; found {intensity}")
     steps = 400
     turn = torch.randn(steps, generator=generator, dtype=torch.float64)
     pace = torch.rand(steps, generator=generator, dtype=torch.float64) + 0.5
@@ -78,6 +78,11 @@ def motion_kernel(
     return kernel / kernel.sum()
 
 
+def _wide(x: Tensor) -> Tensor:
+    """float32 at least: Fourier transforms know no narrower numbers."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
 def _fold_index(length: int, pad: int) -> Tensor:
     """For each padded position, the pixel that reflection reads."""
     period = 2 * (length - 1)
@@ -99,13 +104,15 @@ class ReflectBlur(LinearOperator):
 
     def __init__(self, kernel: Float[Tensor, "rows columns"]) -> None:
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-            raise TaskError(f"a blur kernel has two odd sides; found {tuple(kernel.shape)}")
+            raise SettingsError(f"a blur kernel has two odd sides; found {tuple(kernel.shape)}")
         self.kernel = kernel.double()
 
     def _geometry(self, shape: Sequence[int]) -> tuple[Tensor, Tensor, tuple[int, int]]:
         height, width = int(shape[-2]), int(shape[-1])
         if min(height, width) < 2:
-            raise TaskError(f"reflecting borders need at least 2 x 2 pixels; found {tuple(shape)}")
+            raise SettingsError(
+                f"reflecting borders need at least 2 x 2 pixels; found {tuple(shape)}"
+            )
         pads = (self.kernel.shape[0] // 2, self.kernel.shape[1] // 2)
         rows, columns = _fold_index(height, pads[0]), _fold_index(width, pads[1])
         return rows, columns, (len(rows), len(columns))
@@ -117,28 +124,30 @@ class ReflectBlur(LinearOperator):
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Pad, correlate by FFT, keep the part where the kernel lies inside."""
+        kind, x = x.dtype, _wide(x)
         rows, columns, size = self._geometry(x.shape)
         padded = x[..., rows, :][..., columns]
         # On the padded grid the circular correlation is exact wherever nothing wraps around.
         image = torch.fft.irfft2(torch.fft.rfft2(padded) * self._spectrum(size, x).conj(), s=size)
-        return image[..., : x.shape[-2], : x.shape[-1]]
+        return image[..., : x.shape[-2], : x.shape[-1]].to(kind)
 
     def adjoint(
         self, y: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch channels height width"]:
         """Zero-pad, convolve, and add every reflected pixel back to its source."""
+        kind, y = y.dtype, _wide(y)
         rows, columns, size = self._geometry(y.shape)
         spread = torch.fft.irfft2(torch.fft.rfft2(y, s=size) * self._spectrum(size, y), s=size)
         by_row = torch.zeros(*y.shape[:-1], size[1], dtype=y.dtype, device=y.device)
         by_row.index_add_(-2, rows.to(y.device), spread)
         out = torch.zeros_like(y)
-        return out.index_add_(-1, columns.to(y.device), by_row)
+        return out.index_add_(-1, columns.to(y.device), by_row).to(kind)
 
 
 def _cas(x: Tensor) -> Tensor:
     """Orthonormal 2-D Hartley transform: its own inverse, and diagonal for even circulants."""
-    f = torch.fft.fft2(x, norm="ortho")
-    return f.real - f.imag
+    f = torch.fft.fft2(_wide(x), norm="ortho")
+    return (f.real - f.imag).to(x.dtype)
 
 
 class CircularBlur(SpectralOperator):
@@ -155,7 +164,7 @@ class CircularBlur(SpectralOperator):
 
     def __init__(self, kernel: Float[Tensor, "rows columns"]) -> None:
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-            raise TaskError(f"a blur kernel has two odd sides; found {tuple(kernel.shape)}")
+            raise SettingsError(f"a blur kernel has two odd sides; found {tuple(kernel.shape)}")
         self.kernel = kernel.double()
 
     def _spectrum(self, shape: Sequence[int]) -> Tensor:
@@ -168,8 +177,9 @@ class CircularBlur(SpectralOperator):
         return torch.fft.fft2(wrapped).conj()
 
     def _filter(self, x: Tensor, spectrum: Tensor) -> Tensor:
-        kind = torch.complex64 if x.dtype == torch.float32 else torch.complex128
-        return torch.fft.ifft2(torch.fft.fft2(x) * spectrum.to(x.device, kind)).real
+        wide = _wide(x)
+        kind = torch.complex64 if wide.dtype == torch.float32 else torch.complex128
+        return torch.fft.ifft2(torch.fft.fft2(wide) * spectrum.to(x.device, kind)).real.to(x.dtype)
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"]

@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.operators import Operator
-from recipes.images.errors import TaskError
-from recipes.images.operators.convolution import gaussian_taps
-from recipes.images.operators.separable import SeparableBlur
+from mgdm_core.errors import SettingsError
+from mgdm_core.operators.base import Operator
+from mgdm_core.operators.convolution import gaussian_taps
+from mgdm_core.operators.separable import SeparableBlur
 
 __all__ = ["GammaBlur", "HighDynamicRange", "PhaseRetrieval"]
 
@@ -25,7 +25,7 @@ class HighDynamicRange(Operator):
 
     def __init__(self, gain: float = 2.0) -> None:
         if not gain > 0:
-            raise TaskError(f"the gain of the sensor is positive; found {gain}")
+            raise SettingsError(f"the gain of the sensor is positive; found {gain}")
         self.gain = gain
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
@@ -47,7 +47,7 @@ class PhaseRetrieval(Operator):
 
     def __init__(self, oversampling: float = 2.0) -> None:
         if oversampling < 0:
-            raise TaskError(f"oversampling is not negative; found {oversampling}")
+            raise SettingsError(f"oversampling is not negative; found {oversampling}")
         self.oversampling = oversampling
 
     def padding(self, length: int) -> int:
@@ -83,7 +83,7 @@ class GammaBlur(Operator):
 
     def __init__(self, height: int, width: int, sigma: float = 3.0, gamma: float = 2.2) -> None:
         if not gamma >= 1:
-            raise TaskError(f"gamma is at least 1; found {gamma}")
+            raise SettingsError(f"gamma is at least 1; found {gamma}")
         self.gamma = gamma
         self.blur = SeparableBlur(gaussian_taps(sigma), height, width)
         rows = torch.linspace(-1, 1, height, dtype=torch.float64)[:, None]

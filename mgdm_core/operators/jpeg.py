@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.operators import Operator
-from recipes.images.errors import ImageError, TaskError
+from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.operators.base import Operator
 
 __all__ = ["JPEG"]
 
@@ -76,12 +76,14 @@ class JPEG(Operator):
     """
 
     def __init__(
-        self, quality: float, rounding: str = "straight_through", published: bool = True
+        self, quality: int | float, rounding: str = "straight_through", published: bool = True
     ) -> None:
         if not 0 < quality <= 100:
-            raise TaskError(f"JPEG quality lies in (0, 100]; found {quality}")
+            raise SettingsError(f"JPEG quality lies in (0, 100]; found {quality}")
         if rounding not in ("straight_through", "smoothed", "cubic"):
-            raise TaskError(f"rounding is straight_through, smoothed or cubic; found {rounding!r}")
+            raise SettingsError(
+                f"rounding is straight_through, smoothed or cubic; found {rounding!r}"
+            )
         self.quality, self.rounding = quality, rounding
         scale = 5000 / quality if quality < 50 else 200 - 2 * quality
         steps = []
@@ -125,7 +127,7 @@ class JPEG(Operator):
         """Compressed image in [-1, 1], from one in [-1, 1]."""
         channels, height, width = x.shape[1:]
         if channels not in (1, 3):
-            raise ImageError(f"JPEG codes 1 or 3 channels; found {channels}")
+            raise ShapeError(f"JPEG codes 1 or 3 channels; found {channels}")
         multiple = 16 if channels == 3 else 8
         extra = (-width % multiple, -height % multiple)
         grey = functional.pad(127.5 * (x + 1), (0, extra[0], 0, extra[1]), mode="replicate")
