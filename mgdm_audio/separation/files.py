@@ -199,7 +199,9 @@ def run_job(
         }
         text = json_text(record) + "\n"
         outputs.append(TextOutput(job.record, text, overwrite=request.overwrite))
-        commit_all(outputs, gain)
+        # The record first: killed between two renames, a run leaves a record of which files are
+        # missing, and --resume makes them; files without a record would be nobody's.
+        commit_all([outputs[-1], *outputs[:-1]], gain)
         return record
     except BaseException:
         abort_all(outputs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,23 @@ __all__ = [
 
 
 def settings_as_json(value: Any) -> Any:
-    """Settings as plain JSON values; an object is named by its class."""
+    """Settings as plain JSON values, the same in every process; an object is named by its class.
+
+    The order of a set differs from process to process, so sets are sorted.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        inner = {k: settings_as_json(getattr(value, k)) for k in value.__dataclass_fields__}
+        inner = {f.name: settings_as_json(getattr(value, f.name)) for f in fields(value)}
         return {"type": type(value).__name__, **inner}
+    if isinstance(value, Mapping):
+        return {str(k): settings_as_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [settings_as_json(v) for v in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+    if isinstance(value, set | frozenset):
+        return sorted((settings_as_json(v) for v in value), key=repr)
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    told = repr(value)
+    return type(value).__name__ if " at 0x" in told else told
 
 
 def describe_file(path: Path) -> dict[str, Any]:
