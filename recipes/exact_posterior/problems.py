@@ -19,7 +19,7 @@ from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, Prior, isotr
 from mgdm_core.schedule import NoiseSchedule
 from recipes.exact_posterior.quadrature import GridPosterior
 
-__all__ = ["TASKS", "Case", "Problem", "build", "stems_of"]
+__all__ = ["TASKS", "Case", "Problem", "ShapedPrior", "build", "mixture_of_25", "stems_of"]
 
 SPACING = 8.0
 RANGE_SCALE = 16.0
@@ -74,17 +74,18 @@ class Problem:
         return mgdm_core.Problem(self.prior, self.likelihood(count), shape)
 
 
-class _Shaped:
+class ShapedPrior:
     """A prior over vectors as one over arrays with as many numbers."""
 
     def __init__(self, prior: Prior) -> None:
         self._prior, self.schedule = prior, prior.schedule
 
     def denoise(self, x: torch.Tensor, t: int | torch.Tensor) -> torch.Tensor:
+        """The prior's own, in the other shape."""
         return self._prior.denoise(x.flatten(1), t).reshape(x.shape)
 
 
-def _mixture(dim: int, generator: torch.Generator) -> GaussianMixture:
+def mixture_of_25(dim: int, generator: torch.Generator) -> GaussianMixture:
     """25 unit Gaussians at (8i, 8j, 8i, 8j, ...), i and j from -2 to 2, with random weights."""
     if dim < 2 or dim % 2:
         raise ValueError(f"the means repeat pairs (8i, 8j): dim is even; found {dim}")
@@ -98,7 +99,7 @@ def _linear(case: Case, samples: int) -> Problem:
     assert case.noise is not None
     noise = case.noise
     generator = torch.Generator().manual_seed(1000 * case.problem + case.dim)
-    mixture = _mixture(case.dim, generator)
+    mixture = mixture_of_25(case.dim, generator)
     shape = (case.observations, case.dim)
     matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
     x, _ = mixture.sample(1, generator)
@@ -134,7 +135,7 @@ def _mix(case: Case, samples: int) -> Problem:
             f"{stems} stems of {length} numbers have {length} sums; found {case.observations}"
         )
     generator = torch.Generator().manual_seed(1000 * case.problem + case.dim + 7)
-    mixture = _mixture(case.dim, generator)
+    mixture = mixture_of_25(case.dim, generator)
     matrix = torch.eye(length, dtype=torch.float64).repeat(1, stems)
     x, _ = mixture.sample(1, generator)
     eps = torch.randn(length, generator=generator, dtype=torch.float64)
@@ -145,7 +146,7 @@ def _mix(case: Case, samples: int) -> Problem:
     operator = SumOverChannels(stems)
     return Problem(
         case,
-        _Shaped(GaussianMixturePrior(mixture, NoiseSchedule.vp_linear())),
+        ShapedPrior(GaussianMixturePrior(mixture, NoiseSchedule.vp_linear())),
         lambda count: GaussianLikelihood(operator, y.expand(count, -1).clone(), noise),
         exact,
         again,
@@ -160,7 +161,7 @@ def _ranges(case: Case, samples: int) -> Problem:
     assert case.noise is not None
     noise = case.noise
     generator = torch.Generator().manual_seed(1000 * case.problem + 3)
-    mixture = _mixture(case.dim, generator)
+    mixture = mixture_of_25(case.dim, generator)
     centres = SPACING * torch.randn(
         case.observations, case.dim, generator=generator, dtype=torch.float64
     )
@@ -192,7 +193,7 @@ def _ranges(case: Case, samples: int) -> Problem:
 def _counts(case: Case, samples: int) -> Problem:
     """y_k ~ Poisson(10 softplus(a_k x / 8)): counts that fade to nothing on one side."""
     generator = torch.Generator().manual_seed(1000 * case.problem + 5)
-    mixture = _mixture(case.dim, generator)
+    mixture = mixture_of_25(case.dim, generator)
     shape = (case.observations, case.dim)
     matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
 

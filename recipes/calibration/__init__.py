@@ -1,0 +1,1 @@
+"""Whether posterior samples mean what they say: ranks, coverage, and a classifier."""
