@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Waiting threads that spin cost several times the work itself where cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install dev browser player train-extras demo test test-slow lint format bench clean
+.PHONY: help install dev browser player train-extras demo test test-slow lint format bench core-wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -61,6 +61,9 @@ format: dev ## rewrite the code in the project's format
 
 bench: dev ## timings as ratios within one run (never part of the tests)
 	$(BIN)/python -m recipes.speed
+
+core-wheel: $(BIN)/python ## mgdm_core as a wheel of its own, in dist/
+	$(BIN)/python packaging/core_wheel.py dist
 
 clean: ## remove what the build made (not runs/)
 	rm -rf $(VENV) build dist *.egg-info separated .pytest_cache .ruff_cache .hypothesis

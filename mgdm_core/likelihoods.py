@@ -8,8 +8,8 @@ from copy import copy
 import torch
 
 from mgdm_core.array_types import Float, Int, Tensor
-from mgdm_core.errors import SettingsError
-from mgdm_core.operators import Operator, flat
+from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.operators import Operator, Scaled, flat, scaled
 
 __all__ = [
     "CallableLikelihood",
@@ -80,21 +80,42 @@ class GaussianLikelihood(ImageLikelihood):
         A, linear or not.
     observation : Tensor, shape (batch, *observation)
         y.
-    sigma_y : float
+    sigma_y : float or Tensor
         Deviation of the observation noise, positive. A setting of the method where the
-        observation is exact.
+        observation is exact. A tensor has as many axes as the observation and broadcasts with it:
+        shape (batch, 1, ...) for one per item, (1, *observation) for one per entry. Operator,
+        observation and residual are then kept in units of it, and ``sigma_y`` is 1.
     """
 
     def __init__(
-        self, operator: Operator, observation: Float[Tensor, "batch ..."], sigma_y: float
+        self,
+        operator: Operator,
+        observation: Float[Tensor, "batch ..."],
+        sigma_y: float | Float[Tensor, "..."],
     ) -> None:
-        if not sigma_y > 0:
+        if not bool((torch.as_tensor(sigma_y) > 0).all()):
             raise SettingsError(
                 f"sigma_y is positive; found {sigma_y}; for an exact observation give a small one"
             )
+        if isinstance(sigma_y, Tensor) and sigma_y.ndim > 0:
+            sizes = zip(sigma_y.shape, observation.shape)
+            if sigma_y.ndim != observation.ndim or any(n not in (1, m) for n, m in sizes):
+                raise ShapeError(
+                    f"sigma_y is a number or broadcasts with the observation, whose shape is "
+                    f"{tuple(observation.shape)}, axis by axis; found {tuple(sigma_y.shape)}"
+                )
+            operator, observation = scaled(operator, 1 / sigma_y), observation / sigma_y
+            sigma_y = 1.0
         self.operator = operator
         self.observation = observation
         self.sigma_y = float(sigma_y)
+
+    def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> Likelihood:
+        """Return the likelihood of the chosen items, in that order (repeats allowed)."""
+        chosen = super().select(items)
+        if isinstance(self.operator, Scaled):
+            chosen.operator = self.operator.select(torch.as_tensor(items))  # type: ignore
+        return chosen
 
     def residual(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch ..."]:
         """y - A(x_0)."""

@@ -85,6 +85,10 @@ class Problem:
         """Return the same problem with another observation."""
         return replace(self, likelihood=self.likelihood.observing(observation))
 
+    def select(self, items: Sequence[int]) -> Problem:
+        """Return the problem of the chosen observations, in that order (repeats allowed)."""
+        return replace(self, likelihood=self.likelihood.select(items))
+
     # -- the prior, counted --------------------------------------------------------------------
 
     def _asked(self, x: Tensor, out: Tensor) -> Tensor:

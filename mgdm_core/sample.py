@@ -140,8 +140,9 @@ def sample(
     check(batch_size is None or batch_size >= 1, "batch_size is at least 1", batch_size)
     observation = problem.likelihood.observation
     device = torch.device(device) if device is not None else observation.device
-    wide = observation.to(device, problem.dtype)
-    problem = problem.observing(wide.repeat_interleave(n, 0) if n > 1 else wide)
+    problem = problem.observing(observation.to(device, problem.dtype))
+    if n > 1:
+        problem = problem.select([i for i in range(problem.items) for _ in range(n)])
     items = problem.items
     streams = _streams(seed, noise, items, n)
     if len(streams) != items:
@@ -196,13 +197,7 @@ class _Run:
         """Run every batch and put the results together."""
         for rows in self.parts[len(self.done) :]:
             whole = len(self.parts) == 1
-            part = (
-                self.problem
-                if whole
-                else self.problem.observing(
-                    self.problem.likelihood.observation[rows.start : rows.stop]
-                )
-            )
+            part = self.problem if whole else self.problem.select(list(rows))
             some = (
                 start
                 if start is None or whole

@@ -8,7 +8,7 @@ from mgdm_core.operators.base import (
     conjugate_gradient,
     flat,
 )
-from mgdm_core.operators.combined import Composition, Stack, compose, stack
+from mgdm_core.operators.combined import Composition, Scaled, Stack, compose, scaled, stack
 from mgdm_core.operators.convolution import (
     CircularBlur,
     ReflectBlur,
@@ -43,6 +43,7 @@ __all__ = [
     "Operator",
     "PhaseRetrieval",
     "ReflectBlur",
+    "Scaled",
     "Separable",
     "SeparableBlur",
     "SpectralOperator",
@@ -57,5 +58,6 @@ __all__ = [
     "half_mask",
     "motion_kernel",
     "reflect_matrix",
+    "scaled",
     "stack",
 ]

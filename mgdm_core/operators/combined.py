@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.operators.base import LinearOperator, Operator, flat, size_of
 
-__all__ = ["Composition", "Stack", "compose", "stack"]
+__all__ = ["Composition", "Scaled", "Stack", "compose", "scaled", "stack"]
 
 
 class Composition(Operator):
@@ -80,3 +80,41 @@ def stack(operators: Sequence[Operator], observation_shapes: Sequence[Sequence[i
     """Several observations of one event: linear where all operators are."""
     linear = all(isinstance(op, LinearOperator) for op in operators)
     return (_LinearStack if linear else Stack)(operators, observation_shapes)
+
+
+class Scaled(Operator):
+    """Every number of an observation times a factor of its own.
+
+    Parameters
+    ----------
+    operator : Operator
+    factors : Tensor
+        Broadcasts with the observation, batch axis included: of length one there, or one per item.
+    """
+
+    def __init__(self, operator: Operator, factors: Float[Tensor, "..."]) -> None:
+        self.operator, self.factors = operator, factors
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Apply the operator, then the factors."""
+        y = self.operator.forward(x)
+        return self.factors.to(y) * y
+
+    def select(self, items: Int[Tensor, " chosen"]) -> Scaled:
+        """Return the operator with the factors of the chosen items."""
+        if len(self.factors) == 1:
+            return self
+        return type(self)(self.operator, self.factors[items.to(self.factors.device)])
+
+
+class _LinearScaled(Scaled, LinearOperator):
+    operator: LinearOperator
+
+    def adjoint(self, y: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        return self.operator.adjoint(self.factors.to(y) * y)
+
+
+def scaled(operator: Operator, factors: Float[Tensor, "..."]) -> Scaled:
+    """Numbers of an observation times a factor each: linear where the operator is."""
+    kind = _LinearScaled if isinstance(operator, LinearOperator) else Scaled
+    return kind(operator, factors)

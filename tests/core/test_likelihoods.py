@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgdm_core.errors import SettingsError
+from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.likelihoods import (
     CallableLikelihood,
     GaussianLikelihood,
@@ -11,9 +11,14 @@ from mgdm_core.likelihoods import (
     Likelihood,
     PoissonLikelihood,
 )
-from mgdm_core.operators import FunctionOperator, Matrix, SumOverChannels
+from mgdm_core.operators import FunctionOperator, LinearOperator, Matrix, SumOverChannels
+from mgdm_core.problem import Problem
+from mgdm_core.sample import sample
+from mgdm_core.samplers import MGDMMarginal
+from mgdm_core.schedule import NoiseSchedule
 
-from .closed_forms import normal
+from .closed_forms import OneGenerator, normal
+from .samplers_support import CoordinatePrior
 
 SINE = FunctionOperator(lambda x: torch.sin(x).flatten(1)[:, :4])
 
@@ -133,8 +138,46 @@ def test_narrow_types(dtype):
     torch.testing.assert_close(value.double(), want, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("shape", [(3, 1), (1, 4), (3, 4)], ids=["item", "entry", "both"])
+@pytest.mark.parametrize("linear", [True, False])
+def test_deviations_of_items_and_of_entries(shape, linear):
+    deviations = 0.2 + normal(shape, 5).abs()
+    matrix, y, x = normal((4, 6), 8), normal((3, 4), 7), normal((3, 6), 6)
+    operator = Matrix(matrix) if linear else FunctionOperator(lambda x: x @ matrix.T)
+    likelihood = GaussianLikelihood(operator, y, deviations)
+    assert isinstance(likelihood.operator, LinearOperator) == linear
+    want = -0.5 * ((y - x @ matrix.T) / deviations).square().sum(1)
+    torch.testing.assert_close(likelihood.log_prob(x), want)
+    order = [2, 0, 0]
+    torch.testing.assert_close(likelihood.select(order).log_prob(x[order]), want[order])
+
+
+def test_samples_under_deviations_of_items_and_of_entries():
+    """Two observations, one entry each seen well: batches and repeats keep them apart."""
+    deviations = torch.tensor([[0.1, 2.0], [2.0, 0.1]], dtype=torch.float64)
+    y = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
+    prior = CoordinatePrior(NoiseSchedule.vp_linear(), 0.0, 1.0)
+    likelihood = GaussianLikelihood(Matrix(torch.eye(2, dtype=torch.float64)), y, deviations)
+    problem, n = Problem(prior, likelihood, (2,)), 600
+    walk = MGDMMarginal(levels=80, budget=0)
+    streams = OneGenerator(2 * n)
+    found = sample(problem, walk, n=n, noise=streams).samples
+    precision = 1 + deviations**-2
+    mean, spread = y * deviations**-2 / precision, precision**-0.5
+    torch.testing.assert_close(found.mean(1), mean, rtol=0, atol=0.15)
+    torch.testing.assert_close(found.std(1), spread, rtol=0.15, atol=0)
+    few = MGDMMarginal(levels=4, budget=0)
+    whole, parts = (sample(problem, few, n=3, batch_size=size).x for size in (6, 4))
+    torch.testing.assert_close(parts, whole)
+
+
 def test_settings_outside_their_domain():
     y = torch.zeros(1, 2)
+    with pytest.raises(SettingsError, match="sigma_y is positive; found"):
+        GaussianLikelihood(SumOverChannels(2), y, torch.tensor([[0.1, 0.0]]))
+    for bad in (torch.ones(2), torch.ones(1, 3)):
+        with pytest.raises(ShapeError, match=r"broadcasts with the observation.*found"):
+            GaussianLikelihood(SumOverChannels(2), y, bad)
     with pytest.raises(SettingsError, match=r"sigma_y is positive; found 0.0; .* small one"):
         GaussianLikelihood(SumOverChannels(2), y, 0.0)
     with pytest.raises(SettingsError, match="gain and floor are positive; found -1"):

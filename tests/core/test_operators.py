@@ -24,6 +24,7 @@ from mgdm_core.operators import (
     compose,
     conjugate_gradient,
     flat,
+    scaled,
     stack,
 )
 
@@ -66,6 +67,7 @@ LINEAR: dict[str, tuple[Operator, tuple[int, ...]]] = {
         (6,),
     ),
     "stack-tall": (_identity_over_sum(), (3, 4)),
+    "scaled": (scaled(Matrix(normal((3, 4), 5)), normal((1, 3), 6)), (4,)),
     "mask-centre": (Mask(centre_mask(4, 5)[None]), (1, 4, 5)),
     "block-means": (BlockMeans(2, 4, 5), (1, 4, 5)),
     "reflect-blur": (ReflectBlur(normal((3, 3), 8)), (1, 4, 5)),
