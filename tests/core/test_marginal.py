@@ -11,7 +11,7 @@ from mgdm_core.operators import FunctionOperator, Matrix
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
-from mgdm_core.sampler import Start
+from mgdm_core.sampler import Start, gaussian
 from mgdm_core.samplers import MGDM, MGDMJumps, MGDMMarginal, default_sampler
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.steps.krylov import covariance_at, log_evidence, pull
@@ -41,7 +41,7 @@ def test_the_pull_and_the_evidence_are_exact_under_a_gaussian_prior():
     x_0 = problem.denoise(x, level)
     product = covariance_at(problem, x, level, x_0, 0.01)
     alpha, sigma = float(VP.alpha[level]), float(VP.sigma[level])
-    misfit = problem.likelihood.residual(x_0)
+    misfit = gaussian(problem).residual(x_0)
     moved = pull(problem, product, misfit, sigma / alpha, 2, 1e-8)
     got, want = log_evidence(problem, product, x_0), []
     eye = torch.eye(3, dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_one_product_is_enough_far_below_the_scale_of_the_data():
             return exact(v)
 
         ratio = float(VP.ratio[level])
-        pull(problem, product, problem.likelihood.residual(x_0), ratio, 3, 1e-3)
+        pull(problem, product, gaussian(problem).residual(x_0), ratio, 3, 1e-3)
         counts[level] = len(asked)
     assert counts[5] == 1 < counts[700]
 
