@@ -129,6 +129,7 @@ def _ablations() -> dict[str, Variant]:
     for sampler, preset in (
         ("pgdm", "score"),
         ("ddrm", "hundred-steps"),
+        ("ding", "many-steps"),
         ("daps", "images"),
         ("twisted_smc", "published-twist"),
     ):
