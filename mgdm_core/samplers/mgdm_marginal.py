@@ -104,7 +104,8 @@ class MGDMMarginal(Sampler):
         Relative residual at which a solve rests.
     max_rows : int
         With more observed values than that there is one path and no Metropolis-Hastings: the
-        acceptance falls with what y tells, and g_r takes a product per value.
+        acceptance falls with what y tells, and g_r takes a product per value. A network's C has a
+        wide spectrum on many values, for which a few products are too few (``data-not-met``).
     reach : float
         Length of the differences that are the products with C, in units of sigma_t. A network that
         computes in half precision needs a longer one.

@@ -90,7 +90,13 @@ def _digest(job: Job) -> str:
     """Short name of what runs; where the library chooses, of all that it may choose from."""
     told = repr(job.variant)
     if job.variant is None:
-        told = repr([sorted(PRESETS[name].items()) for name in SAMPLERS if name.startswith("mgdm")])
+        told = repr(
+            [
+                sorted(PRESETS[name].items())
+                for name in SAMPLERS
+                if name.startswith(("mgdm", "ding"))
+            ]
+        )
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 

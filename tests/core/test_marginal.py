@@ -12,7 +12,7 @@ from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
 from mgdm_core.sampler import Start, gaussian
-from mgdm_core.samplers import MGDM, MGDMJumps, MGDMMarginal, default_sampler
+from mgdm_core.samplers import MGDM, DInG, MGDMJumps, MGDMMarginal, default_sampler
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.steps.krylov import covariance_at, log_evidence, pull
 
@@ -173,9 +173,9 @@ def test_the_default_is_one_choice_by_what_the_problem_says():
     def chosen(likelihood):
         return default_sampler(Problem(prior, likelihood, (40,)))
 
-    for rows in (1, 20, 40):
+    for rows in (1, 20, 64, 65):
         seen = GaussianLikelihood(Matrix(normal((rows, 40), 1)), normal((1, rows), 2), 0.1)
-        assert chosen(seen) == MGDMMarginal()
+        assert chosen(seen) == (MGDMMarginal() if rows <= 64 else DInG(400, eta=0.5))
     bent = FunctionOperator(lambda x: x[:, :2].square())
     assert isinstance(chosen(GaussianLikelihood(bent, normal((1, 2), 2), 0.1)), MGDMJumps)
     counts = PoissonLikelihood(FunctionOperator(torch.nn.functional.softplus), torch.ones(1, 40))
