@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Waiting threads that spin cost several times the work itself where cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install dev browser player train-extras demo test test-slow lint format bench core-wheel clean
+.PHONY: help install dev browser player train-extras docs demo test test-slow lint format bench core-wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -20,7 +20,7 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,train,web]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs,train,web]'
 	@# Parity oracle of the tests. Its own pins would replace half of the environment.
 	$(BIN)/python -m pip install --quiet --no-deps audio-diffusion-pytorch==0.0.43
 	touch $@
@@ -35,6 +35,10 @@ train-extras: dev ## Debian packages for rendering training songs (FluidSynth, s
 
 demo: install ## separate the shipped example with the bundled prior; a page to listen to it comes last
 	$(BIN)/mgdm-separate mgdm_audio/examples/example_mix.flac --out separated --overwrite --page
+
+docs: dev ## the documentation site, in build/site: opens from the disk
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build
+	@echo "build/site/index.html"
 
 browser: ## Chromium for the tests in a browser, from Debian's packages (they skip without it)
 	@command -v chromium >/dev/null || ! command -v apt-get >/dev/null || \

@@ -37,8 +37,6 @@ class ClipReport:
         Largest magnitude; full scale is 1.
     clipped : int
         Samples beyond full scale, counted over channels.
-    gain : float
-        Gain at which it would fit.
     """
 
     path: str

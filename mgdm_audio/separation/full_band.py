@@ -44,7 +44,7 @@ _TINY = 1e-12  # of the mean power, which is 1
 class FullBandBlock(NamedTuple):
     """Finished samples.
 
-    Parameters
+    Attributes
     ----------
     stems : Tensor of float32, shape (stems, channels, samples)
         At the input's rate.

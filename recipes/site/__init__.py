@@ -1,0 +1,1 @@
+"""The documentation site: what `make docs` makes beside the pages of docs/."""
