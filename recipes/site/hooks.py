@@ -33,7 +33,8 @@ def on_config(config: Any) -> Any:
     if WITH_API:
         reference += reference_nav(ROOT)
     named = str(config.nav)
-    more = [p.name for p in sorted(Path(config.docs_dir).glob("*.md")) if f"'{p.name}'" not in named]
+    pages = sorted(path.name for path in Path(config.docs_dir).glob("*.md"))
+    more = [name for name in pages if f"'{name}'" not in named]
     config.nav[-1]["Reference"][:] = reference + more
     return config
 
