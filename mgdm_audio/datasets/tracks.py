@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,9 +34,6 @@ SPLITS = ("train", "validation", "test", "omitted")
 """Folder names that are splits rather than tracks."""
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".m4a", ".opus")
-
-# Product of the two rates in lowest terms up to which torchaudio's table of filters stays small.
-_MAX_RATIO = 200_000
 
 Mixture = Literal["sum", "mix"]
 """``sum``: the sum of the reference stems; ``mix``: the data set's own mixture file."""
@@ -207,7 +203,7 @@ def read_mono(path: Path) -> tuple[Float[Array, " samples"], int]:
 def resample(
     signal: Float[Array, " samples"], rate: int, new_rate: int
 ) -> Float[Array, " new_samples"]:
-    """Resample with a Kaiser-windowed sinc; the length is ceil(samples * new_rate / rate).
+    """Resample an array; the length is ceil(samples * new_rate / rate).
 
     Parameters
     ----------
@@ -219,22 +215,7 @@ def resample(
     if rate == new_rate:
         return signal
     x = torch.from_numpy(np.ascontiguousarray(signal, dtype=np.float32))
-    common = math.gcd(rate, new_rate)
-    if rate * new_rate > _MAX_RATIO * common**2:
-        return resampling.resample(x, rate, new_rate).numpy()
-    import torchaudio
-
-    # Same filter as mgdm_audio.io.resampling, wide and steep, because a reference must not carry
-    # aliases that no separator could reproduce; three times faster for ratios like 2 to 1.
-    return torchaudio.functional.resample(
-        x,
-        rate,
-        new_rate,
-        lowpass_filter_width=64,
-        rolloff=resampling.ROLLOFF,
-        resampling_method="sinc_interp_kaiser",
-        beta=14.769656459379492,
-    ).numpy()
+    return resampling.resample(x, rate, new_rate).numpy()
 
 
 def fit_length(signal: Float[Array, " samples"], n: int) -> Float[Array, " n"]:
