@@ -1,16 +1,15 @@
 """Read a pickle as data: nothing it names is imported, nothing in it is called.
 
-Python's unpickler runs what a file asks for. This reader interprets the opcodes itself, and its
-stack holds nothing but plain values and three inert records: a name (`Name`), a call that somebody
-asked for (`Call`) and an external reference (`Reference`). There is no callable to be called, so
-no file can do more than describe. Sizes are bounded, and structures that share parts stay shared,
-so that a small file cannot grow into a large one.
+Python's unpickler runs what a file asks for. This one is Python's own, but what it would look up
+becomes a `Name`, what it would call a `Call`, what lies outside the pickle a `Reference`: inert
+records all three, so that no file can do more than describe. Sizes are bounded, and structures
+that share parts stay shared, so that a small file cannot grow into a large one.
 """
 
 from __future__ import annotations
 
-import pickletools
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -51,19 +50,16 @@ class Call:
     state: Any = None
     items: list[Any] = field(default_factory=list)
 
+    def append(self, item: Any) -> None:
+        """Record an item; the unpickler calls this where it would fill a list."""
+        self.items.append(item)
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """Something kept outside the pickle, such as a tensor's storage."""
 
     identity: Any
-
-
-class _Mark:
-    """The stack's marker."""
-
-
-_MARK = _Mark()
 
 
 def read_inert(data: bytes, where: str) -> Any:
@@ -90,225 +86,145 @@ def read_inert(data: bytes, where: str) -> Any:
     CheckpointError
         If the pickle is damaged, too long, or does what no pickle of a checkpoint does.
     """
-    machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(BytesIO(data))):
-            if count >= _MOST_OPCODES:
-                raise CheckpointError(f"{where}: its pickle has over {_MOST_OPCODES} instructions")
-            if opcode.name == "STOP":
-                if len(machine.stack) != 1:
-                    raise ValueError("values left on the stack")
-                return machine.pop()
-            machine.step(opcode.name, argument)
-    except CheckpointError:
-        raise
+        unpickler = _InertUnpickler(BytesIO(data), encoding="latin1")
+        value = unpickler.load()
+        if unpickler.stack or unpickler.metastack:
+            raise ValueError("values left on the stack")
+        return value
+    except _TooLong as error:
+        raise CheckpointError(f"{where}: its pickle has {error}") from error
     except Exception as error:
-        # genops, and lookups in what the file described, raise whatever fits; it is all damage.
+        # The unpickler, fed with what the file says, raises whatever fits; it is all damage.
         reason = str(error) or type(error).__name__
         raise CheckpointError(f"{where}: its pickle is damaged ({reason:.120})") from error
-    raise CheckpointError(f"{where}: its pickle ends early")
 
 
-_CONSTANTS: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-    "MARK": lambda: _MARK,
-}
-_LITERALS = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-    *("STRING", "BINSTRING", "SHORT_BINSTRING"),
-    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-}
-_IGNORED = {"PROTO", "FRAME"}
-_ORDERED_DICT = Name("collections", "OrderedDict")
+class _TooLong(Exception):
+    pass
 
 
-class _Machine:
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+class _Instructions(dict[int, Callable[[Any], None]]):
+    """What to do at each instruction, for a bounded number of them."""
 
-    def pop(self) -> Any:
-        value = self.stack.pop()
-        if value is _MARK:
-            raise ValueError("a marker where a value belongs")
-        return value
+    left = 0
 
-    def top(self) -> Any:
-        value = self.stack[-1]
-        if value is _MARK:
-            raise ValueError("a marker where a value belongs")
-        return value
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.left -= 1
+        if self.left < 0:
+            raise _TooLong(f"over {_MOST_OPCODES} instructions")
+        if code not in self:
+            raise ValueError(f"the instruction {chr(code)!r} has no place in a checkpoint")
+        return super().__getitem__(code)
 
-    def pop_to_mark(self) -> list[Any]:
-        for place in range(len(self.stack) - 1, -1, -1):
-            if self.stack[place] is _MARK:
-                values = self.stack[place + 1 :]
-                del self.stack[place:]
-                return values
-        raise ValueError("no marker on the stack")
 
-    def step(self, name: str, argument: Any) -> None:
-        """Apply one opcode."""
-        if name in _IGNORED:
-            return
-        if name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _LITERALS:
-            self.stack.append(bytes(argument) if isinstance(argument, bytearray) else argument)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.memo[int(argument)] = self.top()
-        elif name == "MEMOIZE":
-            self.memo[len(self.memo)] = self.top()
-        elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self.stack.append(self.memo[int(argument)])
-        elif name == "POP":
-            self.stack.pop()
-        elif name == "POP_MARK":
-            self.pop_to_mark()
-        elif name == "DUP":
-            self.stack.append(self.top())
-        else:
-            handler = getattr(self, f"_op_{name.lower()}", None)
-            if handler is None:
-                raise ValueError(f"the instruction {name} has no place in a checkpoint")
-            handler(argument)
+# The unpickler written in Python: the one in C hashes keys and calls classes out of our reach.
+class _InertUnpickler(pickle._Unpickler):
+    stack: list[Any]  # of the innermost marker
+    metastack: list[list[Any]]  # of those around it
+    pop_mark: Callable[[], list[Any]]
 
-    # -- containers -------------------------------------------------------------------------------
+    def __init__(self, file: BytesIO, **options: Any) -> None:
+        super().__init__(file, **options)
+        instructions = _Instructions(pickle._Unpickler.dispatch | _HANDLERS)
+        instructions.left = _MOST_OPCODES
+        for code in (*pickle.EXT1, *pickle.EXT2, *pickle.EXT4):
+            del instructions[code]
+        self.dispatch = instructions  # type: ignore[misc] - its own, since it counts
 
-    def _op_tuple(self, _: Any) -> None:
-        self.stack.append(tuple(self.pop_to_mark()))
+    def find_class(self, module: str, name: str) -> Name:
+        """Nothing is found, only named."""
+        return Name(module, name)
 
-    def _op_tuple1(self, _: Any) -> None:
-        self._pack(1)
+    def persistent_load(self, pid: Any) -> Reference:
+        """What is kept elsewhere stays there."""
+        return Reference(pid)
 
-    def _op_tuple2(self, _: Any) -> None:
-        self._pack(2)
+    def _record(self, function: Any, arguments: Any) -> None:
+        ordered = function == Name("collections", "OrderedDict") and arguments == ()
+        self.stack.append({} if ordered else Call(function, arguments))
 
-    def _op_tuple3(self, _: Any) -> None:
-        self._pack(3)
+    # -- instructions that would call something: the unpickler's own are replaced -----------------
 
-    def _pack(self, count: int) -> None:
-        values = [self.pop() for _ in range(count)]
-        self.stack.append(tuple(reversed(values)))
+    def _reduce(self) -> None:
+        arguments, function = self.stack.pop(), self.stack.pop()
+        self._record(function, arguments)
 
-    def _op_list(self, _: Any) -> None:
-        self.stack.append(self.pop_to_mark())
+    def _newobj_ex(self) -> None:
+        keywords, arguments, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        self._record(function, (arguments, keywords))
 
-    def _op_dict(self, _: Any) -> None:
-        values = self.pop_to_mark()
-        target: dict[Any, Any] = {}
-        self._put(target, values)
-        self.stack.append(target)
+    def _instantiate(self, klass: Any, args: Any) -> None:  # for INST and OBJ
+        self._record(klass, tuple(args))
 
-    def _op_frozenset(self, _: Any) -> None:
-        self.stack.append(frozenset(_key(value) for value in self.pop_to_mark()))
-
-    def _op_append(self, _: Any) -> None:
-        value = self.pop()
-        self._extend(self.top(), [value])
-
-    def _op_appends(self, _: Any) -> None:
-        values = self.pop_to_mark()
-        self._extend(self.top(), values)
-
-    def _op_additems(self, _: Any) -> None:
-        values = self.pop_to_mark()
-        target = self.top()
-        if isinstance(target, set):
-            target.update(_key(value) for value in values)
-        else:
-            self._extend(target, values)
-
-    def _op_setitem(self, _: Any) -> None:
-        value, key = self.pop(), self.pop()
-        self._put(self.top(), [key, value])
-
-    def _op_setitems(self, _: Any) -> None:
-        values = self.pop_to_mark()
-        self._put(self.top(), values)
-
-    @staticmethod
-    def _extend(target: Any, values: list[Any]) -> None:
-        if isinstance(target, Call):
-            target.items.extend(values)
-        elif isinstance(target, list):
-            target.extend(values)
-        else:
-            raise ValueError("items for something that is no list")
-
-    @staticmethod
-    def _put(target: Any, values: list[Any]) -> None:
-        if len(values) % 2:
-            raise ValueError("a key without a value")
-        pairs = list(zip(values[::2], values[1::2], strict=True))
-        if isinstance(target, Call):
-            target.items.extend(pairs)
-        elif isinstance(target, dict):
-            target.update((_key(key), value) for key, value in pairs)
-        else:
-            raise ValueError("keys for something that is no dict")
-
-    # -- names, calls, references: recorded only --------------------------------------------------
-
-    def _op_global(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self.stack.append(Name(module, name))
-
-    def _op_stack_global(self, _: Any) -> None:
-        name, module = self.pop(), self.pop()
-        if not isinstance(name, str) or not isinstance(module, str):
-            raise ValueError("a name that is no text")
-        self.stack.append(Name(module, name))
-
-    def _op_reduce(self, _: Any) -> None:
-        arguments, function = self.pop(), self.pop()
-        self._call(function, arguments)
-
-    def _op_newobj(self, _: Any) -> None:
-        self._op_reduce(None)
-
-    def _op_newobj_ex(self, _: Any) -> None:
-        keywords, arguments, function = self.pop(), self.pop(), self.pop()
-        self._call(function, (arguments, keywords))
-
-    def _op_obj(self, _: Any) -> None:
-        function, *arguments = self.pop_to_mark()
-        self._call(function, tuple(arguments))
-
-    def _op_inst(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
-        self._call(Name(module, name), tuple(self.pop_to_mark()))
-
-    def _call(self, function: Any, arguments: Any) -> None:
-        if function == _ORDERED_DICT and arguments == ():
-            self.stack.append({})
-        else:
-            self.stack.append(Call(function, arguments))
-
-    def _op_build(self, _: Any) -> None:
-        state, target = self.pop(), self.top()
+    def _build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Call):
             target.state = state
         elif not isinstance(target, dict):  # an OrderedDict's attributes are of no interest
             raise ValueError("a state for something that has none")
 
-    def _op_persid(self, argument: Any) -> None:
-        self.stack.append(Reference(argument))
+    # -- instructions that hash: a tuple of tuples of tuples would be hashed for ever -------------
 
-    def _op_binpersid(self, _: Any) -> None:
-        self.stack.append(Reference(self.pop()))
+    def _setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        _put(self.stack[-1], [key, value])
+
+    def _setitems(self) -> None:
+        items = self.pop_mark()
+        _put(self.stack[-1], items)
+
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append({})
+        _put(self.stack[-1], items)
+
+    def _frozenset(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(frozenset(_keys(items)))
+
+    def _additems(self) -> None:
+        items, target = self.pop_mark(), self.stack[-1]
+        if isinstance(target, set):
+            target.update(_keys(items))
+        else:
+            for item in items:
+                target.append(item)
 
 
-def _key(value: Any) -> Any:
+_HANDLERS: dict[int, Callable[[Any], None]] = {
+    code[0]: handler
+    for code, handler in (
+        (pickle.REDUCE, _InertUnpickler._reduce),
+        (pickle.NEWOBJ, _InertUnpickler._reduce),
+        (pickle.NEWOBJ_EX, _InertUnpickler._newobj_ex),
+        (pickle.BUILD, _InertUnpickler._build),
+        (pickle.SETITEM, _InertUnpickler._setitem),
+        (pickle.SETITEMS, _InertUnpickler._setitems),
+        (pickle.DICT, _InertUnpickler._dict),
+        (pickle.FROZENSET, _InertUnpickler._frozenset),
+        (pickle.ADDITEMS, _InertUnpickler._additems),
+    )
+}
+
+
+def _put(target: Any, items: list[Any]) -> None:
+    if len(items) % 2:
+        raise ValueError("a key without a value")
+    if isinstance(target, Call):
+        target.items.extend(zip(items[::2], items[1::2], strict=True))
+    elif isinstance(target, dict):
+        target.update(zip(_keys(items[::2]), items[1::2], strict=True))
+    else:
+        raise ValueError("keys for something that is no dict")
+
+
+def _keys(values: Iterable[Any]) -> Iterable[Any]:
     # Only what hashes in constant time, and without collisions that a file could arrange.
-    plain = value is None or isinstance(value, bool | float | str | bytes | Name | Call | Reference)
-    if not plain and not (isinstance(value, int) and abs(value) < 1 << 60):
-        raise ValueError(f"a {type(value).__name__} as a key")
-    return value
+    for value in values:
+        plain = value is None or isinstance(
+            value, bool | float | str | bytes | Name | Call | Reference
+        )
+        if not plain and not (isinstance(value, int) and abs(value) < 1 << 60):
+            raise ValueError(f"a {type(value).__name__} as a key")
+        yield value
