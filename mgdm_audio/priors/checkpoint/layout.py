@@ -1,26 +1,25 @@
-"""The layout of a safetensors file, read and checked before any of its tensors is touched.
+"""The layout of a safetensors file, checked before any of its tensors is touched.
 
-The format: eight bytes with the length n of a header (little endian), n bytes of JSON that map
-each tensor's name to its dtype, shape and place, then the tensors' bytes without holes. The
-JSON's ``__metadata__`` maps text to text.
+safetensors itself refuses files that are truncated, too long, or whose tensors overlap, leave
+holes or do not match their shapes. Added here: one line for each refusal, the dtypes that a prior
+may have, and the digests.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
+from safetensors import SafetensorError, safe_open
 
-from mgdm_audio.errors import CheckpointError
+from mgdm_audio.errors import CheckpointError, os_reason
 from mgdm_core.array_types import Tensor
 
-__all__ = ["DTYPES", "Layout", "TensorPlace", "dtype_name", "hash_tensors", "read_layout"]
+__all__ = ["DTYPES", "Layout", "StoredAs", "dtype_name", "hash_tensors", "read_layout"]
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -34,28 +33,23 @@ DTYPES: dict[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_LARGEST_HEADER = 16 * 2**20
 
 
-@dataclass(frozen=True)
-class TensorPlace:
-    """Where one tensor lies in a file: ``start`` and ``end`` are offsets from the file's begin."""
+class StoredAs(NamedTuple):
+    """A tensor's shape and dtype in a file."""
 
-    dtype: torch.dtype
     shape: tuple[int, ...]
-    start: int
-    end: int
+    dtype: torch.dtype
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A file's header: its metadata, its tensors' places, and the header's own SHA-256."""
+    """A file's header: its metadata, its tensors, and the header's own SHA-256."""
 
     path: Path
     metadata: dict[str, str]
-    tensors: dict[str, TensorPlace]
+    tensors: dict[str, StoredAs]
     header_sha256: str
-    size: int = field(default=0)
 
     def read_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (name, tensor as stored), sorted by name, each read from the file when asked for.
@@ -63,26 +57,14 @@ class Layout:
         Raises
         ------
         CheckpointError
-            If the file became shorter meanwhile, or cannot be read.
+            If the file was changed meanwhile, or cannot be read.
         """
         try:
-            with self.path.open("rb") as file:
+            with safe_open(self.path, "pt") as file:
                 for name in sorted(self.tensors):
-                    place = self.tensors[name]
-                    file.seek(place.start)
-                    raw = bytearray(place.end - place.start)
-                    if file.readinto(raw) != len(raw):
-                        raise CheckpointError(f"{self.path}: tensor {name!r} is cut short")
-                    if not raw:
-                        yield name, torch.empty(place.shape, dtype=place.dtype)
-                        continue
-                    flat = torch.frombuffer(raw, dtype=torch.uint8)
-                    if place.dtype == torch.bool:
-                        yield name, flat.bool().reshape(place.shape)
-                    else:
-                        yield name, flat.view(place.dtype).reshape(place.shape)
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: cannot be read ({error.strerror})") from error
+                    yield name, file.get_tensor(name).clone()  # else it stays mapped to the file
+        except (OSError, SafetensorError) as error:
+            raise _unreadable(self.path, error) from error
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -111,83 +93,51 @@ def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _place(path: Path, name: str, entry: Any, data_start: int) -> TensorPlace:
-    where = f"{path}: tensor {name!r}"
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where} has no dtype, shape and data_offsets; the file is damaged")
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
-    if dtype is None:
-        raise CheckpointError(f"{where} has the dtype {entry['dtype']!r}, which is not supported")
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    numbers = [*shape, *offsets] if isinstance(shape, list) and isinstance(offsets, list) else [-1]
-    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in numbers):
-        raise CheckpointError(f"{where} has a shape or offsets that are not whole numbers")
-    if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
-        raise CheckpointError(f"{where}: its bytes do not match its shape {shape}")
-    return TensorPlace(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return found
-
-
 def read_layout(path: str | Path) -> Layout:
     """Read and check the header of a safetensors file.
 
     Raises
     ------
     CheckpointError
-        If the file is missing, is no safetensors file, is truncated, or its tensors overlap,
-        leave holes or reach beyond its end.
+        If the file is missing, is no safetensors file, is truncated or damaged, or holds a dtype
+        that no prior has.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file")
     if not path.is_file():
         raise CheckpointError(f"{path}: not a file")
+    tensors = {}
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
             first = file.read(8)
-            length = int.from_bytes(first, "little")
-            if len(first) < 8 or first[:4] == b"PK\x03\x04":
+            if first.startswith(b"PK\x03\x04"):
                 raise CheckpointError(
-                    f"{path}: not a safetensors file"
-                    + (
-                        "; a .ckpt or .pt file must be imported first: mgdm-models import msdm"
-                        if first[:4] == b"PK\x03\x04"
-                        else " (shorter than 8 bytes)"
-                    )
+                    f"{path}: not a safetensors file; a .ckpt or .pt file must be imported "
+                    f"first: mgdm-models import msdm"
                 )
-            if length > _LARGEST_HEADER:
-                raise CheckpointError(f"{path}: not a safetensors file (header of {length} bytes)")
-            header = file.read(length)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
-    if len(header) < length:
-        raise CheckpointError(f"{path}: truncated inside its header; fetch or export it again")
-    try:
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=_no_repeats)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file (its header is no JSON)") from error
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"{path}: not a safetensors file (its header is no JSON object)")
-    metadata = entries.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise CheckpointError(f"{path}: the metadata of a safetensors file maps text to text")
-    start = 8 + length
-    tensors = {name: _place(path, name, entry, start) for name, entry in entries.items()}
-    end = start
-    for name, place in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
-        if place.start != end:
-            raise CheckpointError(f"{path}: tensor {name!r} leaves a hole or overlaps another")
-        end = place.end
-    if end > size:
-        raise CheckpointError(f"{path}: truncated: {size} bytes of {end}; fetch or export it again")
-    if end < size:
-        raise CheckpointError(f"{path}: {size - end} bytes too long; the file is damaged")
-    digest = hashlib.sha256(first + header).hexdigest()
-    return Layout(path, metadata, tensors, digest, size)
+            with safe_open(path, "pt") as checked:
+                metadata = checked.metadata() or {}
+                for name in checked.keys():  # noqa: SIM118 - it is no dict
+                    place = checked.get_slice(name)
+                    kind = place.get_dtype()
+                    if kind not in DTYPES:
+                        raise CheckpointError(
+                            f"{path}: tensor {name!r} has the dtype {kind!r}, which is not "
+                            f"supported"
+                        )
+                    tensors[name] = StoredAs(tuple(place.get_shape()), DTYPES[kind])
+            header = file.read(int.from_bytes(first, "little"))
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    return Layout(path, metadata, tensors, hashlib.sha256(first + header).hexdigest())
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, OSError):
+        return CheckpointError(f"{path}: cannot be read ({os_reason(error)})")
+    reason = str(error).removeprefix("Error while deserializing header: ")
+    return CheckpointError(
+        f"{path}: not a safetensors file, or truncated or damaged ({reason:.120}); fetch or "
+        f"export it again"
+    )
