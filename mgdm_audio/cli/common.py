@@ -17,9 +17,6 @@ from typing import Any, TypeVar
 
 import click
 
-from mgdm_audio.errors import one_line
-from mgdm_core.errors import CancelledError, MGDMError, SettingsError
-
 __all__ = [
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
@@ -45,6 +42,17 @@ DEBUG_VARIABLE = "MGDM_DEBUG"
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# The errors are imported where one has occurred: they come with torch, seconds that `--help` and a
+# mistyped option should not take.
+
+
+def one_line(error: BaseException) -> str:
+    """See :func:`mgdm_audio.errors.one_line`."""
+    from mgdm_audio.errors import one_line
+
+    return one_line(error)
+
+
 def report_error(message: str) -> None:
     """Print ``error: message`` on stderr."""
     _last_words(f"error: {message}")
@@ -63,7 +71,7 @@ def _exit_code(error: BaseException) -> int:
     if isinstance(error, _Stopped):
         _last_words(error.word)
         return 128 + error.number
-    if isinstance(error, KeyboardInterrupt | click.Abort | CancelledError):
+    if isinstance(error, KeyboardInterrupt | click.Abort) or _is_ours(error, "CancelledError"):
         _last_words("interrupted")
         return EXIT_INTERRUPTED
     if os.environ.get(DEBUG_VARIABLE):
@@ -82,16 +90,22 @@ def _exit_code(error: BaseException) -> int:
         _silence_stdout()
         report_error("standard output was closed by its reader")
         return EXIT_FAILED
-    if isinstance(error, SettingsError):
+    if _is_ours(error, "SettingsError"):
         report_error(one_line(error))
         return EXIT_USAGE
-    if isinstance(error, MGDMError | OSError | MemoryError) or _is_out_of_memory(error):
+    known = isinstance(error, OSError | MemoryError) or _is_out_of_memory(error)
+    if known or _is_ours(error, "MGDMError"):
         report_error(one_line(error))
     else:
         report_error(
             f"internal error: {one_line(error)} (please report it; {DEBUG_VARIABLE}=1 shows where)"
         )
     return EXIT_FAILED
+
+
+def _is_ours(error: BaseException, name: str) -> bool:
+    kinds = [kind for kind in type(error).__mro__ if kind.__module__ == "mgdm_core.errors"]
+    return name in [kind.__name__ for kind in kinds]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -204,7 +218,9 @@ def as_usage(context: click.Context | None = None) -> Iterator[None]:
     """Turn a `SettingsError` that an option caused into wrong usage (exit code 2)."""
     try:
         yield
-    except SettingsError as error:
+    except Exception as error:
+        if not _is_ours(error, "SettingsError"):
+            raise
         raise click.UsageError(str(error), ctx=context) from error
 
 
@@ -219,6 +235,7 @@ class DeviceType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the device, or fail with what is available."""
         from mgdm_audio.compute.device import resolve_device
+        from mgdm_core.errors import SettingsError
 
         try:
             return resolve_device(value)

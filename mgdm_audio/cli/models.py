@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from mgdm_audio.cli.common import (
     one_line,
     report_error,
 )
-from mgdm_core.errors import MGDMError
 
 if TYPE_CHECKING:
     from mgdm_audio.priors.msdm.importer import ImportReport
@@ -64,6 +64,7 @@ def print_priors(as_json: bool = False) -> None:
 
 def _summary(entry: Any) -> dict[str, Any]:
     from mgdm_audio.priors.checkpoint.store import read_header
+    from mgdm_core.errors import MGDMError
 
     row: dict[str, Any] = {
         "name": entry.name,
@@ -100,9 +101,9 @@ def info_command(name: str, as_json: bool) -> None:
 
     path = registry.resolve(name)
     header = read_header(path)
-    places = read_layout(path).tensors.values()
-    numbers = sum((place.end - place.start) // place.dtype.itemsize for place in places)
-    stored = sorted({str(place.dtype).removeprefix("torch.") for place in places})
+    tensors = read_layout(path).tensors.values()
+    numbers = sum(math.prod(tensor.shape) for tensor in tensors)
+    stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     if as_json:
         facts = {"path": str(path), "numbers": numbers, "stored_as": stored}
         echo_json(facts | header.to_dict())
@@ -141,6 +142,7 @@ def verify_command(files: tuple[str, ...]) -> int:
     """Check checkpoints wholly: keys, shapes, digest, finite values. Names work too."""
     from mgdm_audio.priors import catalogue as registry
     from mgdm_audio.priors.checkpoint.store import verify
+    from mgdm_core.errors import MGDMError
 
     failed = 0
     for name in files:

@@ -21,7 +21,6 @@ from mgdm_audio.cli.common import (
     report_error,
 )
 from mgdm_audio.cli.separate_page import PageType, page_writer
-from mgdm_core.errors import MGDMError
 
 if TYPE_CHECKING:
     from mgdm_audio.io.encoders import OutputFormat
@@ -297,6 +296,7 @@ def _admitted(
     """Jobs that can be done, and why each of the others cannot, by its source."""
     from mgdm_audio.errors import display_name
     from mgdm_audio.separation.files import refuse_existing
+    from mgdm_core.errors import MGDMError
 
     failures = {refused.source: refused.reason for refused in plan.refused}
     todo: list[FileJob] = []

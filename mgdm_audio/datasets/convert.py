@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,8 @@ import soundfile
 
 from mgdm_audio.compute.engines import InlinePool, Outcome, run_processes
 from mgdm_audio.datasets.tracks import Dataset, Track
-from mgdm_audio.errors import AudioWriteError, os_reason
+from mgdm_audio.errors import AudioWriteError
+from mgdm_audio.io.atomic import replacing
 from mgdm_core.errors import SettingsError
 
 __all__ = ["Converted", "ConvertWork", "convert_dataset", "is_converted"]
@@ -63,20 +62,12 @@ class ConvertWork:
             subtype = "FLOAT"
             notes.append(f"written as float: a stem peaks at {peak:.2f} times full scale")
         target = self.out / track.key
-        partial = target.parent / f".{target.name}.partial"
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+        with replacing(target, folder=True) as partial:
             for name, stem in audio.stems.items():
-                soundfile.write(partial / f"{name}.wav", stem, self.rate, subtype=subtype)
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(partial, target)
-        except (OSError, soundfile.LibsndfileError) as error:
-            reason = os_reason(error) if isinstance(error, OSError) else str(error)
-            raise AudioWriteError(f"{target}: cannot be written ({reason})") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+                try:
+                    soundfile.write(partial / f"{name}.wav", stem, self.rate, subtype=subtype)
+                except soundfile.LibsndfileError as error:
+                    raise AudioWriteError(f"{target}: cannot be written ({error})") from error
         return Converted(track.key, True, tuple(notes))
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from mgdm_audio.evaluation.run_folder import RunFolder, write_text
+from mgdm_audio.evaluation.run_folder import RunFolder
 from mgdm_audio.evaluation.summary import RunSummary
 from mgdm_audio.evaluation.track_scores import (
     ACTIVE,
@@ -20,6 +19,7 @@ from mgdm_audio.evaluation.track_scores import (
     SI_SDR,
     TrackScores,
 )
+from mgdm_audio.io.atomic import replacing, write_text
 from mgdm_audio.metrics.bss_eval import METRICS
 
 __all__ = ["COLUMNS", "plain", "result_rows", "write_parquet", "write_results"]
@@ -134,9 +134,8 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
     import pyarrow.parquet as pq
 
     schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
-    partial = path.with_name(f".mgdm-{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
 
 
 def write_results(run: RunFolder, summary: RunSummary) -> None:

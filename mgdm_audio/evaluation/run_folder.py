@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +28,9 @@ import numpy as np
 import soundfile
 
 from mgdm_audio.errors import AudioError, AudioWriteError, os_reason
+from mgdm_audio.io.atomic import replacing, write_text
 
-__all__ = ["RunFolder", "Variant", "write_text"]
+__all__ = ["RunFolder", "Variant"]
 
 _PARTIAL = ".mgdm-"
 
@@ -70,35 +69,6 @@ def hash_text(text: str) -> str:
     import hashlib
 
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears whole, or stays what it was.
-
-    Parameters
-    ----------
-    path : Path
-        Its folder is made where it is missing.
-    text : str
-        UTF-8.
-
-    Raises
-    ------
-    AudioWriteError
-        If it cannot be written.
-    """
-    partial = path.parent / f"{_PARTIAL}{uuid.uuid4().hex[:12]}.part"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise AudioWriteError(f"{path}: cannot be written ({os_reason(error)})") from error
 
 
 class RunFolder:
@@ -270,22 +240,16 @@ class RunFolder:
             Float wav, exact to the bit; else 16-bit flac for listening, turned down together where
             one would clip.
         """
-        partial = folder.parent / f"{_PARTIAL}{uuid.uuid4().hex[:12]}.part"
         peak = max((float(np.abs(s).max(initial=0.0)) for s in sounds.values()), default=0.0)
         gain = 1.0 if lossless or peak <= 1.0 else 0.999 / peak
-        try:
-            partial.mkdir(parents=True)
+        with replacing(folder, folder=True) as partial:
             for name, sound in sounds.items():
-                if lossless:
-                    soundfile.write(partial / f"{name}.wav", sound, rate, subtype="FLOAT")
-                else:
-                    soundfile.write(partial / f"{name}.flac", gain * sound, rate, subtype="PCM_16")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(partial, folder)
-        except (OSError, soundfile.LibsndfileError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            reason = os_reason(error) if isinstance(error, OSError) else str(error)
-            raise AudioWriteError(f"{folder}: cannot be written ({reason})") from error
+                path = partial / f"{name}.{'wav' if lossless else 'flac'}"
+                subtype = "FLOAT" if lossless else "PCM_16"
+                try:
+                    soundfile.write(path, sound if lossless else gain * sound, rate, subtype)
+                except soundfile.LibsndfileError as error:
+                    raise AudioWriteError(f"{folder}: cannot be written ({error})") from error
 
     def drop(self, folder: Path) -> None:
         """Remove a folder of sounds, and the folders above it that it leaves empty."""

@@ -2,7 +2,7 @@
 
 Everything is written under a temporary name in the target folder and renamed at the end, so that
 a crash, a full disk or Ctrl-C leaves no half stem behind, and `commit_all` renames a track's stems
-together.
+together. `replacing` is the same for a single file or folder.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ import contextlib
 import hashlib
 import os
 import platform
+import shutil
 import stat
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from mgdm_audio.errors import AudioWriteError, display_name, os_reason
+from mgdm_audio.errors import AudioError, AudioWriteError, display_name, os_reason
 
-__all__ = ["AtomicOutput", "TextOutput", "abort_all", "commit_all", "remove_stale"]
+__all__ = [
+    "AtomicOutput",
+    "FileOutput",
+    "abort_all",
+    "commit_all",
+    "remove_stale",
+    "replacing",
+    "write_text",
+]
 
 _PREFIX = ".mgdm-"
 
@@ -91,9 +100,7 @@ class AtomicOutput:
 
     def temporary(self) -> Path:
         """Return a new temporary name in the target folder; `abort` removes what is there."""
-        # Short and fixed, so that a target name of the longest possible length still works; whose
-        # it is, so that what a killed process left can be told from what is being written.
-        path = self.path.parent / f"{_PREFIX}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
+        path = _temporary(self.path.parent)
         self._temporaries.append(path)
         return path
 
@@ -169,17 +176,92 @@ class AtomicOutput:
         self.abort()
 
 
-class TextOutput(AtomicOutput):
-    """A text file that appears whole or not at all, such as the settings beside the stems."""
+class FileOutput(AtomicOutput):
+    """A file that a function writes, such as the settings beside the stems.
 
-    def __init__(self, path: str | os.PathLike, text: str, overwrite: bool = False) -> None:
+    Parameters
+    ----------
+    path : str or path
+        The file to appear.
+    write : callable
+        Writes it under the temporary name that it is given.
+    overwrite : bool
+        Whether an existing file may be replaced.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike, write: Callable[[Path], object], overwrite: bool = False
+    ) -> None:
         super().__init__(path, overwrite)
-        self._text = text
+        self._write = write
 
     def _complete(self, gain: float) -> Path:
         path = self.temporary()
-        path.write_text(self._text, encoding="utf-8")
+        self._write(path)
         return path
+
+
+@contextlib.contextmanager
+def replacing(
+    path: str | os.PathLike, folder: bool = False, refused: type[AudioError] = AudioWriteError
+) -> Iterator[Path]:
+    """Yield a name beside ``path``; what the body has written there then takes its place.
+
+    If the body raises, nothing is left behind and what was at ``path`` stays.
+
+    Parameters
+    ----------
+    path : str or path
+        The file or folder to appear or to be replaced; its parents are made.
+    folder : bool
+        A folder instead of a file.
+    refused : type of AudioError
+        What an error of the operating system becomes.
+
+    Raises
+    ------
+    AudioError
+        Of the type given, if it cannot be written.
+    """
+    path = Path(path)
+    temporary = _temporary(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if folder:
+            temporary.mkdir()
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            temporary.touch()
+            mode = stat.S_IMODE(temporary.stat().st_mode)
+            yield temporary
+            temporary.chmod(mode)  # some libraries make files that only their owner can read
+            _sync(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise refused(f"{display_name(path)}: cannot be written ({os_reason(error)})") from error
+    finally:
+        _remove(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file that appears whole, or stays what it was; see `replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _temporary(folder: Path) -> Path:
+    # Short and fixed, so that a target name of the longest possible length still works; whose it
+    # is, so that what a killed process left can be told from what is being written.
+    return folder / f"{_PREFIX}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def remove_stale(folder: Path) -> int:

@@ -1,7 +1,8 @@
 """Encoders for stems: wav (RF64 beyond 4 GB), flac, mp3.
 
-wav is written here rather than by libsndfile, so that a full disk raises, the header becomes RF64
-only when the file needs it, and what is on disk is known to the byte. Sources: Microsoft
+wav is written here rather than by libsndfile, whose float files carry the time in a PEAK chunk (the
+same stems must give the same bytes), and whose header is either RIFF or RF64 from the start: here
+it becomes RF64 only when the file needs it, and a full disk raises. Sources: Microsoft
 "Multiple channel audio data and WAVE files" (2001), EBU Tech 3306 v1.1 (RF64).
 """
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import torch
 
 from mgdm_audio.compute.device import resolve_device
 from mgdm_audio.errors import PriorError, UnknownPriorError, display_name
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors.checkpoint import store
 from mgdm_audio.priors.checkpoint.layout import read_layout
-from mgdm_audio.priors.checkpoint.store import write_atomically
 from mgdm_audio.priors.closed import OTHER, closed_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 
@@ -72,32 +72,11 @@ class PriorEntry:
     header_sha256: str = ""
 
 
-def home(environment: Mapping[str, str] | None = None, platform: str | None = None) -> Path:
-    """Folder of the registry.
-
-    ``MGDM_HOME`` if it is set; else ``mgdm`` in the platform's cache folder: ``XDG_CACHE_HOME``
-    or ``~/.cache`` on Linux, ``~/Library/Caches`` on macOS, ``LOCALAPPDATA`` on Windows.
-
-    Parameters
-    ----------
-    environment : mapping, optional
-        Environment variables; the process's own by default.
-    platform : str, optional
-        As ``sys.platform``.
-    """
-    variables = os.environ if environment is None else environment
-    platform = sys.platform if platform is None else platform
-    if variables.get("MGDM_HOME"):
-        return Path(variables["MGDM_HOME"]).expanduser()
-    user = Path(variables["HOME"]) if variables.get("HOME") else Path.home()
-    if platform == "darwin":
-        return user / "Library" / "Caches" / "mgdm"
-    if platform == "win32":
-        local = variables.get("LOCALAPPDATA")
-        return (Path(local) if local else user / "AppData" / "Local") / "mgdm" / "Cache"
-    # The XDG specification says to ignore a relative path.
-    cache = Path(variables.get("XDG_CACHE_HOME") or "")
-    return (cache if cache.is_absolute() else user / ".cache") / "mgdm"
+def home() -> Path:
+    """Folder of the registry: ``MGDM_HOME`` if it is set, else ``mgdm`` in the user's cache."""
+    if os.environ.get("MGDM_HOME"):
+        return Path(os.environ["MGDM_HOME"]).expanduser()
+    return platformdirs.user_cache_path("mgdm", appauthor=False)
 
 
 def bundled_priors() -> dict[str, Path]:
@@ -207,11 +186,8 @@ def forget(name: str) -> PriorEntry:
 
 def _write_index(entries: Mapping[str, Mapping[str, str]]) -> None:
     text = json.dumps({"version": _INDEX_VERSION, "priors": entries}, indent=1, sort_keys=True)
-
-    def write(path: str) -> None:
-        Path(path).write_text(text + "\n", encoding="utf-8")
-
-    write_atomically(_index_path(), write)
+    with replacing(_index_path(), refused=PriorError) as path:
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def check_name_free(name: str, path: Path, *, replace: bool = False) -> None:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
-from mgdm_audio.errors import AudioError, AudioWriteError, os_reason
+from mgdm_audio.errors import AudioError
 from mgdm_audio.evaluation.compare import Comparison, compare_runs
 from mgdm_audio.evaluation.run import LISTEN_TRACKS, best_and_worst
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.summary import RunSummary, summarise
 from mgdm_audio.evaluation.track_scores import ACTIVE, ALL
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.reports.figures import (
     box_plot,
     difference_plot,
@@ -158,17 +157,9 @@ def _write_page(
     )
     if folder.exists() and not (folder / "index.html").exists() and any(folder.iterdir()):
         raise AudioError(f"{folder}: holds something other than a report; give another folder")
-    partial = folder.parent / f".mgdm-{uuid.uuid4().hex[:12]}.part"
-    try:
-        partial.mkdir(parents=True)
+    with replacing(folder, folder=True) as partial:
         page = environment.get_template(template).render(title=title, **content(partial))
         (partial / "index.html").write_text(page, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise AudioWriteError(f"{folder}: cannot be written ({os_reason(error)})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder / "index.html"
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from mgdm_audio.evaluation.result_files import write_results
-from mgdm_audio.evaluation.run_folder import RunFolder, write_text
+from mgdm_audio.evaluation.run_folder import RunFolder
 from mgdm_audio.evaluation.summary import RunSummary, summarise
+from mgdm_audio.io.atomic import write_text
 from mgdm_audio.reports.tables import cost_table, score_tables
 
 __all__ = ["lead", "summary_markdown", "write_summary"]

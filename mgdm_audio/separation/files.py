@@ -12,7 +12,7 @@ import numpy as np
 
 from mgdm_audio.compute.machine import describe_machine, describe_versions
 from mgdm_audio.errors import AudioClipError, AudioReadError, display_name
-from mgdm_audio.io.atomic import AtomicOutput, TextOutput, abort_all, commit_all, remove_stale
+from mgdm_audio.io.atomic import AtomicOutput, FileOutput, abort_all, commit_all, remove_stale
 from mgdm_audio.io.encoders import OutputFormat
 from mgdm_audio.io.json_text import json_text
 from mgdm_audio.io.reader import open_blocks, probe, spooled
@@ -198,7 +198,11 @@ def run_job(
             "machine": describe_machine([str(separator.prior.device)]),
         }
         text = json_text(record) + "\n"
-        outputs.append(TextOutput(job.record, text, overwrite=request.overwrite))
+        outputs.append(
+            FileOutput(
+                job.record, lambda part: part.write_text(text, encoding="utf-8"), request.overwrite
+            )
+        )
         # The record first: killed between two renames, a run leaves a record of which files are
         # missing, and --resume makes them; files without a record would be nobody's.
         commit_all([outputs[-1], *outputs[:-1]], gain)
@@ -286,19 +290,6 @@ def _gain(sink: _Sink, request: SeparateRequest, note: Callable[[str], None]) ->
     return gain
 
 
-class _FileOutput(AtomicOutput):
-    """A file that a function writes, whole or not at all."""
-
-    def __init__(self, path: Path, write: Callable[[Path], None], overwrite: bool) -> None:
-        super().__init__(path, overwrite)
-        self._write = write
-
-    def _complete(self, gain: float) -> Path:
-        path = self.temporary()
-        self._write(path)
-        return path
-
-
 def _uncertainty_outputs(
     job: FileJob,
     separator: Separator,
@@ -318,8 +309,8 @@ def _uncertainty_outputs(
 
     base = job.record
     return [
-        _FileOutput(base.with_name(f"{base.stem}_uncertainty.npz"), write_numbers, overwrite),
-        _FileOutput(base.with_name(f"{base.stem}_uncertainty.png"), write_picture, overwrite),
+        FileOutput(base.with_name(f"{base.stem}_uncertainty.npz"), write_numbers, overwrite),
+        FileOutput(base.with_name(f"{base.stem}_uncertainty.png"), write_picture, overwrite),
     ]
 
 

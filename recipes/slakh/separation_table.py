@@ -24,7 +24,7 @@ import torch
 
 from mgdm_audio.cli.common import Command, as_usage, device_option, precision_option, prior_option
 from mgdm_audio.compute.machine import describe_machine
-from mgdm_audio.evaluation.run_folder import write_text
+from mgdm_audio.io.atomic import write_text
 from mgdm_audio.io.reader import read
 from mgdm_audio.io.resampling import resample
 from mgdm_audio.metrics.silence import active_stem_improvement

@@ -17,7 +17,7 @@ import torch
 
 from mgdm_audio.cli.common import Command
 from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE, rows_of_nothing
-from mgdm_audio.evaluation.run_folder import write_text
+from mgdm_audio.io.atomic import write_text
 from mgdm_audio.metrics.si_sdr import WindowScores, score_windows
 from mgdm_audio.metrics.silence import active_stems
 from mgdm_audio.reports.tables import Table

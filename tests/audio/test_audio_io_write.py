@@ -8,8 +8,8 @@ import soundfile as sf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.errors import AudioClipError, AudioFormatError
-from mgdm_audio.io.atomic import TextOutput, commit_all
+from mgdm_audio.errors import AudioClipError, AudioFormatError, CheckpointError
+from mgdm_audio.io.atomic import FileOutput, commit_all, replacing
 from mgdm_audio.io.encoders import OutputFormat, WavEncoder, quantise
 from mgdm_audio.io.reader import probe, read
 from mgdm_audio.io.stem_writer import StemWriter, clip_reports, common_gain
@@ -185,11 +185,39 @@ def test_same_stem_same_bytes(tmp_path):
 
 def test_text_beside_stems_appears_with_them(tmp_path):
     stem = StemWriter(tmp_path / "a/bass.wav", RATE, 1)
-    text = TextOutput(tmp_path / "a/mgdm.json", '{"seed": 0, "name": "naïve 🎵"}\n')
+    words = '{"seed": 0, "name": "naïve 🎵"}\n'
+    text = FileOutput(tmp_path / "a/mgdm.json", lambda p: p.write_text(words, encoding="utf-8"))
     stem.write(tone(100, 1))
     commit_all([stem, text])
     assert listing(tmp_path / "a") == ["bass.wav", "mgdm.json"]
     assert "🎵" in (tmp_path / "a/mgdm.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_replacing_is_whole_or_leaves_what_was_there(tmp_path, folder):
+    target = tmp_path / "new/thing"
+
+    def fill(text):
+        with replacing(target, folder=folder, refused=CheckpointError) as part:
+            (part / "inner" if folder else part).write_text(text)
+            if text == "broken":
+                raise OSError(28, "No space left on device")
+
+    held = target / "inner" if folder else target
+    for text in ("first", "second"):
+        fill(text)
+        assert held.read_text() == text
+    with pytest.raises(CheckpointError, match=r"thing: cannot be written \(No space left"):
+        fill("broken")
+    assert held.read_text() == "second"
+    assert [path.name for path in target.parent.iterdir()] == ["thing"]
+
+
+def test_replacing_gives_the_rights_of_any_new_file(tmp_path):
+    (tmp_path / "plain").touch()
+    with replacing(tmp_path / "thing") as part:
+        part.chmod(0o600)  # as safetensors does
+    assert (tmp_path / "thing").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_overwriting_replaces_and_leaves_nothing_else(tmp_path):

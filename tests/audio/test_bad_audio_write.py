@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mgdm_audio.errors import AudioFormatError, AudioWriteError
-from mgdm_audio.io.atomic import AtomicOutput, TextOutput, abort_all, commit_all
+from mgdm_audio.io.atomic import AtomicOutput, FileOutput, abort_all, commit_all
 from mgdm_audio.io.encoders import OutputFormat
 from mgdm_audio.io.reader import read
 from mgdm_audio.io.stem_writer import StemWriter
@@ -245,7 +245,7 @@ def test_using_an_output_twice(tmp_path):
 
 def test_another_track_keeps_the_folder(tmp_path):
     """A folder that this output made is not removed from under somebody else's file."""
-    output: AtomicOutput = TextOutput(tmp_path / "x/a.json", "{}")
+    output: AtomicOutput = FileOutput(tmp_path / "x/a.json", lambda p: p.write_text("{}"))
     (tmp_path / "x/other.txt").write_text("mine")
     output.abort()
     assert listing(tmp_path) == ["x", "x/other.txt"]

@@ -7,26 +7,25 @@ the tensors' SHA-256 before the prior is handed out. docs/checkpoints.md describ
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from mgdm_audio.errors import CheckpointError, os_reason
+from mgdm_audio.errors import CheckpointError
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors.checkpoint.header import FORMAT_VERSION, PriorHeader
 from mgdm_audio.priors.checkpoint.layout import Layout, hash_tensors, read_layout
 from mgdm_audio.priors.levels import Levels
 from mgdm_audio.priors.networks import build_network, expected_tensors
 from mgdm_audio.priors.waveform_prior import WaveformPrior, make_prior
 from mgdm_core.array_types import Tensor
-from mgdm_core.errors import MGDMError, SettingsError
+from mgdm_core.errors import SettingsError
 
 __all__ = [
     "FORMAT_VERSION",
@@ -35,7 +34,6 @@ __all__ = [
     "read_header",
     "save_prior",
     "verify",
-    "write_atomically",
 ]
 
 _STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -55,8 +53,7 @@ def _header_of(layout: Layout) -> PriorHeader:
         network = build_network(header.network, header.config, meta=True)
     except CheckpointError as error:
         raise CheckpointError(f"{layout.path}: {error}") from error
-    found = {key: (place.shape, place.dtype) for key, place in layout.tensors.items()}
-    _compare(expected_tensors(network), found, str(layout.path))
+    _compare(expected_tensors(network), layout.tensors, str(layout.path))
     return header
 
 
@@ -203,31 +200,6 @@ def _stored(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     return state
 
 
-def write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Call ``write`` with a temporary path beside ``path`` and put the result in its place.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder cannot be written to, or the disk is full.
-    """
-    # Not tempfile: its files are readable by their owner only, and stay so when renamed.
-    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode & 0o777
-        write(str(temporary))
-        temporary.chmod(mode)  # safetensors makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise CheckpointError(f"{path}: cannot be written ({os_reason(error)})") from error
-        raise
-
-
 def save_prior(
     path: str | Path,
     network: nn.Module,
@@ -300,13 +272,9 @@ def save_prior(
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"training facts must be finite JSON values ({error})") from error
 
-    def write(temporary: str) -> None:
+    with replacing(path, refused=CheckpointError) as temporary:
         try:
             save_file(state, temporary, metadata=metadata)
-        except MGDMError:
-            raise
-        except Exception as error:  # safetensors has its own exception for a full disk
+        except SafetensorError as error:  # what safetensors makes of a full disk
             raise OSError(str(error)) from error
-
-    write_atomically(path, write)
     return header

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ import jinja2
 from markupsafe import Markup
 
 from mgdm_audio.errors import AudioError
-from mgdm_audio.io.atomic import AtomicOutput
+from mgdm_audio.io.atomic import FileOutput, replacing
 from mgdm_audio.reports.listening_page.clips import (
     BEFORE,
     CLIP_FRAMES,
@@ -165,10 +164,12 @@ def write_page(
             said = "unknown" if mean != mean else f"{100 * mean:.0f} % on average"
             track.confidence_text = f"Confidence in {track.name}: {said}"
     page = _Page(tracks, rate, frames, title, dict(facts or {}), confidence, options)
-    output = _FolderOutput(path, page) if options.folder else _FileOutput(path, page)
-    with output:
+    if options.folder:
+        _write_folder(Path(path), page)
+        return Path(path) / "index.html"
+    with FileOutput(path, lambda part: page.write(part, page.clips()), options.overwrite) as output:
         output.commit()
-    return output.path / "index.html" if options.folder else output.path
+    return output.path
 
 
 def _tracks(
@@ -294,51 +295,21 @@ def _drawn(blocks: Iterator[Any], portrait: Portrait) -> Iterator[Any]:
         yield block
 
 
-class _FileOutput(AtomicOutput):
-    """The page in one file."""
-
-    def __init__(self, path: str | os.PathLike, page: _Page) -> None:
-        super().__init__(path, page.options.overwrite)
-        self._page = page
-
-    def _complete(self, gain: float) -> Path:
-        del gain
-        path = self.temporary()
-        self._page.write(path, self._page.clips())
-        return path
-
-
-class _FolderOutput:
-    """The page as a folder that appears whole."""
-
-    def __init__(self, path: str | os.PathLike, page: _Page) -> None:
-        self.path, self._page = Path(path), page
-        if self.path.exists():
-            if not page.options.overwrite:
-                raise AudioError(f"{self.path}: exists already; allow overwriting or move it")
-            if not (self.path / "index.html").exists() and (
-                not self.path.is_dir() or any(self.path.iterdir())
-            ):
-                raise AudioError(f"{self.path}: holds something other than a page; name another")
-        self._partial = self.path.parent / f".mgdm-{os.getpid()}-{self.path.name}.part"
-
-    def commit(self) -> None:
+def _write_folder(path: Path, page: _Page) -> None:
+    if path.exists():
+        if not page.options.overwrite:
+            raise AudioError(f"{path}: exists already; allow overwriting or move it")
+        if not (path / "index.html").exists() and (not path.is_dir() or any(path.iterdir())):
+            raise AudioError(f"{path}: holds something other than a page; name another")
+    with replacing(path, folder=True) as partial:
         for name in ("audio", "pictures"):
-            (self._partial / name).mkdir(parents=True)
-        for clip in self._page.clips():
-            file = self._partial / "audio" / f"{clip.track}-{clip.index}.js"
+            (partial / name).mkdir()
+        for clip in page.clips():
+            file = partial / "audio" / f"{clip.track}-{clip.index}.js"
             file.write_text(f'mgdmClip({clip.track},{clip.index},"{clip.base64}")')
-        for number, picture in enumerate(self._page.pictures):
-            (self._partial / "pictures" / f"{number}.webp").write_bytes(picture)
-        self._page.write(self._partial / "index.html", iter(()))
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.replace(self._partial, self.path)
-
-    def __enter__(self) -> _FolderOutput:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        shutil.rmtree(self._partial, ignore_errors=True)
+        for number, picture in enumerate(page.pictures):
+            (partial / "pictures" / f"{number}.webp").write_bytes(picture)
+        page.write(partial / "index.html", iter(()))
 
 
 def _clock(seconds: float) -> str:
