@@ -276,7 +276,7 @@ def prior_option(function: F) -> F:
         "prior",
         default="music-stems",
         show_default=True,
-        metavar="NAME|PATH|hf://OWNER/NAME/FILE",
+        metavar="NAME|PATH|hf://OWNER/NAME",
         help="The prior: a name that mgdm-models lists, a checkpoint's path, or one on the hub.",
     )(function)
 

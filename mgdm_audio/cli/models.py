@@ -94,7 +94,7 @@ def _summary(entry: Any) -> dict[str, Any]:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(name: str, as_json: bool) -> None:
-    """Describe a prior: a name, a path, or hf://owner/name/file."""
+    """Describe a prior: a name, a path, or hf://owner/name."""
     from mgdm_audio.priors import catalogue as registry
     from mgdm_audio.priors.checkpoint.layout import read_layout
     from mgdm_audio.priors.checkpoint.store import read_header
@@ -154,6 +154,20 @@ def verify_command(files: tuple[str, ...]) -> int:
         else:
             click.echo(f"{name}: ok ({header.network}, SHA-256 {header.tensors_sha256})")
     return EXIT_FAILED if failed else 0
+
+
+@main.command("push")
+@click.argument("name", metavar="FILE|NAME")
+@click.argument("address", metavar="hf://OWNER/NAME[@BRANCH][/FILE]")
+@click.option("--private", is_flag=True, help="A new repository is private.")
+def push_command(name: str, address: str, private: bool) -> None:
+    """Put a prior into a repository of the Hugging Face hub, with a card where there is none."""
+    from mgdm_audio.priors import catalogue as registry
+    from mgdm_audio.priors import hub
+
+    where = hub.HubAddress.parse(address)
+    page = hub.push(registry.resolve(name), where, private)
+    click.echo(f"pushed to {page}; use it with: mgdm-separate -n {address} MIX.wav")
 
 
 @main.command("where")

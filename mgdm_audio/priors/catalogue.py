@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 import torch
@@ -20,6 +19,7 @@ import torch
 from mgdm_audio.compute.device import resolve_device
 from mgdm_audio.errors import PriorError, UnknownPriorError, display_name
 from mgdm_audio.io.atomic import replacing
+from mgdm_audio.priors import hub
 from mgdm_audio.priors.checkpoint import store
 from mgdm_audio.priors.checkpoint.layout import read_layout
 from mgdm_audio.priors.closed import OTHER, closed_prior
@@ -43,7 +43,6 @@ __all__ = [
 DEFAULT_PRIOR = "music-stems"
 _INDEX_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_HUB = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?/([\w./-]+)")
 
 
 @dataclass(frozen=True)
@@ -234,7 +233,7 @@ def canonical_name(name: str) -> str | None:
 
 
 def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
-    """Return the checkpoint behind a name, a path or an ``hf://owner/name/file`` address.
+    """Return the checkpoint behind a name, a path or an ``hf://owner/name`` address.
 
     A name wins over a file of the same name in the working directory; write ``./name`` for the
     file. The header's checksum of a registered prior is compared with the one kept; the tensors'
@@ -243,7 +242,7 @@ def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
     Parameters
     ----------
     name_or_path : str or Path
-        ``"music-stems"``, ``"./my.safetensors"``, ``"hf://owner/name[@revision]/file"``.
+        ``"music-stems"``, ``"./my.safetensors"``, ``"hf://owner/name[@revision][/file]"``.
 
     Raises
     ------
@@ -281,7 +280,7 @@ def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
     known = ", ".join(entry.name for entry in list_priors())
     raise UnknownPriorError(
         f"unknown prior {text!r}; known are: {known}; or give the path of a .safetensors file, "
-        f"or hf://owner/name/file"
+        f"or hf://owner/name"
     )
 
 
@@ -330,35 +329,12 @@ def _checked_entry(name: str, entry: Mapping[str, str]) -> Path:
     return path
 
 
-def _from_hub(address: str) -> Path:
-    match = _HUB.fullmatch(address)
-    if match is None or ".." in match.group(3).split("/"):
-        raise PriorError(f"{address}: an address is hf://owner/name[@revision]/file")
-    repository, revision, file = match.groups()
-    if not file.endswith(".safetensors"):
-        raise PriorError(
-            f"{address}: only .safetensors files are read from the hub; "
-            f"download other checkpoints yourself and import them"
-        )
-    try:
-        from huggingface_hub import hf_hub_download  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise PriorError(
-            f"{address}: needs huggingface_hub; install it with: pip install huggingface_hub"
-        ) from error
-    settings: dict[str, Any] = {"cache_dir": str(home() / "hub")}
-    if revision is not None:
-        settings["revision"] = revision
-    try:
-        path = Path(hf_hub_download(repository, file, **settings))
-    except Exception as error:  # the hub's client raises what its HTTP library raises
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise PriorError(
-            f"{address}: could not be fetched ({reason}); check the address and the network"
-        ) from error
-    entry = _read_index().get(address)
+def _from_hub(text: str) -> Path:
+    address = hub.HubAddress.parse(text)
+    path = hub.fetch(address, home() / "hub")
+    entry = _read_index().get(str(address))
     if entry is None:
-        register(address, path, source="hub")
+        register(str(address), path, source="hub")
     elif read_layout(path).header_sha256 != entry["header_sha256"]:
         raise PriorError(
             f"{address}: the file on the hub is not the one fetched before (its checksum "

@@ -105,7 +105,7 @@ class Separator:
         Parameters
         ----------
         name_or_path
-            Name, checkpoint, or ``hf://owner/name/file``.
+            Name, checkpoint, or ``hf://owner/name[@revision][/file]``.
         device, precision
             Where and in what arithmetic the network runs.
         preset, sampler, settings

@@ -12,8 +12,8 @@ import pytest
 
 from mgdm_audio.errors import CheckpointError, PriorError
 from mgdm_audio.priors import catalogue as registry
-from mgdm_audio.priors import load_prior
-from tests.audio.checkpoint_helpers import edit_header, save_tiny, tiny_unet
+from mgdm_audio.priors import hub, load_prior
+from tests.audio.checkpoint_helpers import STEMS, edit_header, save_tiny, tiny_unet
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_unknown_names_list_the_valid_ones(tiny):
         ("no/such.safetensors", "no such file"),
         ("none.safetensors", "no such file"),
         ("model.ckpt", "imported first: mgdm-models import msdm"),
-        ("hf://owner/file", "hf://owner/name"),
+        ("hf://owner", "hf://owner/name"),
         ("hf://owner/name/../../etc/x.safetensors", "hf://owner/name"),
         ("hf://owner/name/model.ckpt", r"only \.safetensors"),
         ("", "folder"),
@@ -203,6 +203,7 @@ def fake_hub(monkeypatch, download):
     module = types.ModuleType("huggingface_hub")
     module.hf_hub_download = download
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return module
 
 
 def test_hub_addresses_are_fetched_into_the_folder(monkeypatch, tiny, home):
@@ -215,10 +216,14 @@ def test_hub_addresses_are_fetched_into_the_folder(monkeypatch, tiny, home):
     fake_hub(monkeypatch, download)
     assert registry.resolve("hf://owner/name/sub/tiny.safetensors") == tiny
     assert registry.resolve("hf://owner/name@v1/tiny.safetensors") == tiny
+    assert registry.resolve("hf://owner/name") == tiny
+    assert load_prior("hf://owner/name@main", device="cpu").stems == STEMS
     cache = {"cache_dir": str(home / "hub")}
     assert calls == [
         ("owner/name", "sub/tiny.safetensors", cache),
         ("owner/name", "tiny.safetensors", cache | {"revision": "v1"}),
+        ("owner/name", "prior.safetensors", cache),
+        ("owner/name", "prior.safetensors", cache | {"revision": "main"}),
     ]
     assert {entry.source for entry in registry.list_priors()[1:]} == {"hub"}
     edit_header(tiny, licence="other")
@@ -237,5 +242,58 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
 
 def test_without_the_hubs_client(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(PriorError, match="pip install huggingface_hub"):
+    with pytest.raises(PriorError, match=r"pip install 'mgdm\[hub\]'"):
         registry.resolve("hf://owner/name/a.safetensors")
+
+
+class FakeApi:
+    """Keeps what is sent, as the hub would."""
+
+    def __init__(self, files):
+        self.files = files
+
+    def create_repo(self, repository, *, private, exist_ok):
+        self.files["repository"] = (repository, private, exist_ok)
+        return f"https://huggingface.co/{repository}"
+
+    def upload_file(self, *, path_or_fileobj, path_in_repo, repo_id, revision):
+        held = path_or_fileobj
+        self.files[path_in_repo] = held if isinstance(held, bytes) else Path(held).read_bytes()
+
+    def file_exists(self, *, filename, repo_id, revision):
+        return filename in self.files
+
+
+def test_a_pushed_prior_is_the_one_that_is_fetched(monkeypatch, tiny, tmp_path):
+    files = {}
+
+    def download(repository, file, **_):
+        (tmp_path / "fetched").write_bytes(files[file])
+        return str(tmp_path / "fetched")
+
+    fake_hub(monkeypatch, download).HfApi = lambda: FakeApi(files)
+    address = hub.HubAddress.parse("hf://me/mine")
+    assert hub.push(tiny, address, private=True) == "https://huggingface.co/me/mine"
+    assert files["repository"] == ("me/mine", True, True)
+    card = files["README.md"].decode()
+    assert "bass, drums, guitar, piano at 22050 Hz" in card
+    assert "mgdm-separate -n hf://me/mine mix.wav" in card
+    assert registry.resolve("hf://me/mine").read_bytes() == tiny.read_bytes()
+    files["README.md"] = b"mine"
+    hub.push(tiny, hub.HubAddress.parse("hf://me/mine/sub/other.safetensors"))
+    assert files["README.md"] == b"mine"
+    assert files["sub/other.safetensors"] == tiny.read_bytes()
+
+
+def test_what_cannot_be_pushed_is_one_line(monkeypatch, tiny):
+    class Refusing(FakeApi):
+        def create_repo(self, *_args, **_options):
+            raise PermissionError("401\nUnauthorized")
+
+    fake_hub(monkeypatch, None).HfApi = lambda: Refusing({})
+    address = hub.HubAddress.parse("hf://me/mine")
+    with pytest.raises(PriorError, match=r"could not be pushed \(401 Unauthorized\); log in"):
+        hub.push(tiny, address)
+    tiny.write_bytes(tiny.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="truncated"):
+        hub.push(tiny, address)

@@ -1,0 +1,170 @@
+"""Priors on the Hugging Face hub: fetched by address, pushed with a card.
+
+Needs ``pip install 'mgdm[hub]'``. Nothing is fetched or sent unless somebody writes an ``hf://``
+address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mgdm_audio.errors import PriorError
+from mgdm_audio.priors.checkpoint.header import PriorHeader
+from mgdm_audio.priors.checkpoint.store import verify
+
+__all__ = ["HubAddress", "fetch", "push"]
+
+_ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/([\w./-]+))?")
+_FILE = "prior.safetensors"
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """``hf://owner/name[@revision][/file]``; the file is ``prior.safetensors`` by default.
+
+    Parameters
+    ----------
+    repository : str
+        ``owner/name``.
+    file : str
+        Path in the repository.
+    revision : str, optional
+        Branch, tag or commit.
+    """
+
+    repository: str
+    file: str = _FILE
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        revision = "" if self.revision is None else f"@{self.revision}"
+        return f"hf://{self.repository}{revision}/{self.file}"
+
+    @classmethod
+    def parse(cls, text: str) -> HubAddress:
+        """Read an address.
+
+        Raises
+        ------
+        PriorError
+            If it has another form, or names a file that is no safetensors file.
+        """
+        match = _ADDRESS.fullmatch(text)
+        if match is None or ".." in (match.group(3) or "").split("/"):
+            raise PriorError(f"{text}: an address is hf://owner/name[@revision][/file]")
+        repository, revision, file = match.groups()
+        if file is not None and not file.endswith(".safetensors"):
+            raise PriorError(
+                f"{text}: only .safetensors files are read from the hub; "
+                f"download other checkpoints yourself and import them"
+            )
+        return cls(repository, file or _FILE, revision)
+
+
+def fetch(address: HubAddress, cache: Path) -> Path:
+    """Return the file behind an address, fetched into ``cache`` unless it is there.
+
+    Raises
+    ------
+    PriorError
+        If the hub's client is not installed, or the file cannot be had.
+    """
+    client = _client(address)
+    options: dict[str, Any] = {"cache_dir": str(cache)}
+    if address.revision is not None:
+        options["revision"] = address.revision
+    return Path(
+        _asked(
+            lambda: client.hf_hub_download(address.repository, address.file, **options),
+            f"{address}: could not be fetched",
+            "check the address and the network",
+        )
+    )
+
+
+def push(path: str | Path, address: HubAddress, private: bool = False) -> str:
+    """Put a checkpoint into a repository of the hub, which is made where it is missing.
+
+    A repository without a README.md gets one: a card with the licence, the stems and how to use it.
+
+    Parameters
+    ----------
+    path : str or Path
+        The checkpoint; it is checked wholly first.
+    address : HubAddress
+        Where to; its revision is the branch, by default the main one.
+    private : bool
+        Whether a new repository is private.
+
+    Returns
+    -------
+    str
+        The repository's page.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is no sound checkpoint.
+    PriorError
+        If the hub's client is not installed, or the hub does not take the file.
+    """
+    header = verify(path)
+    client = _client(address)
+
+    def send() -> str:
+        api = client.HfApi()
+        url = api.create_repo(address.repository, private=private, exist_ok=True)
+        branch = {"repo_id": address.repository, "revision": address.revision}
+        api.upload_file(path_or_fileobj=str(path), path_in_repo=address.file, **branch)
+        if not api.file_exists(filename="README.md", **branch):
+            card = _card(address, header).encode()
+            api.upload_file(path_or_fileobj=card, path_in_repo="README.md", **branch)
+        return str(url)
+
+    return _asked(
+        send,
+        f"{address}: could not be pushed",
+        "log in with 'hf auth login', check the address and the network",
+    )
+
+
+def _client(address: HubAddress) -> Any:
+    try:
+        import huggingface_hub  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise PriorError(
+            f"{address}: needs huggingface_hub; install it with: pip install 'mgdm[hub]'"
+        ) from error
+    return huggingface_hub
+
+
+def _asked(call: Callable[[], _Result], failure: str, advice: str) -> _Result:
+    try:
+        return call()
+    except Exception as error:  # the hub's client raises what its HTTP library raises
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PriorError(f"{failure} ({reason}); {advice}") from error
+
+
+def _card(address: HubAddress, header: PriorHeader) -> str:
+    licence = re.sub(r"[^\w.-]+", "-", header.licence.lower()).strip("-")
+    short = str(address) if address.file != _FILE else f"hf://{address.repository}"
+    return f"""---
+library_name: mgdm
+license: other
+license_name: {licence or "unknown"}
+tags: [music-source-separation, diffusion]
+---
+# {header.name or address.repository}
+
+A diffusion prior over {", ".join(header.stems)} at {header.rate} Hz, for music source separation
+with mgdm. Licence of the weights: {header.licence}.
+
+    pip install 'mgdm[hub]'
+    mgdm-separate -n {short} mix.wav
+"""
