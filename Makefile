@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 # Waiting threads that spin cost several times the work itself where cores are shared.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install dev browser player train-extras docs demo test test-slow lint format bench core-wheel clean
+.PHONY: help install dev browser player train-extras docs demo test test-slow test-gate test-wheel lint format \
+  bench core-wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -53,6 +54,12 @@ test: dev browser ## the whole suite but the slow tests
 
 test-slow: dev ## the slow tests
 	$(BIN)/python -m pytest -q -m slow
+
+test-gate: dev ## the handful of slow tests that the gate runs as well
+	$(BIN)/python -m pytest -q -m gate
+
+test-wheel: dev ## build the wheel, install it into an empty environment, separate one second with it
+	PYTHON=$(BIN)/python .ci/wheel
 
 lint: dev ## ruff and pyright
 	$(BIN)/ruff check .

@@ -170,7 +170,7 @@ def test_wrong_usage_is_one_line(slakh, invoke, args, code, text):
 
 def test_help_needs_no_command(invoke):
     for args in (["--help"], ["-h"], ["run", "--help"], ["--version"]):
-        assert invoke(*args).exit_code in (0, 1)  # 1: the version of what is not installed
+        assert invoke(*args).exit_code == 0
     assert "score" in invoke("--help").output
 
 
@@ -221,6 +221,7 @@ def kill_and_compare(slakh, tmp_path, repo_root, spread, delay, *options):
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_ten_random_moments_and_resumed(slakh, tmp_path, repo_root):
     options = ("--no-museval", "--no-report", "--rate", "8000", "--set", "steps=1,2,4,8,16,32")

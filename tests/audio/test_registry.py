@@ -217,7 +217,7 @@ def test_hub_addresses_are_fetched_into_the_folder(monkeypatch, tiny, home):
     assert registry.resolve("hf://owner/name/sub/tiny.safetensors") == tiny
     assert registry.resolve("hf://owner/name@v1/tiny.safetensors") == tiny
     assert registry.resolve("hf://owner/name") == tiny
-    assert load_prior("hf://owner/name@main", device="cpu").stems == STEMS
+    assert registry.load_prior("hf://owner/name@main", device="cpu").stems == STEMS
     cache = {"cache_dir": str(home / "hub")}
     assert calls == [
         ("owner/name", "sub/tiny.safetensors", cache),
