@@ -88,8 +88,8 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("--window", type=float, metavar="SECONDS", help="Window that the prior sees at once.")
 @click.option("--shifts", type=click.IntRange(1, 32), metavar="N",
               help="Average so many separations with shifted windows.")  # fmt: skip
-@click.option("--batch-size", default="auto", show_default=True, metavar="N|auto",
-              help="Windows evaluated at once; auto: 4.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(1, 4096), default=4, show_default=True,
+              help="Windows evaluated at once.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True)
 @click.option("--preset", default="balanced", show_default=True, metavar="fast|balanced|paper")
 @click.option("--sampler", help="Another sampler under the same prior.")
@@ -237,7 +237,7 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
         seed=given["seed"],
         device=str(given["device"]),
         precision=given["precision"],
-        batch_size=_batch_size(given["batch_size"]),
+        batch_size=given["batch_size"],
         raw=raw,
         save_samples=given["save_samples"],
         uncertainty=given["uncertainty"],
@@ -277,17 +277,6 @@ def _format(given: dict[str, Any]) -> OutputFormat:
         raise click.UsageError("--mp3-bitrate is for --mp3")
     container = "flac" if given["flac"] else "mp3" if given["mp3"] else "wav"
     return OutputFormat(container, sample, given["mp3_bitrate"] or 320)
-
-
-def _batch_size(text: str) -> int:
-    if text == "auto":
-        return 4
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 4096:
-        raise click.UsageError(f"--batch-size is auto or a whole number in 1..4096; found {text!r}")
-    return int(text)
-
-
-# -- before the work ------------------------------------------------------------------------------
 
 
 def _admitted(

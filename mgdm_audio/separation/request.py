@@ -147,7 +147,7 @@ class SeparateRequest:
             (0 <= self.seed <= 2**62, f"a seed lies in 0..2^62; found {self.seed}"),
             (
                 1 <= self.batch_size <= 4096,
-                f"the batch size is auto or lies in 1..4096; found {self.batch_size}",
+                f"the batch size lies in 1..4096; found {self.batch_size}",
             ),
             (1 <= self.jobs <= 256, f"files at once lie in 1..256; found {self.jobs}"),
             (

@@ -9,7 +9,8 @@ import torch
 
 from mgdm_audio.errors import CheckpointError
 from mgdm_audio.priors import load_prior, verify
-from mgdm_audio.priors.msdm.importer import import_msdm, import_weakly_msdm, read_msdm
+from mgdm_audio.priors.msdm.importer import import_msdm, import_weakly_msdm
+from mgdm_audio.priors.msdm.lightning import read_msdm
 from tests.audio.checkpoint_helpers import STEMS, generator, lightning_file
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from mgdm_audio.errors import CheckpointError
 from mgdm_audio.priors.msdm.archive import TorchArchive, plain_value
-from mgdm_audio.priors.msdm.importer import read_msdm
 from mgdm_audio.priors.msdm.inert_pickle import Call, Name, read_inert
+from mgdm_audio.priors.msdm.lightning import read_msdm
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
