@@ -10,7 +10,7 @@ import click
 import torch
 
 from mgdm_audio.cli.common import Group
-from mgdm_audio.evaluation.run_folder import write_text
+from mgdm_audio.io.atomic import write_text
 from mgdm_audio.reports.tables import Table
 
 __all__ = ["main"]
