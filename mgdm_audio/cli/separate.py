@@ -91,13 +91,14 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("--batch-size", type=click.IntRange(1, 4096), default=4, show_default=True,
               help="Windows evaluated at once.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True)
-@click.option("--preset", default="balanced", show_default=True, metavar="fast|balanced|paper")
+@click.option("--preset", metavar="fast|balanced|posterior|paper",
+              help="How thoroughly  [default: balanced; posterior with --uncertainty]")  # fmt: skip
 @click.option("--sampler", help="Another sampler under the same prior.")
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE",
               help="Change a setting of the sampler; may be given several times.")  # fmt: skip
 @click.option("--samples", type=click.IntRange(1, 64), help="Average so many posterior samples.")
 @click.option("--save-samples", is_flag=True, help="Write every posterior sample as well.")
-@click.option("--uncertainty", is_flag=True, help="Write the samples' deviation (npz, png).")
+@click.option("--uncertainty", is_flag=True, help="Write how sure it is (npz, png), and say it.")
 @click.option("--page", type=PageType(), is_flag=False, flag_value="file", metavar="[folder]",
               help="Write a page to listen to: one file, or for long songs a folder.")  # fmt: skip
 @click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True,
@@ -181,7 +182,7 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
     from mgdm_audio.priors.catalogue import canonical_name, resolve
     from mgdm_audio.priors.checkpoint.store import read_header
     from mgdm_audio.priors.closed import OTHER
-    from mgdm_audio.sampling.presets import sampling_settings
+    from mgdm_audio.sampling.presets import sampling_settings, usual_preset
     from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 
     if "{" in given["prior"]:
@@ -189,8 +190,10 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
             f"--name is the prior's, as -n; a pattern of file names is given by --filename; "
             f"found {given['prior']!r}"
         )
+    path = resolve(given["prior"])
+    header = read_header(path)
     sampling = sampling_settings(
-        given["preset"],
+        given["preset"] or usual_preset(header, given["uncertainty"] and not given["sampler"]),
         sampler=given["sampler"],
         changes=assignments_of(given["assignments"]),
         samples=given["samples"],
@@ -206,8 +209,6 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
         )
     if given["resume"] and given["overwrite"]:
         raise click.UsageError("--resume keeps files and --overwrite replaces them; choose one")
-    path = resolve(given["prior"])
-    header = read_header(path)
     stems = header.stems
     if given["closed"]:
         if OTHER not in stems:
@@ -320,7 +321,7 @@ def _warn_if_slow(
     sampling = request.sampling
     count = len(header.stems) - request.closed
     evaluations, vjps = count_evaluations(sampling, header.levels.schedule(), count)
-    if yes or (evaluations + 2 * vjps) * sampling.samples * sampling.shifts <= _CHEAP:
+    if yes or (evaluations + 2 * vjps) * sampling.runs * sampling.shifts <= _CHEAP:
         return
     from mgdm_audio.separation.estimate import estimate
 

@@ -14,11 +14,14 @@ import click
 from mgdm_audio.cli.common import report_error
 from mgdm_audio.compute.speed import duration_words, speed_words
 from mgdm_audio.errors import display_name, one_line
+from mgdm_audio.separation.confidence import RELIABLE_DB
 from mgdm_audio.separation.file_plan import FileJob
 from mgdm_audio.separation.file_work import FileResult, open_pool
 from mgdm_audio.separation.request import SeparateRequest
 
-__all__ = ["TimeLeft", "run_all"]
+__all__ = ["TimeLeft", "confidence_lines", "run_all"]
+
+_MOST_STRETCHES = 8
 
 
 def run_all(
@@ -79,9 +82,42 @@ def _summary(
         f"{', '.join(record['stems'])} in {duration_words(seconds)} "
         f"({speed_words(seconds, audio)}, {per_window:g} evaluation(s) per window)"
     )
+    if record.get("uncertainty_note"):
+        say(f"note: {record['uncertainty_note']}")
+    if record.get("confidence"):
+        for line in confidence_lines(record["confidence"]):
+            say(line)
     if verbose:
         for warning in record["warnings"]:
             say(f"warning: {warning}")
+
+
+def confidence_lines(said: Mapping[str, Any]) -> Iterator[str]:
+    """A small table of expected improvements, and the stretches that are not reliable.
+
+    Parameters
+    ----------
+    said : mapping
+        ``confidence`` of a record.
+    """
+    yield f"{'expected':>20}{'80 % interval':>18}{'not reliable':>16}"
+    for stem, rows in said["stems"].items():
+        sounding = [i for i, value in enumerate(rows["expected"]) if value is not None]
+        if not sounding:
+            yield f"{stem:<9.9}{'silent':>11}"
+            continue
+        middle, low, high = (
+            sum(rows[name][i] for i in sounding) / len(sounding)
+            for name in ("expected", "low", "high")
+        )
+        poor = sum(rows["expected"][i] < RELIABLE_DB for i in sounding)
+        interval = f"{low:.1f} to {high:.1f}"
+        seconds = f"{poor * said['seconds']:.0f} of {len(sounding) * said['seconds']:.0f} s"
+        yield f"{stem:<9.9}{middle:>8.1f} dB{interval:>18}{seconds:>16}"
+    stretches = said["not_reliable"]
+    yield from stretches[:_MOST_STRETCHES]
+    if len(stretches) > _MOST_STRETCHES:
+        yield f"and {len(stretches) - _MOST_STRETCHES} more, in mgdm.json"
 
 
 def _page(

@@ -213,7 +213,7 @@ class PretrainedSpec:
             for variant in {job.variant for job in jobs} - set(costs):
                 sampling = self._sampling(variant)
                 counted = count_evaluations(sampling, loaded.schedule, len(loaded.stems))
-                evaluations, vjps = (float(sampling.samples * n) for n in counted)
+                evaluations, vjps = (float(sampling.runs * n) for n in counted)
                 costs[variant] = evaluations, vjps
             if len(jobs) == 1:
                 return [separate(loaded, jobs[0], lambda fraction: True)]

@@ -93,7 +93,10 @@ class ChunkStream:
             self._evaluations = max(1.0, counted[0])
 
     def push(self, block: Float[Tensor, " samples"]) -> list[Float[Tensor, "draws stems part"]]:
-        """Take the next block of the mixture; return the pieces that are finished."""
+        """Take the next block of the mixture; return the pieces that are finished.
+
+        Of samples around a separation the separation is the first row.
+        """
         self._buffer = torch.cat([self._buffer, block.to("cpu", torch.float32)])
         self._received += block.shape[-1]
         chunk = self.sampler.chunk_length()
@@ -138,10 +141,10 @@ class ChunkStream:
         sampler = self.sampler
         size = mixture.shape[-1]
         if is_silent(mixture):
-            count, stems = sampler.settings.samples, len(sampler.prior.stems)
+            count, stems = sampler.settings.rows, len(sampler.prior.stems)
             return torch.zeros(count, stems, size)
         windows = 1 + max(0, size - sampler.window) // sampler.hop
-        expected = max(1.0, windows * sampler.settings.samples * self._evaluations)
+        expected = max(1.0, windows * sampler.settings.runs * self._evaluations)
         done = 0
 
         def evaluated(some: int) -> None:
@@ -154,7 +157,7 @@ class ChunkStream:
         )
         if result.trace is not None:
             self.traces.append(result.trace)
-        return result.samples
+        return result.rows
 
     def _report(self, share: float) -> None:
         """Say how much is done, ``share`` of the present chunk included."""
@@ -200,7 +203,7 @@ class ShiftedStreams:
             ChunkStream(sampler, seed, samples, told(k), NOISE_BLOCK * (k * blocks // count))
             for k in range(count)
         ]
-        draws, stems = sampler.settings.samples, len(sampler.prior.stems)
+        draws, stems = sampler.settings.rows, len(sampler.prior.stems)
         self._held = [torch.zeros(draws, stems, 0) for _ in self._streams]
 
     @property

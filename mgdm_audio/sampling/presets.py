@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from mgdm_audio.priors.checkpoint.header import PriorHeader
+from mgdm_audio.priors.networks import read_config
+from mgdm_audio.priors.spectral_network import SpectralConfig
 from mgdm_audio.sampling.stem_sampler import SamplingSettings
 from mgdm_core.conditionals import Tweedie
 from mgdm_core.errors import SettingsError
@@ -15,9 +18,12 @@ from mgdm_core.samplers import PRESETS as SAMPLER_PRESETS
 from mgdm_core.samplers import TweedieGibbs, get_sampler
 from mgdm_core.settings_text import change_settings, setting_names
 
-__all__ = ["DEFAULT_PRESET", "PRESETS", "sampling_settings"]
+__all__ = ["DEFAULT_PRESET", "PRESETS", "UNCERTAINTY_PRESET", "sampling_settings", "usual_preset"]
 
 DEFAULT_PRESET = "balanced"
+
+UNCERTAINTY_PRESET = "posterior"
+"""Whose samples are as far apart as they are wrong; for priors on spectra."""
 
 
 def _tweedie(levels: int) -> SamplingSettings:
@@ -35,6 +41,8 @@ def _tweedie(levels: int) -> SamplingSettings:
 PRESETS: dict[str, SamplingSettings] = {
     "fast": _tweedie(levels=1),
     "balanced": _tweedie(levels=2),
+    # Where samples are to say how sure the separation is: the quick presets' own hardly differ.
+    "posterior": replace(_tweedie(levels=2), samples=8, draws="shares"),
     "paper": SamplingSettings(
         sampler="mgdm",
         settings=SAMPLER_PRESETS["mgdm"]["audio-published"],
@@ -97,6 +105,14 @@ def sampling_settings(
             )
         chosen = replace(chosen, settings=_changed(chosen.settings, name, value))
     return chosen
+
+
+def usual_preset(header: PriorHeader, uncertainty: bool = False) -> str:
+    """Where no preset is named: what gives error bars, if they are asked for and the prior can."""
+    if not uncertainty:
+        return DEFAULT_PRESET
+    spectral = isinstance(read_config(header.network, header.config), SpectralConfig)
+    return UNCERTAINTY_PRESET if spectral else DEFAULT_PRESET
 
 
 def _changed(settings: Any, name: str, value: Any) -> Any:

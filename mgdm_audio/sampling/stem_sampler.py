@@ -10,7 +10,9 @@ import torch
 
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
+from mgdm_audio.sampling.recalibration import spread_of
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
+from mgdm_audio.sampling.share_draws import draw_shares
 from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_audio.sampling.windowed_prior import VARIANCES, Pinned, windowed
 from mgdm_core.array_types import Float, Tensor
@@ -24,6 +26,11 @@ from mgdm_core.samplers import get_sampler
 from mgdm_core.trace import Trace
 
 __all__ = ["ChunkResult", "SamplingSettings", "StemSampler"]
+
+DRAWS = ("chain", "shares")
+
+_OTHER_STREAM = 1 << 61
+"""Added to seeds of the draws around a run, so that they share no number with the run itself."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,11 @@ class SamplingSettings:
         Seconds sampled jointly; memory grows with it, not with the recording.
     shifts : int
         Separations that are averaged, each with its windows elsewhere; the cost grows with it.
+    draws : {"chain", "shares"}
+        ``chain``: every posterior sample is a run of the sampler. ``shares``: one run, and samples
+        around it that differ in whose a bin is
+        (:func:`~mgdm_audio.sampling.share_draws.draw_shares`), as wide as was fitted for the prior
+        (:mod:`~mgdm_audio.sampling.recalibration`); the separation is the run itself.
     """
 
     sampler: str = "tweedie_gibbs"
@@ -72,6 +84,7 @@ class SamplingSettings:
     overlap: float = 0.25
     chunk: float = 40.0
     shifts: int = 1
+    draws: str = "chain"
 
     def __post_init__(self) -> None:
         kind = get_sampler(self.sampler)
@@ -89,6 +102,7 @@ class SamplingSettings:
                 f"variance is one of {', '.join(VARIANCES)}",
                 self.variance,
             ),
+            (self.draws in DRAWS, f"draws is one of {', '.join(DRAWS)}", self.draws),
             (0 < self.start_sigma < 1e3, "start_sigma lies in (0, 1000)", self.start_sigma),
             (0 <= self.temperature <= 1, "temperature lies in [0, 1]", self.temperature),
             (0 < self.sigma_y < 1e3, "sigma_y lies in (0, 1000)", self.sigma_y),
@@ -100,6 +114,16 @@ class SamplingSettings:
         for holds, rule, found in rules:
             if not holds:
                 raise SettingsError(f"{rule}; found {found!r}")
+
+    @property
+    def runs(self) -> int:
+        """How often the sampler runs for all posterior samples together."""
+        return self.samples if self.draws == "chain" else 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of a chunk: the samples, and before them what they are drawn around."""
+        return self.samples + (self.draws == "shares")
 
     @property
     def chosen(self) -> Sampler:
@@ -116,10 +140,25 @@ class ChunkResult:
     samples : Tensor, shape (samples, stems, length)
     trace : Trace or None
         None for a silent chunk, which is not sampled.
+    centre : Tensor or None, shape (stems, length)
+        The separation that the samples are drawn around, where they are.
     """
 
     samples: Float[Tensor, "samples stems length"]
     trace: Trace | None
+    centre: Float[Tensor, "stems length"] | None = None
+
+    @property
+    def mean(self) -> Float[Tensor, "stems length"]:
+        """The separation: what samples are drawn around, else their mean."""
+        return self.samples.mean(0) if self.centre is None else self.centre
+
+    @property
+    def rows(self) -> Float[Tensor, "rows stems length"]:
+        """The separation and the samples around it, or the samples alone."""
+        if self.centre is None:
+            return self.samples
+        return torch.cat([self.centre[None], self.samples])
 
 
 @dataclass
@@ -214,14 +253,14 @@ class StemSampler:
         on_windows: Callable[[int], None] | None,
     ) -> ChunkResult:
         cfg, prior = self.settings, self.prior
-        count, stems, length = cfg.samples, len(prior.stems), mixture.shape[-1]
+        count, stems, length = cfg.runs, len(prior.stems), mixture.shape[-1]
         y = mixture.to(prior.device, torch.float32)[None].expand(count, -1).contiguous()
         long_prior = windowed(
             prior,
             self.window,
             self.hop,
             batch_size=self.batch_size,
-            pinned=None if pinned is None else Pinned(pinned.to(y)),
+            pinned=None if pinned is None else Pinned(_few(pinned, count).to(y)),
             variance=cfg.variance,
             variance_floor=cfg.variance_floor,
             on_windows=on_windows,
@@ -235,7 +274,26 @@ class StemSampler:
             noise=streams,
             start=self._start(y),
         )
-        return ChunkResult(result.x.float().cpu(), result.trace)
+        x = result.x.float().cpu()
+        if cfg.draws == "chain":
+            return ChunkResult(x, result.trace)
+        return ChunkResult(self._around(x[0], origin, seed), result.trace, x[0])
+
+    def _around(
+        self, stems: Float[Tensor, "stems length"], origin: int, seed: int
+    ) -> Float[Tensor, "samples stems length"]:
+        """Draws of whose a bin is, around a separation."""
+        prior, count = self.prior, self.settings.samples
+        if not isinstance(prior, SpectralPrior):
+            raise SettingsError(
+                f"draws of shares need a prior on spectra; {prior.name or 'this prior'} has a "
+                f"{type(prior.network).__name__}; choose draws='chain'"
+            )
+        seeds = range(seed + _OTHER_STREAM, seed + _OTHER_STREAM + count)
+        streams = PositionStreams(seeds, origin, stems.shape[-1])
+        white = streams.normal(tuple(stems.shape))
+        spread = torch.tensor(spread_of(prior.checksum, prior.stems))
+        return draw_shares(stems, white, spread, prior.spectral)
 
     def _start(self, y: Float[Tensor, "samples length"]) -> Start | None:
         cfg, prior = self.settings, self.prior
@@ -249,3 +307,10 @@ class StemSampler:
             share = y[:, None] / len(prior.stems)
             estimate = share.expand(-1, len(prior.stems), -1)
         return Start(estimate, level)
+
+
+def _few(
+    pinned: Float[Tensor, "samples stems overlap"], count: int
+) -> Float[Tensor, "count stems overlap"]:
+    """What is known for each run; the first row is what the others are drawn around."""
+    return pinned[:count]

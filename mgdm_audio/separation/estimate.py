@@ -90,7 +90,7 @@ def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
 def _window_seconds(sampler: StemSampler, size: int) -> float:
     """Seconds of all that is done to one window of this size."""
     settings, prior = sampler.settings, sampler.prior
-    stems, count = len(prior.stems), settings.samples
+    stems, count = len(prior.stems), settings.runs
     g = torch.Generator().manual_seed(0)
     mixture = 0.1 * torch.randn(size, generator=g)
     evaluations, vjps = count_evaluations(settings, prior.schedule, stems)

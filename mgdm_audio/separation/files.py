@@ -19,11 +19,13 @@ from mgdm_audio.io.reader import open_blocks, probe, spooled
 from mgdm_audio.io.stem_writer import StemWriter, clip_reports, common_gain
 from mgdm_audio.sampling.level import SILENCE, Level
 from mgdm_audio.sampling.presets import DEFAULT_PRESET
+from mgdm_audio.separation.confidence import Confidence
 from mgdm_audio.separation.file_plan import FileJob, plan_jobs
 from mgdm_audio.separation.record import describe_file, identity, settings_as_json
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import Separator, measure_file, merged_trace
 from mgdm_audio.separation.stream import UNCERTAINTY_HOP, Piece, StreamOptions
+from mgdm_audio.separation.uncertainty import uncertainty_note
 from mgdm_core.array_types import Array, Float
 
 __all__ = ["BLOCK", "refuse_existing", "run_job", "separate_file"]
@@ -159,10 +161,11 @@ def run_job(
                 request, separator.prior.checksum, separator.prior.precision, Path(source)
             )
         gain = _gain(sink, request, note)
+        confidence = stream.confidence() if request.uncertainty else None
         if request.uncertainty:
             rows = stream.uncertainty()
             if rows is not None:
-                outputs += _uncertainty_outputs(job, separator, rows, request.overwrite)
+                outputs += _uncertainty_outputs(job, separator, rows, request.overwrite, confidence)
         trace = merged_trace(stream.traces)
         for output in outputs:
             output.finish(gain)
@@ -193,6 +196,8 @@ def run_job(
             ),
             "vjps": 0 if trace is None else trace.vjps,
             "seconds": time.perf_counter() - began,
+            "uncertainty_note": uncertainty_note(request, stream.fitted),
+            "confidence": None if confidence is None else confidence.to_dict(),
             "warnings": [] if trace is None else trace.warnings,
             "versions": describe_versions(),
             "machine": describe_machine([str(separator.prior.device)]),
@@ -295,6 +300,7 @@ def _uncertainty_outputs(
     separator: Separator,
     rows: dict[str, Float[Array, " frames"]],
     overwrite: bool,
+    confidence: Confidence | None,
 ) -> list[AtomicOutput]:
     seconds_per_frame = UNCERTAINTY_HOP / separator.prior.rate
 
@@ -305,7 +311,7 @@ def _uncertainty_outputs(
     def write_picture(path: Path) -> None:
         from mgdm_audio.separation.uncertainty import draw_uncertainty
 
-        draw_uncertainty(path, job.track, rows, seconds_per_frame)
+        draw_uncertainty(path, job.track, rows, seconds_per_frame, confidence)
 
     base = job.record
     return [

@@ -15,6 +15,7 @@ from mgdm_audio.io.atomic import AtomicOutput, abort_all, commit_all
 from mgdm_audio.io.encoders import OutputFormat
 from mgdm_audio.io.stem_writer import StemWriter, common_gain
 from mgdm_audio.sampling.level import Level
+from mgdm_audio.separation.confidence import Confidence
 from mgdm_core.array_types import Array, Float
 from mgdm_core.trace import Trace
 
@@ -49,6 +50,9 @@ class Separation:
         Sum of the chunks' traces; None for silence.
     level : Level
         What was measured of the mix.
+    confidence : Confidence or None
+        Expected SI-SDR improvement per stem and second, with an interval; None for silence and for
+        a prior that nothing was fitted for.
     """
 
     stems: dict[str, Any]
@@ -58,6 +62,7 @@ class Separation:
     samples: dict[str, Any] | None
     trace: Trace | None
     level: Level
+    confidence: Confidence | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers: numpy arrays, numbers and text, nothing of this package or of torch.
@@ -65,8 +70,9 @@ class Separation:
         Returns
         -------
         dict
-            ``rate``, ``stems``, ``residual``, ``uncertainty``, ``samples``, ``trace`` (or None)
-            and ``level`` (offset and downmix per channel, gain, peak, silent).
+            ``rate``, ``stems``, ``residual``, ``uncertainty``, ``samples``, ``trace``,
+            ``confidence`` (or None) and ``level`` (offset and downmix per channel, gain, peak,
+            silent).
         """
         return {
             "rate": self.rate,
@@ -75,6 +81,7 @@ class Separation:
             "uncertainty": None if self.uncertainty is None else dict(self.uncertainty),
             "samples": None if self.samples is None else _arrays(self.samples),
             "trace": None if self.trace is None else self.trace.to_dict(),
+            "confidence": None if self.confidence is None else self.confidence.to_dict(),
             "level": {
                 "offset": self.level.offset.tolist(),
                 "downmix": self.level.downmix.tolist(),

@@ -257,6 +257,7 @@ class Separator:
             samples=draws,
             trace=merged_trace(stream.traces),
             level=level,
+            confidence=stream.confidence(),
         )
 
     def with_sampling(self, **changes: Any) -> Separator:

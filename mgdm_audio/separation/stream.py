@@ -15,9 +15,12 @@ import numpy as np
 import torch
 
 from mgdm_audio.io.resampling import Resampler
+from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.sampling.chunk_stream import ShiftedStreams
 from mgdm_audio.sampling.level import Level
+from mgdm_audio.sampling.recalibration import recalibration
 from mgdm_audio.sampling.stem_sampler import StemSampler
+from mgdm_audio.separation.confidence import Confidence, ConfidenceMeter
 from mgdm_audio.separation.full_band import FullBand, FullBandBlock
 from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import CancelledError, SettingsError, ShapeError
@@ -106,6 +109,7 @@ class SeparationStream:
         self._on_progress = on_progress
         self._received = 0
         self._deviation = _Deviation(self._stems)
+        self._confidence = _meter(sampler)
         draws = sampler.settings.samples if options.keep_samples else 0
         self._bands: list[FullBand] = []
         if not options.raw and not level.silent:
@@ -138,6 +142,17 @@ class SeparationStream:
             return None
         rows = self._deviation.result() / self.level.gain
         return {n: rows[k].numpy() for k, n in enumerate(self._chunks.sampler.prior.stems)}
+
+    @property
+    def fitted(self) -> bool:
+        """Whether something was fitted for the prior, so that it says how sure it is."""
+        return self._confidence is not None
+
+    def confidence(self) -> Confidence | None:
+        """Expected improvement; None for silence and for a prior without a fit."""
+        if self._confidence is None or self.level.silent:
+            return None
+        return self._confidence.result()
 
     def push(self, block: Float[Array, "channels n"]) -> list[Piece]:
         """Take the next block of the recording; return what is finished."""
@@ -200,9 +215,12 @@ class SeparationStream:
         return Piece(stems, mix, kept)
 
     def _advance(self, mono: Tensor) -> Iterator[Piece]:
-        for draws in self._chunks.push(mono):
+        around = self._chunks.sampler.settings.draws == "shares"
+        for rows in self._chunks.push(mono):
+            mean, draws = (rows[0], rows[1:]) if around else (rows.mean(0), rows)
             self._deviation.add(draws)
-            mean = draws.mean(0)
+            if self._confidence is not None:
+                self._confidence.add(mean)
             if self.options.raw:
                 yield self._raw_piece(mean)
                 continue
@@ -231,6 +249,14 @@ class SeparationStream:
         main, *draws = outputs
         samples = torch.stack([draw.stems for draw in draws]) if draws else None
         return [Piece(main.stems, main.residual, samples)]
+
+
+def _meter(sampler: StemSampler) -> ConfidenceMeter | None:
+    prior = sampler.prior
+    fit = recalibration(prior.checksum)
+    if fit is None or not isinstance(prior, SpectralPrior):
+        return None
+    return ConfidenceMeter(prior.stems, prior.rate, prior.spectral, fit)
 
 
 class _Deviation:

@@ -1,4 +1,4 @@
-"""Picture of where the posterior samples disagree."""
+"""Picture of where the posterior samples disagree, and of what each stem has probably gained."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mgdm_audio.separation.confidence import RELIABLE_DB, Confidence
+from mgdm_audio.separation.request import SeparateRequest
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["draw_uncertainty"]
+__all__ = ["draw_uncertainty", "uncertainty_note"]
 
 
 def draw_uncertainty(
@@ -17,6 +19,7 @@ def draw_uncertainty(
     title: str,
     rows: Mapping[str, Float[Array, " frames"]],
     seconds_per_frame: float,
+    confidence: Confidence | None = None,
 ) -> None:
     """Draw the deviation between the samples per stem over time, in dB of full scale.
 
@@ -29,6 +32,8 @@ def draw_uncertainty(
     rows : mapping of str to array
         Root mean square deviation per frame.
     seconds_per_frame : float
+    confidence : Confidence, optional
+        Adds the expected improvement with its interval; seconds below 3 dB are shaded.
     """
     from matplotlib.figure import Figure
 
@@ -40,6 +45,52 @@ def draw_uncertainty(
         axis.set_ylabel(name)
         axis.set_ylim(-90, 0)
         axis.spines[["top", "right"]].set_visible(False)
+        if confidence is not None:
+            _expected(axis.twinx(), confidence, name)
     axes[-1].set_xlabel("seconds")
-    figure.suptitle(f"Deviation between posterior samples, dBFS: {title}", fontsize=10)
+    heading = f"Deviation between posterior samples, dBFS: {title}"
+    if confidence is not None:
+        heading += (
+            "\nline and band, right: expected SI-SDR improvement in dB and its 80 % interval; "
+            f"shaded: below {RELIABLE_DB:g} dB, not reliable"
+        )
+    figure.suptitle(heading, fontsize=10)
     figure.savefig(path, format="png", dpi=110)
+
+
+def _expected(axis, confidence: Confidence, name: str) -> None:
+    k = confidence.stems.index(name)
+    time = (np.arange(confidence.expected.shape[1]) + 0.5) * confidence.seconds
+    axis.plot(time, confidence.expected[k], color="#c2662d", linewidth=1)
+    axis.fill_between(
+        time, confidence.low[k], confidence.high[k], color="#c2662d", alpha=0.25, linewidth=0
+    )
+    for stretch in confidence.unreliable(shortest=0):
+        if stretch.stem == name:
+            axis.axvspan(stretch.start, stretch.end, color="#888888", alpha=0.25, linewidth=0)
+    axis.set_ylim(-10, 30)
+    axis.spines[["top"]].set_visible(False)
+
+
+def uncertainty_note(request: SeparateRequest, fitted: bool) -> str | None:
+    """What has to be said of error bars before anyone trusts them; None where they hold.
+
+    Parameters
+    ----------
+    request : SeparateRequest
+    fitted : bool
+        Whether a spread was fitted for the prior.
+    """
+    if not request.uncertainty:
+        return None
+    if request.sampling.draws == "chain":
+        return (
+            "the samples of this preset differ by the noise they begin with, not by how wrong they "
+            "may be; leave out --preset for error bars"
+        )
+    if not fitted:
+        return (
+            "nothing was fitted for this prior: its error bars are uncalibrated; "
+            "python -m recipes.calibration fit"
+        )
+    return None

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import torch
 
 from mgdm_audio.cli.common import Group
-from mgdm_audio.io.atomic import write_text
-from mgdm_audio.reports.tables import Table
+from recipes.calibration.audio_commands import fit, music, self_consistent
+from recipes.calibration.output import RECORDS, out_option, report, tell
 
 __all__ = ["main"]
-
-RECORDS = "records.jsonl"
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,30 +25,8 @@ def main() -> None:
     """
 
 
-def _out(tier: str):
-    return click.option(
-        "--out",
-        type=click.Path(path_type=Path, file_okay=False),
-        default=Path("runs/calibration") / tier,
-        show_default=True,
-        help="Folder of the records, the table and the pictures.",
-    )
-
-
-def _tell(cell: object, number: int, total: int) -> None:
-    name = getattr(cell, "sampler", None) or getattr(cell, "name", "")
-    click.echo(f"{number}/{total} {name}", err=True)
-
-
-def _write(out: Path, heading: str, tables: Sequence[Table], began: float) -> None:
-    text = "\n".join([f"## {heading}", "", *(table.to_markdown() for table in tables)])
-    write_text(out / "table.md", text)
-    click.echo(text)
-    click.echo(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}", err=True)
-
-
 @main.command("exact")
-@_out("exact")
+@out_option("exact")
 @click.option("--samplers", metavar="NAME,...", help="Some of those of --list [all].")
 @click.option(
     "--cases", type=click.IntRange(8), default=64, show_default=True, help="Simulated truths."
@@ -105,10 +80,14 @@ def exact(
     torch.set_num_threads(1)
     began = time.perf_counter()
     cells = [ExactCell(name, setting, cases, draws) for setting in settings for name in names]
-    records = run_missing(out / RECORDS, cells, run_cell, _tell)
+    records = run_missing(out / RECORDS, cells, run_cell, tell)
     tables = []
     for k, setting in enumerate(settings):
         own = records[k * len(names) : (k + 1) * len(names)]
         tables.append(exact_table(own, setting))
         draw_exact(own, setting, out / f"reliability_{setting.task}_{setting.dim}.png")
-    _write(out, "Tier 1: exact posteriors", tables, began)
+    report(out, "Tier 1: exact posteriors", tables, began)
+
+
+for command in (fit, music, self_consistent):
+    main.add_command(command)

@@ -17,7 +17,7 @@ from mgdm_core.errors import MGDMError
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import LinearOperator, Matrix, SumOverChannels
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, Prior
-from mgdm_core.samplers import PRESETS
+from mgdm_core.samplers import PRESETS, SAMPLERS
 from mgdm_core.schedule import NoiseSchedule
 from recipes.calibration import statistics
 from recipes.exact_posterior.problems import ShapedPrior, mixture_of_25, stems_of
@@ -73,7 +73,9 @@ class ExactCell:
         """Short name of everything that the figures depend on."""
         told = repr(MAIN.get(self.sampler))
         if MAIN.get(self.sampler) is None and self.sampler != EXACT:  # the library chooses
-            told = repr([sorted(PRESETS[name].items()) for name in ("mgdm", "mgdm_jumps")])
+            told = repr(
+                [sorted(PRESETS[name].items()) for name in SAMPLERS if name.startswith("mgdm")]
+            )
         return hashlib.sha256(f"{self!r} {told}".encode()).hexdigest()[:12]
 
 

@@ -73,7 +73,7 @@ class Row:
 def cost_of(sampling: SamplingSettings, prior: WaveformPrior) -> float:
     """Evaluations of all posterior samples of a window; a VJP counts as two."""
     evaluations, vjps = count_evaluations(sampling, prior.schedule, len(prior.stems))
-    return sampling.samples * (evaluations + 2 * vjps)
+    return sampling.runs * (evaluations + 2 * vjps)
 
 
 def at_cost(sampling: SamplingSettings, budget: float, prior: WaveformPrior) -> SamplingSettings:

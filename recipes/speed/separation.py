@@ -60,11 +60,11 @@ def time_presets(prior: WaveformPrior, seconds: float) -> Iterator[Measurement]:
         windows = 1 + max(0, -(-(padded - sampler.window) // sampler.hop))
         yield measure(
             "separation",
-            f"preset {preset}, {sampling.samples} x {evaluations:.0f} evaluations",
+            f"preset {preset}, {sampling.runs} x {evaluations:.0f} evaluations",
             seconds,
             lambda separator=separator: separator(mix, prior.rate),
             repeats=1,
             device=str(prior.device),
-            forwards=sampling.samples * windows * (evaluations + 2 * vjps),
+            forwards=sampling.runs * windows * (evaluations + 2 * vjps),
             warm=True,
         )

@@ -138,6 +138,17 @@ class TestOutputs:
         assert (numbers["bass"] >= 0).all()
         assert (where / "mgdm_uncertainty.png").stat().st_size > 1000
 
+    def test_error_bars_come_from_the_preset_that_has_them(self, call, prior, mix, tmp_path):
+        where = ["-n", str(prior), "-o", str(tmp_path / "out"), "-d", "cpu"]
+        said = CliRunner().invoke(main, [str(mix), *where, "--uncertainty", "--samples", "2"])
+        assert said.exit_code == 0, said.output
+        record = json.loads((folder(tmp_path) / "mgdm.json").read_text())
+        assert record["settings"]["draws"] == "shares"
+        assert "uncalibrated" in said.output  # nothing was fitted for this prior
+        assert record["confidence"] is None
+        said = call(mix, "--uncertainty", "--samples", 2, "--overwrite")
+        assert "leave out --preset" in said.output
+
     def test_filename_template_and_folders(self, call, tmp_path):
         songs = tmp_path / "songs"
         songs.mkdir()
@@ -289,7 +300,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (("--preset", "best"), "fast, balanced, paper"),
+            (("--preset", "best"), "fast, balanced, posterior, paper"),
             (("--sampler", "nope"), "valid names"),
             (("--set", "level=3"), "valid names"),
             (("--set", "levels"), "NAME=VALUE"),
@@ -316,7 +327,7 @@ class TestBadInput:
             (("--window", "nan", "--dry-run"), "window lies in 1..60"),
             (("--samples", "1000000"), "samples"),
             (("--shifts", "0"), "shifts"),
-            (("--uncertainty",), "--samples 4"),
+            (("--uncertainty", "--preset", "balanced"), "--samples 4"),
             (("--filename", "{stem.x}"), "template"),
             (("--filename", "C:\\x\\{stem}.{ext}"), "inside the output folder"),
             (("--filename", "{track}/{stem}.mp3"), "{ext}"),

@@ -255,7 +255,7 @@ for call in (
 
 class TestPresets:
     def test_names_and_changes(self):
-        assert set(PRESETS) == {"fast", "balanced", "paper"}
+        assert set(PRESETS) == {"fast", "balanced", "posterior", "paper"}
         changed = sampling_settings("fast", changes={"levels": "5", "start_sigma": "0.2"})
         assert changed.settings.levels == 5
         assert changed.start_sigma == 0.2

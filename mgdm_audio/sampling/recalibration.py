@@ -1,0 +1,85 @@
+"""What was fitted on validation data so that error bars hold, for priors by their checksum.
+
+Fitted by ``python -m recipes.calibration fit`` and kept beside the bundled weights; a prior without
+a fit has none, and what it says is then called uncalibrated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "PATH",
+    "UNFITTED_SPREAD",
+    "ImprovementFit",
+    "Recalibration",
+    "recalibration",
+    "spread_of",
+]
+
+PATH = Path(__file__).parents[1] / "weights" / "recalibration.json"
+
+UNFITTED_SPREAD = 1.5
+"""Deviation of the logarithm of a share for a prior that has no fit."""
+
+
+@dataclass(frozen=True)
+class ImprovementFit:
+    """From what shares say of an improvement to what it is, in dB.
+
+    Attributes
+    ----------
+    slope, intercept : float
+        expected = slope x said + intercept.
+    low, high : float
+        The central 80 % of true less expected, over seconds.
+    """
+
+    slope: float
+    intercept: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What was fitted for a prior.
+
+    Attributes
+    ----------
+    fitted_on : str
+        Identity of the validation data, and the day.
+    spread : dict of str to float
+        Deviation of the logarithm of each stem's share.
+    improvement : dict of str to ImprovementFit
+    """
+
+    fitted_on: str
+    spread: dict[str, float]
+    improvement: dict[str, ImprovementFit]
+
+
+@lru_cache(1)
+def _fits() -> dict[str, Any]:
+    return json.loads(PATH.read_text(encoding="utf-8")) if PATH.exists() else {}
+
+
+def recalibration(checksum: str) -> Recalibration | None:
+    """What was fitted for the prior with this checksum, or None."""
+    found = _fits().get(checksum)
+    if found is None:
+        return None
+    improvement = {stem: ImprovementFit(**fit) for stem, fit in found["improvement"].items()}
+    return Recalibration(found["fitted_on"], dict(found["spread"]), improvement)
+
+
+def spread_of(checksum: str, stems: Sequence[str]) -> list[float]:
+    """Deviation of the logarithm of each stem's share, fitted or not."""
+    fit = recalibration(checksum)
+    known = {} if fit is None else fit.spread
+    return [known.get(stem, UNFITTED_SPREAD) for stem in stems]

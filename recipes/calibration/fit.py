@@ -1,0 +1,127 @@
+"""Fit what makes error bars hold on validation data: spreads of shares, and lines to true gains."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mgdm_audio.evaluation import calibration as scores
+from mgdm_audio.io.json_text import json_text
+from mgdm_audio.metrics.si_sdr import si_sdr
+from mgdm_audio.metrics.silence import ACTIVE_RMS
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.sampling.recalibration import ImprovementFit
+from mgdm_audio.sampling.share_draws import draw_shares
+from mgdm_audio.separation.confidence import PIECE_SECONDS, said_by_shares
+from mgdm_core.array_types import Array, Bool, Float
+
+__all__ = ["Gains", "fit_line", "fit_spread", "gains", "share_coverage", "store"]
+
+DRAWS = 16
+SHARE = 0.9
+
+
+def share_coverage(
+    estimate: Float[Array, "stems samples"],
+    truth: Float[Array, "stems samples"],
+    spread: Sequence[float],
+    spectral: SpectralTransform,
+    rate: int,
+    seed: int,
+) -> Float[Array, "stems 2"]:
+    """Cells whose truth is in the central 90 % interval of drawn shares, and cells asked about."""
+    noise = torch.Generator().manual_seed(seed)
+    stems = torch.from_numpy(estimate)
+    white = torch.randn(DRAWS, *stems.shape, generator=noise)
+    drawn = draw_shares(stems, white, torch.tensor(spread, dtype=torch.float32), spectral)
+    mixture = truth.sum(0)
+    levels, sounding = scores.band_levels(drawn.numpy(), mixture, rate)
+    true, _ = scores.band_levels(truth, mixture, rate)
+    found = scores.dithered_ranks(true, levels, np.random.default_rng(seed))
+    asked = sounding & ~((true == scores.FLOOR_DB) & (levels == scores.FLOOR_DB).all(0))
+    inside = scores.shares_covered(found, DRAWS, (SHARE,))[0]
+    return np.array([[inside[k][asked[k]].sum(), asked[k].sum()] for k in range(len(truth))])
+
+
+def fit_spread(
+    coverage: Callable[[list[float]], Float[Array, " stems"]],
+    stems: int,
+    rounds: int = 3,
+    first: float = 3.0,
+) -> list[float]:
+    """Spreads with which every stem's 90 % interval holds 90 %.
+
+    By steps: in terms of the normal law's quantiles, a coverage is a ratio of deviations.
+
+    Parameters
+    ----------
+    coverage : callable
+        From one spread per stem to the share covered per stem.
+    """
+    from scipy.stats import norm
+
+    wanted = norm.ppf((1 + SHARE) / 2)
+    spread = [first] * stems
+    for _ in range(rounds):
+        held = np.clip(coverage(spread), 0.02, 0.995)
+        ratio = np.clip(wanted / norm.ppf((1 + held) / 2), 0.5, 2.0)
+        spread = [float(np.clip(s * r, 0.05, 8.0)) for s, r in zip(spread, ratio)]
+    return spread
+
+
+class Gains:
+    """True improvements of stems by the second, and what their shares say.
+
+    Attributes
+    ----------
+    true, said : ndarray, shape (stems, pieces)
+        In dB.
+    counts : ndarray of bool
+        Where stem and rest both sound.
+    """
+
+    def __init__(
+        self,
+        true: Float[Array, "stems pieces"],
+        said: Float[Array, "stems pieces"],
+        counts: Bool[Array, "stems pieces"],
+    ) -> None:
+        self.true, self.said, self.counts = true, said, counts
+
+
+def gains(
+    estimate: Float[Array, "stems samples"],
+    truth: Float[Array, "stems samples"],
+    rate: int,
+    spectral: SpectralTransform,
+) -> Gains:
+    """Of one song, second by second."""
+    size = round(PIECE_SECONDS * rate)
+    true, said, counts = [], [], []
+    for start in range(0, truth.shape[-1] - size + 1, size):
+        e, r = (torch.from_numpy(x[:, start : start + size]) for x in (estimate, truth))
+        mixture = r.sum(0).expand_as(r)
+        true.append(si_sdr(e, r) - si_sdr(mixture, r))
+        said.append(said_by_shares(e, spectral)[0])
+        loud = [x.square().mean(1).sqrt() >= ACTIVE_RMS for x in (r, mixture - r, e)]
+        counts.append(loud[0] & loud[1] & loud[2])
+    return Gains(*(torch.stack(rows, 1).numpy() for rows in (true, said, counts)))
+
+
+def fit_line(said: Float[Array, " n"], true: Float[Array, " n"]) -> ImprovementFit:
+    """A line by least squares, and the central 80 % of what is left."""
+    slope, intercept = np.polyfit(said, true, 1)
+    rest = true - (slope * said + intercept)
+    low, high = np.quantile(rest, [0.1, 0.9])
+    return ImprovementFit(*(round(float(v), 3) for v in (slope, intercept, low, high)))
+
+
+def store(path: Path, checksum: str, entry: dict[str, Any]) -> None:
+    """Put a prior's fit beside those of others."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json_text({**known, checksum: entry}) + "\n", encoding="utf-8")

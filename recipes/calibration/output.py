@@ -1,0 +1,42 @@
+"""Where the commands write, and how they tell of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mgdm_audio.io.atomic import write_text
+from mgdm_audio.reports.tables import Table
+
+__all__ = ["RECORDS", "out_option", "report", "tell"]
+
+RECORDS = "records.jsonl"
+
+
+def out_option(tier: str) -> Callable[[Any], Any]:
+    """The option --out of a tier."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("runs/calibration") / tier,
+        show_default=True,
+        help="Folder of the records, the table and the pictures.",
+    )
+
+
+def tell(cell: object, number: int, total: int) -> None:
+    """Name the cell that runs."""
+    name = getattr(cell, "name", None) or getattr(cell, "sampler", "")
+    click.echo(f"{number}/{total} {name}", err=True)
+
+
+def report(out: Path, heading: str, tables: Sequence[Table], began: float) -> None:
+    """Write and print the tables."""
+    text = "\n".join([f"## {heading}", "", *(table.to_markdown() for table in tables)])
+    write_text(out / "table.md", text)
+    click.echo(text)
+    click.echo(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}", err=True)
