@@ -251,7 +251,7 @@ def plan_jobs(request: SeparateRequest) -> JobPlan:
     check_template(request.template, request.choice.format)
     paths, refused, notes = find_inputs(request.inputs, request.recursive)
     named = [(path, *_names(path, request)) for path in paths]
-    written = Counter(key for _, _, *files in named for key, _ in _keys(*files))
+    written = Counter(key for _, _, outputs, record in named for key, _ in _keys(outputs, record))
     sources = {os.path.realpath(p) for p in paths if p != STDIN}
     jobs: list[FileJob] = []
     for path, track, outputs, record in named:

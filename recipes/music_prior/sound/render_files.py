@@ -126,8 +126,8 @@ def write_example(folder: Path, soundfonts: tuple[str, ...] = ()) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as partial:
         (Path(partial) / "example_stems").mkdir()
         for name, wave in zip(names, [stems.sum(0), *stems]):
-            kind = {"subtype": "PCM_16"} if name.endswith(".flac") else {"subtype": "VORBIS"}
-            soundfile.write(Path(partial) / name, wave.T, EXAMPLE_RATE, **kind)
+            subtype = "PCM_16" if name.endswith(".flac") else "VORBIS"
+            soundfile.write(Path(partial) / name, wave.T, EXAMPLE_RATE, subtype=subtype)
         for name in names:
             (Path(partial) / name).replace(folder / name)
     return folder / names[0]
