@@ -65,7 +65,7 @@ def _expected(axis, confidence: Confidence, name: str) -> None:
     axis.fill_between(
         time, confidence.low[k], confidence.high[k], color="#c2662d", alpha=0.25, linewidth=0
     )
-    for stretch in confidence.unreliable(shortest=0):
+    for stretch in confidence.unreliable(shortest=0.0):
         if stretch.stem == name:
             axis.axvspan(stretch.start, stretch.end, color="#888888", alpha=0.25, linewidth=0)
     axis.set_ylim(-10, 30)
