@@ -1,8 +1,8 @@
-"""Kill ``evaluate_with_fake`` ten times at random moments, then let it end.
+"""Kill ``evaluate_with_fake`` several times at random moments, then let it end.
 
-Run as ``python -m tests.audio.evaluate_killed SEED SPREAD OUT ARGUMENTS``. A moment is a number of
-results that a life adds to OUT, and up to SPREAD seconds more; so that it falls into the work
-however busy the machine is. Prints how often it killed and the last life's exit code.
+Run as ``python -m tests.audio.evaluate_killed LIVES SEED SPREAD OUT ARGUMENTS``. A moment is a
+number of results that a life adds to OUT, and up to SPREAD seconds more; so that it falls into the
+work however busy the machine is. Prints how often it killed and the last life's exit code.
 """
 
 import os
@@ -11,8 +11,6 @@ import signal
 import sys
 import time
 from pathlib import Path
-
-LIVES = 10
 
 
 def results(out):
@@ -54,8 +52,9 @@ def killed(child, out, wanted, delay):
 
 
 def main():
-    seed, spread, out = int(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
-    arguments = [*sys.argv[4:], "-o", str(out)]
+    lives, seed, spread = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    out = Path(sys.argv[4])
+    arguments = [*sys.argv[5:], "-o", str(out)]
     import pyarrow.parquet  # noqa: F401
 
     import mgdm_audio.cli.evaluate
@@ -63,11 +62,11 @@ def main():
 
     moments = random.Random(seed)
     kills = 0
-    for _ in range(6 * LIVES):
+    for _ in range(6 * lives):
         # A life that had nothing left but the summary is killed there, or not at all.
         wanted, delay = moments.choice((0, 0, 1)), moments.uniform(0, spread)
         kills += killed(live(arguments), out, wanted, delay)
-        if kills == LIVES:
+        if kills == lives:
             break
     _, status = os.waitpid(live(arguments), 0)
     print(kills, os.waitstatus_to_exitcode(status))

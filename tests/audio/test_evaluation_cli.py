@@ -204,16 +204,17 @@ def test_settings_make_variants():
     ]
 
 
-def kill_and_compare(slakh, tmp_path, repo_root, spread, delay, *options):
-    """Kill the command ten times, let it end, and compare with a run that nobody killed."""
+def kill_and_compare(slakh, tmp_path, repo_root, lives, spread, delay, *options):
+    """Kill the command so many times, let it end, and compare with a run that nobody killed."""
     environment = {**os.environ, "FAKE_DELAY": str(delay), "OMP_NUM_THREADS": "1"}
     python = [sys.executable, "-m"]
     arguments = [str(slakh), "-q", "-d", "cpu", *options]
-    killer = [*python, "tests.audio.evaluate_killed", str(random.randrange(10**6)), str(spread)]
+    killer = [*python, "tests.audio.evaluate_killed", str(lives), str(random.randrange(10**6)),
+              str(spread)]  # fmt: skip
     done = subprocess.run([*killer, str(tmp_path / "killed"), *arguments], cwd=repo_root,
                           env=environment, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["10", "0"], (killer, done.stdout)
+    assert done.stdout.split() == [str(lives), "0"], (killer, done.stdout)
     plain = [*python, "tests.audio.evaluate_with_fake", *arguments, "-o", str(tmp_path / "plain")]
     subprocess.run(plain, cwd=repo_root, env=environment, check=True, capture_output=True)
     assert scores_of(tmp_path / "killed") == scores_of(tmp_path / "plain")
@@ -221,17 +222,19 @@ def kill_and_compare(slakh, tmp_path, repo_root, spread, delay, *options):
 
 
 @pytest.mark.slow
-@pytest.mark.gate
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_at_ten_random_moments_and_resumed(slakh, tmp_path, repo_root):
-    options = ("--no-museval", "--no-report", "--rate", "8000", "--set", "steps=1,2,4,8,16,32")
-    kill_and_compare(slakh, tmp_path, repo_root, 0.4, 0.1, *options)
+@pytest.mark.parametrize(
+    ("lives", "steps"), [pytest.param(2, "1,2", marks=pytest.mark.gate), (10, "1,2,4,8,16,32")]
+)
+def test_killed_at_random_moments_and_resumed(slakh, tmp_path, repo_root, lives, steps):
+    options = ("--no-museval", "--no-report", "--rate", "8000", "--set", f"steps={steps}")
+    kill_and_compare(slakh, tmp_path, repo_root, lives, 0.4, 0.1, *options)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_with_museval_running(slakh, tmp_path, repo_root):
-    kill_and_compare(slakh, tmp_path, repo_root, 4.0, 0.5, "--no-report")
+    kill_and_compare(slakh, tmp_path, repo_root, 10, 4.0, 0.5, "--no-report")
     assert not (tmp_path / "killed" / "bands" / "stems").exists()
 
 
