@@ -143,7 +143,7 @@ TROUBLE = {
     "exists already": ["song.wav", "-o", "o"],
     "--resume keeps": ["good.wav", "--resume", "--overwrite"],
     "'vocals'": ["good.wav", "--two-stems", "vocals"],
-    "uncertainty is": ["good.wav", "--uncertainty"],
+    "uncertainty is": ["good.wav", "--uncertainty", "--preset", "balanced"],
     "'--page'": ["--page", "song.wav"],
     "no preset": ["good.wav", "--preset", "best"],
     "'nope'": ["good.wav", "-n", "nope"],
