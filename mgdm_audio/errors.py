@@ -17,6 +17,7 @@ __all__ = [
     "PriorError",
     "UnknownPriorError",
     "display_name",
+    "is_out_of_memory",
     "one_line",
     "os_reason",
 ]
@@ -85,6 +86,17 @@ def display_name(path: str | bytes | os.PathLike) -> str:
     return _printable(os.fsdecode(os.fspath(path)))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, a device's, or that of torch on the CPU."""
+    # torch's own class by name: commands that need no torch should not load it. On the CPU it is
+    # a RuntimeError that only its words tell from others.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
 def one_line(error: BaseException) -> str:
     """Return an exception's message as one line, with its kind where the message says too little.
 
@@ -96,7 +108,7 @@ def one_line(error: BaseException) -> str:
     text = _one_line(str(error))
     if isinstance(error, MGDMError):
         return text
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "out of memory; use a smaller batch, a shorter window or another device"
     if isinstance(error, OSError) and error.strerror:
         name = f"{display_name(error.filename)}: " if error.filename else ""

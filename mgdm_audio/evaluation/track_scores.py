@@ -100,7 +100,8 @@ def _windows_of(record: dict[str, Any], row: str | None) -> tuple[WindowScores, 
         rows = [source[name][s] for s in stems]
         return torch.tensor(rows, dtype=dtype).reshape(len(stems), count)
 
-    every = torch.tensor(list(record["active"].values()), dtype=torch.bool).reshape(-1, count)
+    shape = len(record["active"]), count  # a track of no more than 2 s has no windows
+    every = torch.tensor(list(record["active"].values()), dtype=torch.bool).reshape(shape)
     active = table(record, "active", torch.bool)
     if has_levels(record):
         rms, rest, own = (

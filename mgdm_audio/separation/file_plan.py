@@ -250,6 +250,7 @@ def plan_jobs(request: SeparateRequest) -> JobPlan:
     """
     check_template(request.template, request.choice.format)
     paths, refused, notes = find_inputs(request.inputs, request.recursive)
+    notes = [*request.notes, *notes]
     named = [(path, *_names(path, request)) for path in paths]
     written = Counter(key for _, _, outputs, record in named for key, _ in _keys(outputs, record))
     sources = {os.path.realpath(p) for p in paths if p != STDIN}

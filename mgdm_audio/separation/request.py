@@ -181,6 +181,18 @@ class SeparateRequest:
                 raise SettingsError(message)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the request before it is carried out, a line each."""
+        temperature = self.sampling.temperature
+        if self.uncertainty and temperature < 1:
+            return (
+                f"the preset draws its samples at temperature {temperature:g}: they hardly differ, "
+                f"and their deviation is far below the true error; take a preset that draws at "
+                f"temperature 1, such as paper",
+            )
+        return ()
+
+    @property
     def overwrite(self) -> bool:
         """Whether files that exist may be replaced (when resuming: of unfinished tracks)."""
         return self.existing != "refuse"

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mgdm_audio.cli.common import Command
 from recipes.exact_posterior.memory import growth_curve
 from recipes.exact_posterior.pictures import (
     cost_picture,
@@ -158,7 +159,7 @@ def _draw_planes(jobs: Sequence[Job], records: list[dict[str, Any]], out: Path) 
         plane_picture(case, exact, drawn, titles, target)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--tasks",
     callback=_list_of(str),

@@ -17,6 +17,7 @@ __all__ = ["main", "rows"]
 
 PARTS = ("network", "separation", "scoring", "overhead")
 COLUMNS = ("what", "seconds", "processor seconds", "per second of audio", "in forwards", "overhead")
+_LENGTH = click.FloatRange(0.1, 36_000.0)  # seconds
 
 
 def rows(measured: Sequence[Measurement], on_cpu: bool = True) -> Iterator[tuple[str, ...]]:
@@ -50,9 +51,12 @@ def rows(measured: Sequence[Measurement], on_cpu: bool = True) -> Iterator[tuple
 @device_option
 @precision_option
 @click.option("--only", metavar="PART,...", help=f"Some of {', '.join(PARTS)}.")
-@click.option("--seconds", default=10.0, show_default=True, help="Length that is separated.")
-@click.option("--score", default=600.0, show_default=True, help="Seconds scored with SI-SDR.")
-@click.option("--museval", default=36.0, show_default=True, help="Seconds scored with museval.")
+@click.option("--seconds", type=_LENGTH, default=10.0, show_default=True,
+              help="Length that is separated.")  # fmt: skip
+@click.option("--score", type=_LENGTH, default=600.0, show_default=True,
+              help="Seconds scored with SI-SDR.")  # fmt: skip
+@click.option("--museval", type=_LENGTH, default=36.0, show_default=True,
+              help="Seconds scored with museval.")  # fmt: skip
 @click.option("--repeats", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write a file as well.")
 def main(

@@ -7,6 +7,7 @@ the few calls that make tensors are recognised by name and carried out by the co
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,16 @@ __all__ = ["StoredTensor", "TorchArchive", "plain_value"]
 
 _LARGEST_DESCRIPTION = 32 * 2**20
 _MOST_ENTRIES = 100_000
+# What zipfile raises over a directory that lies: names that are no text, sizes that do not fit.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
 _STORAGES = {
     Name("torch", f"{kind}Storage"): dtype
     for kind, dtype in {
@@ -107,7 +118,7 @@ class TorchArchive:
             self._zip = zipfile.ZipFile(path)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({os_reason(error)})") from error
-        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        except _DAMAGE as error:
             raise CheckpointError(
                 f"{path}: truncated or damaged ({error}); fetch it again"
             ) from error
@@ -168,7 +179,7 @@ class TorchArchive:
             return self._zip.read(entry)
         except KeyError as error:
             raise CheckpointError(f"{self.path}: the entry {name!r} is missing") from error
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+        except (OSError, *_DAMAGE) as error:
             raise CheckpointError(
                 f"{self.path}: the entry {name!r} is damaged ({error}); fetch the file again"
             ) from error

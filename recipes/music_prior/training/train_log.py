@@ -83,14 +83,17 @@ class Tally:
 
 
 class InterruptFlag:
-    """Turns the first interrupt or termination into a wish to stop after the step."""
+    """Turns the first interrupt, termination or hangup into a wish to stop after the step."""
 
     def __init__(self) -> None:
         self.raised = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> InterruptFlag:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no hangup
+        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup works
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:

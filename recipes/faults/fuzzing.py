@@ -1,0 +1,209 @@
+"""The readers of files that strangers wrote, fed with what no program wrote.
+
+``python -m recipes.faults.fuzzing TARGET SECONDS FOLDER`` feeds one reader in this process until
+the time is over or something goes wrong; `python -m recipes.faults fuzz` calls it for each. With
+atheris, inputs grow where they reach new code; without it, seeds are damaged at random.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import resource
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["LIMIT_MB", "TARGETS", "Target", "feed", "seeds_of"]
+
+LIMIT_MB = 1024
+"""Memory that a reader may take, the libraries it stands on included."""
+
+Target = Callable[[bytes, Path], object]
+"""Reads bytes, with a folder for those that are read from a file; raises MGDMError alone."""
+
+_EXTENSIONS = ("wav", "aiff", "flac", "ogg", "mp3", "w64", "caf", "au", "m4a", "mka")
+
+
+def _audio(data: bytes, folder: Path) -> None:
+    """The first byte chooses the name's ending, the rest is the file."""
+    from mgdm_audio.io.reader import open_blocks, probe
+
+    path = folder / f"sound.{_EXTENSIONS[data[0] % len(_EXTENSIONS)] if data else 'wav'}"
+    path.write_bytes(data[1:])
+    probe(path)
+    for number, _ in enumerate(open_blocks(path, 4096)):
+        if number == 20:
+            break
+
+
+def _checkpoint(data: bytes, folder: Path) -> None:
+    from mgdm_audio.priors.checkpoint.store import verify
+
+    path = folder / "prior.safetensors"
+    path.write_bytes(data)
+    verify(path)
+
+
+def _pickle(data: bytes, folder: Path) -> None:
+    from mgdm_audio.priors.msdm.inert_pickle import read_inert
+
+    read_inert(data, "a pickle")
+
+
+def _archive(data: bytes, folder: Path) -> None:
+    from mgdm_audio.priors.msdm.importer import read_msdm
+
+    path = folder / "last.ckpt"
+    path.write_bytes(data)
+    read_msdm(path)
+
+
+TARGETS: dict[str, Target] = {
+    "audio": _audio,
+    "checkpoint": _checkpoint,
+    "pickle": _pickle,
+    "archive": _archive,
+}
+
+
+def seeds_of(target: str) -> list[bytes]:
+    """Inputs to begin with: what programs do write."""
+    if target == "audio":
+        from recipes.faults.bad_files import good_files
+
+        found = []
+        for extension, data in good_files().items():
+            ending = extension.rsplit(".", maxsplit=1)[-1]
+            number = _EXTENSIONS.index("ogg" if ending == "opus" else ending)
+            found.append(bytes([number]) + data)
+        return found
+    if target == "checkpoint":
+        from recipes.faults.material import write_prior
+
+        with tempfile.TemporaryDirectory() as folder:
+            write_prior(Path(folder) / "prior.safetensors")
+            return [(Path(folder) / "prior.safetensors").read_bytes()]
+    values = {
+        "state_dict": OrderedDict({"model.unet.to_in.weight": None, "step": 3}),
+        "hyper_parameters": {"channels": 8, "factors": [4, 2], "rate": 1e-4, "names": ("a", {"b"})},
+        "epoch": 2**40,
+    }
+    if target == "pickle":
+        return [pickle.dumps(values, protocol) for protocol in range(6)]
+    import torch
+
+    values["state_dict"] = {"model.unet.to_in.weight": torch.zeros(4, 2)}
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    return [buffer.getvalue()]
+
+
+def feed(target: str, data: bytes, folder: Path) -> None:
+    """Let a reader read; its own errors are what it should say."""
+    from mgdm_core.errors import MGDMError
+
+    with contextlib.suppress(MGDMError):
+        TARGETS[target](data, folder)
+
+
+_NUMBERS = (0, 1, 0x7F, 0xFF, 2**31 - 1, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+
+
+def _damaged(seeds: list[bytes], rng: np.random.Generator) -> bytes:
+    """A seed with up to eight things done to it, mostly near its beginning."""
+    data = bytearray(seeds[rng.integers(len(seeds))])
+    for _ in range(rng.integers(1, 9)):
+        size = max(1, len(data))
+        at = int(size * rng.random() ** rng.integers(1, 6))
+        run = int(2 ** rng.uniform(0, 6))
+        match rng.integers(6):
+            case 0:
+                data[at : at + 1] = bytes([rng.integers(256)])
+            case 1:
+                data[at : at + run] = rng.bytes(run)
+            case 2:
+                del data[at : at + run]
+            case 3:
+                data[at:at] = rng.bytes(run)
+            case 4:
+                number = _NUMBERS[rng.integers(len(_NUMBERS))]
+                data[at : at + 8] = number.to_bytes(8, "little")
+            case _:
+                first = int(rng.integers(size))
+                data[at:at] = data[first : first + run]
+    return bytes(data)
+
+
+def _at_random(target: str, seconds: float, folder: Path, seed: int) -> int:
+    """Feed damaged seeds; what goes wrong ends the process, the last input stays in a file."""
+    seeds, rng = seeds_of(target), np.random.default_rng(seed)
+    ends, count = time.monotonic() + seconds, 0
+    with tempfile.TemporaryDirectory() as scratch:
+        while time.monotonic() < ends:
+            data = _damaged(seeds, rng)
+            (folder / "last").write_bytes(data)
+            feed(target, data, Path(scratch))
+            count += 1
+    return count
+
+
+def _with_atheris(target: str, seconds: float, folder: Path, seed: int) -> None:
+    """Let atheris choose the inputs; it ends the process, and keeps an input that went wrong."""
+    import atheris
+
+    with atheris.instrument_imports(include=["mgdm_audio"]):
+        import mgdm_audio.io.reader
+        import mgdm_audio.priors.checkpoint.store
+        import mgdm_audio.priors.msdm.importer  # noqa: F401
+
+    corpus = folder / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for number, data in enumerate(seeds_of(target)):
+        (corpus / f"seed{number}").write_bytes(data)
+    scratch = Path(tempfile.mkdtemp(prefix="mgdm-fuzz-"))
+    options = [
+        f"-max_total_time={max(1, round(seconds))}",
+        f"-rss_limit_mb={LIMIT_MB}",
+        f"-artifact_prefix={folder}/",
+        f"-seed={seed + 1}",
+        "-max_len=65536",
+        "-timeout=60",
+        "-print_final_stats=1",
+        "-verbosity=0",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(corpus)], lambda data: feed(target, data, scratch))
+    atheris.Fuzz()
+
+
+def main(arguments: list[str]) -> None:
+    """Feed one reader; prints how many inputs it read and how much memory it took."""
+    target, seconds, folder, seed = arguments[0], float(arguments[1]), Path(arguments[2]), 0
+    if len(arguments) > 3:
+        seed = int(arguments[3])
+    folder.mkdir(parents=True, exist_ok=True)
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        import atheris  # noqa: F401
+    except ImportError:
+        count = _at_random(target, seconds, folder, seed)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(f"stat::number_of_executed_units: {count}\nstat::peak_rss_mb: {peak}")
+        if peak > LIMIT_MB:
+            raise SystemExit(f"it took {peak} MB of memory; {LIMIT_MB} are allowed") from None
+        return
+    _with_atheris(target, seconds, folder, seed)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(sys.argv[1:])

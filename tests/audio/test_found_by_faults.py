@@ -1,0 +1,96 @@
+"""What the fault campaign and the newcomer's list found, each as it was found."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mgdm_audio.errors import CheckpointError, one_line
+from mgdm_audio.evaluation.track_scores import TrackScores
+from mgdm_audio.priors.msdm.importer import read_msdm
+from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.separation.request import OutputChoice, SeparateRequest
+from recipes.exact_posterior.cli import main as exact_posterior
+from recipes.speed.cli import main as speed
+
+
+def test_a_checkpoint_whose_names_are_no_text(tmp_path):
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {}}, path)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"byteorder", b"byteord\x85r", 1))
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_msdm(path)
+
+
+def test_a_track_of_no_more_than_two_seconds_has_no_windows():
+    stems = ("bass", "drums")
+    none = {stem: [] for stem in stems}
+    record = {
+        "stems": stems,
+        "si_sdr": none,
+        "mixture_si_sdr": none,
+        "active": none,
+        "rms": none,
+        "rest_rms": none,
+        "estimate_rms": none,
+        "mixture_rms": [],
+    }
+    scores = TrackScores.of(record)
+    assert all((counts == 0).all() for counts in scores.counts.values())
+
+
+def test_memory_that_torch_does_not_get_on_the_cpu_is_named():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**58, dtype=torch.uint8)
+    assert one_line(caught.value).startswith("out of memory")
+
+
+def request_of(**changes):
+    facts = {
+        "inputs": ("a.wav",),
+        "out": Path("out"),
+        "prior": Path("prior"),
+        "prior_name": "p",
+        "choice": OutputChoice(("bass",)),
+    }
+    return SeparateRequest(**(facts | changes))
+
+
+def test_a_spread_that_means_nothing_is_said_to():
+    cold = sampling_settings("balanced", samples=4)
+    (note,) = request_of(sampling=cold, uncertainty=True).notes
+    assert "temperature 0.01" in note
+    assert request_of(sampling=cold).notes == ()
+    warm = sampling_settings("paper", samples=4)
+    assert request_of(sampling=warm, uncertainty=True).notes == ()
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--score", "--museval"])
+def test_lengths_are_positive(option):
+    result = CliRunner().invoke(speed, [option, "-1"])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_results_that_cannot_be_written_are_one_line():
+    result = CliRunner().invoke(exact_posterior, ["--quick", "--out", "/dev/null"])
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no hangups here")
+def test_a_hangup_ends_training_as_a_termination_does():
+    from recipes.music_prior.training.train_log import InterruptFlag
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with InterruptFlag() as flag:
+            signal.raise_signal(signal.SIGHUP)
+            assert flag.raised
+    finally:
+        signal.signal(signal.SIGHUP, before)

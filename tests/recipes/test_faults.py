@@ -1,0 +1,171 @@
+"""The fault campaign: its kinds of damage, what it takes for lost, and a very short one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mgdm_core.errors import MGDMError
+from recipes.faults import fuzzing
+from recipes.faults.bad_files import bad_files
+from recipes.faults.cases import _goes_on, _killed, _limited
+from recipes.faults.cli import main, table
+from recipes.faults.commands import Bench, Job
+from recipes.faults.material import Material
+from recipes.faults.sandbox import Disturbance, run
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def bench_in(folder):
+    return Bench(folder, Material(Path(), Path(), Path(), None), 0)
+
+
+def job_of(work):
+    """A job whose result is the text of one file."""
+    return Job("job", lambda out: lambda: work(out), lambda out: (out / "result").read_text())
+
+
+def careful(out):
+    """Ends with the same result whatever happened before."""
+    out.mkdir(parents=True, exist_ok=True)
+    time.sleep(0.1)
+    (out / "new.part").write_text("done" * 1000)
+    os.replace(out / "new.part", out / "result")
+
+
+def test_kinds_of_bad_files_are_many_and_the_same_for_the_same_seed(tmp_path):
+    kinds = dict(bad_files(3))
+    assert len(kinds) >= 150
+    for name in ("flac: eight bits of the header", "wav: rate 0"):
+        written = []
+        for number in range(2):
+            (where := tmp_path / name[:3] / str(number)).mkdir(parents=True)
+            written.append(dict(bad_files(3))[name](where).read_bytes())
+        assert written[0] == written[1]
+    assert (a := dict(bad_files(4))["flac: header of noise"](tmp_path).read_bytes())
+    assert a != kinds["flac: header of noise"](tmp_path).read_bytes()
+
+
+def test_ends_are_told_apart(tmp_path):
+    def hang():
+        time.sleep(60)
+
+    def fail():
+        raise ZeroDivisionError("words")
+
+    assert run(lambda: 3, tmp_path).code == 3
+    assert "ZeroDivisionError" in (run(fail, tmp_path).traceback or "")
+    assert "did not end" in (run(hang, tmp_path, limit=0.2).traceback or "")
+    assert "ended by signal" in (
+        run(lambda: os.kill(os.getpid(), signal.SIGUSR1), tmp_path).traceback or ""
+    )
+    ended = run(hang, tmp_path, Disturbance(signal.SIGKILL, 0.1))
+    assert (ended.code, ended.disturbed, ended.traceback) == (-9, True, None)
+
+
+@pytest.mark.parametrize(
+    ("left", "seen"),
+    [
+        ("part", "stays for ever"),
+        ("half", "the results differ"),
+        ("words", "ValueError: half a file"),
+        ("code", "cannot go on"),
+        (None, ""),
+    ],
+)
+def test_what_a_kill_loses_is_found(tmp_path, left, seen):
+    def work(out):
+        if left == "words":
+            raise ValueError("half a file")
+        if left == "code":
+            raise SystemExit(1)
+        if left != "half":
+            careful(out)
+
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "result").write_text("ha")
+    if left == "part":
+        (out / "result.part").touch()
+    found = _goes_on(job_of(work), out, "done" * 1000)
+    assert found.status == ("clean" if left is None else "traceback" if left == "words" else "lost")
+    assert seen in found.detail
+
+
+@pytest.mark.parametrize(("word", "status"), [("SIGKILL", "clean"), ("SIGTERM", "traceback")])
+def test_a_signal_at_a_random_moment(tmp_path, word, status):
+    """A command of ours answers SIGTERM with a line and a code; this one knows no signals."""
+    found = _killed(job_of(careful), f"job {word}", word)(bench_in(tmp_path))
+    assert found.status == status, found
+
+
+def test_a_full_disk_must_be_told_in_a_line(tmp_path):
+    def silent(out):
+        try:
+            careful(out)
+        except OSError:
+            (out / "new.part").unlink()
+            raise SystemExit(1) from None
+
+    def told(out):
+        try:
+            silent(out)
+        except SystemExit:
+            print("error: no room", file=sys.stderr)
+            raise
+
+    # The name decides the size: this one is 2 kB.
+    name = next(
+        n for n in map(str, range(99)) if 3.2 < bench_in(tmp_path).stream(n).uniform(1, 5) < 3.5
+    )
+    assert _limited(job_of(told), name)(bench_in(tmp_path)).status == "clean"
+    found = _limited(job_of(silent), name)(bench_in(tmp_path / "other"))
+    assert "without a line" in found.detail
+
+
+def test_readers_may_say_no_and_nothing_else(tmp_path, monkeypatch):
+    def refuses(data, folder):
+        raise MGDMError("no")
+
+    def breaks(data, folder):
+        raise KeyError("oops")
+
+    monkeypatch.setitem(fuzzing.TARGETS, "audio", refuses)
+    fuzzing.feed("audio", b"", tmp_path)
+    monkeypatch.setitem(fuzzing.TARGETS, "audio", breaks)
+    with pytest.raises(KeyError):
+        fuzzing.feed("audio", b"", tmp_path)
+    assert fuzzing._at_random("pickle", 0.2, tmp_path, 0) > 3
+
+
+def test_table():
+    rows = [{"group": g, "status": s} for g, s in [("a", "clean"), ("a", "lost"), ("b", "skipped")]]
+    assert table(rows).splitlines()[2:] == [
+        "| a | 2 | 1 | 1 | 0 | 0 |",
+        "| b | 0 | 0 | 0 | 0 | 1 |",
+        "| all | 2 | 1 | 1 | 0 | 1 |",
+    ]
+
+
+def test_a_very_short_campaign_and_going_on(tmp_path, repo_root):
+    options = ["--quick", "--only", "clock", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "recipes.faults", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| clock | 1 | 1 | 0 | 0 | 0 |" in done.stdout
+    (row,) = json.loads((tmp_path / "faults.json").read_text())["cases"]
+    (tmp_path / "results.jsonl").write_text(json.dumps({**row, "status": "lost"}) + '\n{"cut o')
+    threads = torch.get_num_threads()
+    again = CliRunner().invoke(main, options)
+    torch.set_num_threads(threads)
+    assert again.exit_code == 1  # nothing was left to do, and what was lost before is lost
+    assert "| clock | 1 | 0 | 1 | 0 | 0 |" in again.output
