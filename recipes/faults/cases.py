@@ -15,7 +15,7 @@ from recipes.faults.sandbox import Disturbance, Work, call, run
 
 __all__ = ["GROUPS", "Case", "cases_of"]
 
-GROUPS = ("bad files", "signals", "full disk", "read-only", "streams", "memory", "clock", "ray")
+GROUPS = ("bad files", "signals", "full disk", "read-only", "streams", "memory", "clock")
 _SIGNALS = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
 _CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130, "SIGKILL": -9}
 
@@ -295,17 +295,6 @@ def _clock(job: Job, name: str) -> Callable[[Bench], Finding]:
     return check
 
 
-def _ray_worker(bench: Bench) -> Finding:
-    """A worker of a Ray cluster is killed while it separates."""
-    try:
-        import ray  # type: ignore[import-not-found]  # noqa: F401
-    except ImportError:
-        return Finding("skipped", "ray is not installed")
-    from recipes.faults.ray_worker import separate_with_a_killed_worker
-
-    return separate_with_a_killed_worker(bench)
-
-
 # -- all of them ----------------------------------------------------------------------------------
 
 
@@ -334,4 +323,3 @@ def cases_of(bench: Bench, quick: bool = False) -> Iterator[Case]:
                 name = f"{job.name}, out of memory {number}"
                 yield Case("memory", name, _no_memory(job, name))
         yield Case("clock", job.name, _clock(job, f"{job.name} clock"))
-    yield Case("ray", "a worker killed", _ray_worker)

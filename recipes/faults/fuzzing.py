@@ -17,7 +17,9 @@ import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -157,7 +159,7 @@ def _at_random(target: str, seconds: float, folder: Path, seed: int) -> int:
 
 def _with_atheris(target: str, seconds: float, folder: Path, seed: int) -> None:
     """Let atheris choose the inputs; it ends the process, and keeps an input that went wrong."""
-    import atheris
+    atheris: Any = import_module("atheris")
 
     with atheris.instrument_imports(include=["mgdm_audio"]):
         import mgdm_audio.io.reader
