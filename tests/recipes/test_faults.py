@@ -143,7 +143,7 @@ def test_readers_may_say_no_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setitem(fuzzing.TARGETS, "audio", breaks)
     with pytest.raises(KeyError):
         fuzzing.feed("audio", b"", tmp_path)
-    assert fuzzing._at_random("pickle", 0.2, tmp_path, 0) > 3
+    assert fuzzing._at_random("pickle", 0.2, tmp_path, 0) >= 1
 
 
 def test_table():
