@@ -93,7 +93,7 @@ def _exit_code(error: BaseException) -> int:
     if _is_ours(error, "SettingsError"):
         report_error(one_line(error))
         return EXIT_USAGE
-    known = isinstance(error, OSError | MemoryError) or _is_out_of_memory(error)
+    known = isinstance(error, OSError) or _is_out_of_memory(error)
     if known or _is_ours(error, "MGDMError"):
         report_error(one_line(error))
     else:
@@ -109,8 +109,9 @@ def _is_ours(error: BaseException, name: str) -> bool:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # torch.OutOfMemoryError by name: commands that need no torch should not load it.
-    return type(error).__name__ == "OutOfMemoryError"
+    from mgdm_audio.errors import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _silence_stdout() -> None:

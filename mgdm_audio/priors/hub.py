@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mgdm_audio.errors import PriorError
+from mgdm_audio.errors import PriorError, UnknownPriorError
 from mgdm_audio.priors.checkpoint.header import PriorHeader
 from mgdm_audio.priors.checkpoint.store import verify
 
@@ -51,15 +51,15 @@ class HubAddress:
 
         Raises
         ------
-        PriorError
+        UnknownPriorError
             If it has another form, or names a file that is no safetensors file.
         """
         match = _ADDRESS.fullmatch(text)
         if match is None or ".." in (match.group(3) or "").split("/"):
-            raise PriorError(f"{text}: an address is hf://owner/name[@revision][/file]")
+            raise UnknownPriorError(f"{text}: an address is hf://owner/name[@revision][/file]")
         repository, revision, file = match.groups()
         if file is not None and not file.endswith(".safetensors"):
-            raise PriorError(
+            raise UnknownPriorError(
                 f"{text}: only .safetensors files are read from the hub; "
                 f"download other checkpoints yourself and import them"
             )

@@ -136,6 +136,7 @@ def test_import_weakly_msdm(tmp_path):
     [
         (["info", "nobody"], 2, "unknown prior 'nobody'; known are: music-stems"),
         (["info", "none.safetensors"], 2, "no such file"),
+        (["info", "hf://nobody"], 2, "an address is hf://owner/name"),
         (["verify", "none.safetensors"], 1, "no such file"),
         (["import", "msdm", "none.ckpt", "-o", "a.safetensors"], 1, "no such file"),
         (["import", "msdm", "none.ckpt", "-o", "a.bin"], 2, "must end in .safetensors"),
@@ -198,6 +199,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(28, "No space left on device", "/x/y.wav"), 1, "error: /x/y.wav: No space left"),
         (MemoryError(), 1, "error: out of memory"),
         (OutOfMemoryError("CUDA"), 1, "error: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate"), 1, "error: out of memory"),
         (BrokenPipeError(32, "Broken pipe"), 1, "error: standard output was closed"),
         (ZeroDivisionError("by 0"), 1, "internal error: ZeroDivisionError: by 0"),
     ],
