@@ -207,7 +207,8 @@ def replacing(
 ) -> Iterator[Path]:
     """Yield a name beside ``path``; what the body has written there then takes its place.
 
-    If the body raises, nothing is left behind and what was at ``path`` stays.
+    If the body raises, nothing is left behind and what was at ``path`` stays. What a killed process
+    left beside it is removed; see `remove_stale`.
 
     Parameters
     ----------
@@ -227,6 +228,7 @@ def replacing(
     temporary = _temporary(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(path.parent)
         if folder:
             temporary.mkdir()
             yield temporary
@@ -264,24 +266,14 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_stale(folder: Path) -> int:
-    """Remove temporary files in a folder that processes of this machine left when they were killed.
-
-    Returns
-    -------
-    int
-        How many.
-    """
-    removed = 0
+def remove_stale(folder: Path) -> None:
+    """Remove what processes of this machine left unfinished in a folder when they were killed."""
     if sys.platform == "win32" or not folder.is_dir():  # there a process cannot be asked after
-        return removed
+        return
     for path in folder.glob(f"{_PREFIX}{_host()}-*.part"):
         owner = path.name.removeprefix(_PREFIX).split("-")[1]
-        with contextlib.suppress(OSError):
-            if owner.isdigit() and not _is_alive(int(owner)):
-                path.unlink()
-                removed += 1
-    return removed
+        if owner.isdigit() and not _is_alive(int(owner)):
+            _remove(path)
 
 
 def _host() -> str:

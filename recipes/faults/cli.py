@@ -143,7 +143,7 @@ def _facts(rows: list[dict], seed: int) -> dict:
               help="Folder of what was found and of fuzz.json.")  # fmt: skip
 @click.option("--minutes", type=click.FloatRange(0.01, 1440), default=10.0, show_default=True,
               help="For each reader.")  # fmt: skip
-@click.option("--only", metavar="READER", help="audio, checkpoint, pickle or archive.")
+@click.option("--only", metavar="READER", help="Such as audio, checkpoint or pickle.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def fuzz(out: Path, minutes: float, only: str | None, seed: int) -> int:
     """Feed the readers of sound files and checkpoints with what no program wrote.

@@ -1,5 +1,6 @@
 """Writing: formats, exact counts, RF64, clipping, and files that appear whole or not at all."""
 
+import os
 import struct
 
 import numpy as np
@@ -211,6 +212,22 @@ def test_replacing_is_whole_or_leaves_what_was_there(tmp_path, folder):
         fill("broken")
     assert held.read_text() == "second"
     assert [path.name for path in target.parent.iterdir()] == ["thing"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path, folder):
+    target = tmp_path / "thing"
+    if (child := os.fork()) == 0:
+        with replacing(target, folder=folder) as part:
+            if folder:
+                (part / "inner").touch()
+            os._exit(0)  # as suddenly as a kill
+    os.waitpid(child, 0)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    with replacing(target, folder=folder) as part, replacing(tmp_path / "other"):
+        assert part.exists()  # what a living process writes stays
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "thing"]
 
 
 def test_replacing_gives_the_rights_of_any_new_file(tmp_path):

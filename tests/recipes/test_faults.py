@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -144,6 +145,22 @@ def test_readers_may_say_no_and_nothing_else(tmp_path, monkeypatch):
     with pytest.raises(KeyError):
         fuzzing.feed("audio", b"", tmp_path)
     assert fuzzing._at_random("pickle", 0.2, tmp_path, 0) >= 1
+
+
+@pytest.mark.parametrize("target", list(fuzzing.TARGETS))
+def test_fuzzing_begins_with_what_is_read_to_its_end(tmp_path, target):
+    for data in fuzzing.seeds_of(target):
+        fuzzing.TARGETS[target](data, tmp_path)
+
+
+def test_odd_metadata_is_json_still():
+    (seed,) = fuzzing.seeds_of("metadata")
+    rng = np.random.default_rng(0)
+    odd = [fuzzing._odd_json(seed, rng) for _ in range(50)]
+    changed = [json.loads(data) for data in odd if data is not None]
+    assert len(changed) == 50
+    assert sum(content != json.loads(seed) for content in changed) > 40
+    assert fuzzing._odd_json(b"{", rng) is None
 
 
 def test_table():
