@@ -1,18 +1,15 @@
-"""Encoders for stems: wav (RF64 beyond 4 GB), flac, mp3.
+"""Encoders for stems: wav (RF64 beyond 4 GB) and mp3 by FFmpeg, flac by libsndfile.
 
-wav is written here rather than by libsndfile, whose float files carry the time in a PEAK chunk (the
-same stems must give the same bytes), and whose header is either RIFF or RF64 from the start: here
-it becomes RF64 only when the file needs it, and a full disk raises. Sources: Microsoft
-"Multiple channel audio data and WAVE files" (2001), EBU Tech 3306 v1.1 (RF64).
+wav is not libsndfile's: its float files carry the time in a PEAK chunk (the same stems must give
+the same bytes), and it wants to know at the start whether a file will need RF64.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import av
 import numpy as np
@@ -36,7 +33,12 @@ __all__ = [
 
 _SAMPLES = {"wav": ("float32", "int24", "int16"), "flac": ("int24", "int16"), "mp3": ("mp3",)}
 _BYTES = {"float32": 4, "int24": 3, "int16": 2}
-_RIFF_LIMIT = 0xFFFFFFFF
+# What FFmpeg calls the samples it is given, and its codec.
+_WAV = {
+    "float32": ("flt", "pcm_f32le"),
+    "int24": ("s32", "pcm_s24le"),
+    "int16": ("s16", "pcm_s16le"),
+}
 # MPEG 1, 2 and 2.5 layer III: rates, and the highest bit rate of each.
 _MP3_KBPS = {
     **dict.fromkeys((32_000, 44_100, 48_000), 320),
@@ -130,6 +132,12 @@ def quantise(block: Float[Array, "channels frames"], bits: int) -> Int[Array, "c
     return np.clip(np.rint(block.astype(np.float64) * scale), -scale, scale - 1).astype(np.int32)
 
 
+def _whole(block: Float[Array, "channels frames"], bits: int) -> Int[Array, "frames channels"]:
+    """Rounded samples as the encoders take them: 24 bits are the upper ones of 32."""
+    whole = quantise(block, bits).T
+    return np.ascontiguousarray(whole << 8 if bits == 24 else whole.astype(np.int16))
+
+
 class Encoder:
     """Writes blocks in order; ``close`` completes the file and flushes it to disk."""
 
@@ -146,75 +154,6 @@ class Encoder:
         raise NotImplementedError
 
 
-class WavEncoder(Encoder):
-    """RIFF, and RF64 where the file grows beyond ``riff_limit`` bytes."""
-
-    def __init__(
-        self, path: Path, rate: int, channels: int, sample: str, riff_limit: int = _RIFF_LIMIT
-    ) -> None:
-        self._channels, self._sample, self._limit = channels, sample, riff_limit
-        self._data_bytes = 0
-        self._file: BinaryIO = path.open("wb")
-        width = _BYTES[sample]
-        tag = 3 if sample == "float32" else 1
-        plain = struct.pack(
-            "<HIIHH", channels, rate, rate * channels * width, channels * width, 8 * width
-        )
-        if channels > 2:
-            # Extensible with no speaker positions: those of the input are not known here.
-            guid = struct.pack("<H", tag) + bytes.fromhex("000000001000800000aa00389b71")
-            fmt = struct.pack("<H", 0xFFFE) + plain + struct.pack("<HHI", 22, 8 * width, 0) + guid
-        else:
-            fmt = struct.pack("<H", tag) + plain + (b"\0\0" if tag == 3 else b"")
-        head = b"RIFF\0\0\0\0WAVE" + b"JUNK" + struct.pack("<I", 28) + bytes(28)
-        head += b"fmt " + struct.pack("<I", len(fmt)) + fmt
-        self._fact_at = None
-        if tag == 3:
-            self._fact_at = len(head) + 8
-            head += b"fact" + struct.pack("<II", 4, 0)
-        head += b"data\0\0\0\0"
-        self._head_bytes = len(head)
-        self._file.write(head)
-
-    def write(self, block: Float[Array, "channels frames"]) -> None:
-        """Append a block; raises OSError on a full disk."""
-        if self._sample == "float32":
-            data = np.ascontiguousarray(block.T, dtype="<f4").tobytes()
-        else:
-            width = _BYTES[self._sample]
-            whole = np.ascontiguousarray(quantise(block, 8 * width).T, dtype="<i4")
-            data = whole.view(np.uint8).reshape(-1, 4)[:, :width].tobytes()
-        self._file.write(data)
-        self._data_bytes += len(data)
-
-    def close(self) -> None:
-        """Fill in the lengths and sync; raises OSError on a full disk."""
-        file, size = self._file, self._data_bytes
-        if size % 2:
-            file.write(b"\0")
-        riff = self._head_bytes + size + size % 2 - 8
-        frames = size // (self._channels * _BYTES[self._sample])
-        if riff > self._limit:
-            file.seek(0)
-            file.write(b"RF64\xff\xff\xff\xffWAVE" + b"ds64" + struct.pack("<I", 28))
-            file.write(struct.pack("<QQQI", riff, size, frames, 0))
-            sizes = (0xFFFFFFFF, 0xFFFFFFFF)
-        else:
-            file.seek(4)
-            file.write(struct.pack("<I", riff))
-            sizes = (frames, size)
-        if self._fact_at is not None:
-            file.seek(self._fact_at)
-            file.write(struct.pack("<I", sizes[0]))
-        file.seek(self._head_bytes - 4)
-        file.write(struct.pack("<I", sizes[1]))
-        file.close()
-
-    def discard(self) -> None:
-        """Close without completing."""
-        _close_quietly(self._file)
-
-
 class FlacEncoder(Encoder):
     """libsndfile's flac, fed with integers that are rounded here."""
 
@@ -227,11 +166,7 @@ class FlacEncoder(Encoder):
 
     def write(self, block: Float[Array, "channels frames"]) -> None:
         """Append a block; raises OSError on a full disk."""
-        whole = quantise(block, self._bits).T
-        if self._bits == 16:
-            data = np.ascontiguousarray(whole, dtype=np.int16)
-        else:
-            data = np.ascontiguousarray(whole << 8)
+        data = _whole(block, self._bits)
         try:
             self._file.write(data)
         except (sf.LibsndfileError, AssertionError) as error:  # a short write fails an assertion
@@ -284,39 +219,32 @@ class _Sink:
         self._file.close()
 
 
-class Mp3Encoder(Encoder):
-    """LAME through PyAV; its header tag makes decoders yield the exact sample count.
+class _FFmpegEncoder(Encoder):
+    """One stream of sound in a file that PyAV writes."""
 
-    Only a stem shorter than one frame of 1152 samples may come back with silence after it.
-    """
-
-    def __init__(self, path: Path, rate: int, channels: int, kbps: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rate: int,
+        layout: str,
+        form: str,
+        codec: str,
+        options: dict[str, str] | None = None,
+        **settings: object,
+    ) -> None:
         self._sink = _Sink(path)
-        self._rate, self._layout = rate, "mono" if channels == 1 else "stereo"
-        self._container = av.open(self._sink, mode="w", format="mp3")
-        stream = self._container.add_stream(
-            "libmp3lame", rate=rate, layout=self._layout, bit_rate=kbps * 1000
-        )
-        self._stream = cast("av.AudioStream", stream)
-        self._held = np.zeros((channels, 0), np.float32)
-        self._done = 0
+        self._rate, self._layout, self._done = rate, layout, 0
+        container = av.open(self._sink, mode="w", format=form, options=options)
+        stream = container.add_stream(codec, rate=rate, layout=layout, **settings)
+        self._container, self._stream = container, cast("av.AudioStream", stream)
 
-    def write(self, block: Float[Array, "channels frames"]) -> None:
-        """Append a block; raises OSError on a full disk."""
-        held = np.concatenate([self._held, block.astype(np.float32)], axis=1)
-        cut = held.shape[1] - held.shape[1] % _MP3_FRAME
-        for start in range(0, cut, _MP3_FRAME):
-            self._encode(held[:, start : start + _MP3_FRAME])
-        self._held = held[:, cut:]
-
-    def _encode(self, samples: np.ndarray) -> None:
-        frame = av.AudioFrame.from_ndarray(
-            np.ascontiguousarray(samples), format="fltp", layout=self._layout
-        )
+    def _encode(self, data: np.ndarray, samples: str, count: int) -> None:
+        """Give ``count`` sample frames on; raises the first error of the file."""
+        frame = av.AudioFrame.from_ndarray(data, format=samples, layout=self._layout)
         frame.sample_rate = self._rate
         frame.pts = self._done
         frame.time_base = Fraction(1, self._rate)
-        self._done += samples.shape[1]
+        self._done += count
         self._container.mux(self._stream.encode(frame))
         self._raise()
 
@@ -326,8 +254,6 @@ class Mp3Encoder(Encoder):
 
     def close(self) -> None:
         """Flush the encoder and complete the file; raises OSError on a full disk."""
-        if self._held.shape[1]:
-            self._encode(self._held)
         self._container.mux(self._stream.encode(None))
         self._container.close()
         self._sink.close()
@@ -337,6 +263,60 @@ class Mp3Encoder(Encoder):
         """Close without completing."""
         _close_quietly(self._container)
         _close_quietly(self._sink)
+
+
+class WavEncoder(_FFmpegEncoder):
+    """RIFF, and RF64 where the file grows beyond 4 GB (or, with ``rf64="always"``, from the start).
+
+    More than two channels get the speakers that FFmpeg usually gives that many.
+    """
+
+    def __init__(
+        self, path: Path, rate: int, channels: int, sample: str, rf64: str = "auto"
+    ) -> None:
+        # Without "bitexact" FFmpeg signs the file with its version.
+        options = {"rf64": rf64, "fflags": "+bitexact"}
+        self._form, codec = _WAV[sample]
+        layout = {1: "mono", 2: "stereo"}.get(channels, f"{channels}c")
+        super().__init__(path, rate, layout, "wav", codec, options)
+
+    def write(self, block: Float[Array, "channels frames"]) -> None:
+        """Append a block; raises OSError on a full disk."""
+        if self._form == "flt":
+            data = np.ascontiguousarray(block.T, dtype=np.float32)
+        else:
+            data = _whole(block, 16 if self._form == "s16" else 24)
+        if len(data):
+            self._encode(data.reshape(1, -1), self._form, len(data))
+
+
+class Mp3Encoder(_FFmpegEncoder):
+    """LAME; its header tag makes decoders yield the exact sample count.
+
+    Only a stem shorter than one frame of 1152 samples may come back with silence after it.
+    """
+
+    def __init__(self, path: Path, rate: int, channels: int, kbps: int) -> None:
+        layout = "mono" if channels == 1 else "stereo"
+        super().__init__(path, rate, layout, "mp3", "libmp3lame", bit_rate=kbps * 1000)
+        self._held = np.zeros((channels, 0), np.float32)
+
+    def write(self, block: Float[Array, "channels frames"]) -> None:
+        """Append a block; raises OSError on a full disk."""
+        held = np.concatenate([self._held, block.astype(np.float32)], axis=1)
+        cut = held.shape[1] - held.shape[1] % _MP3_FRAME
+        for start in range(0, cut, _MP3_FRAME):
+            self._give(held[:, start : start + _MP3_FRAME])
+        self._held = held[:, cut:]
+
+    def _give(self, samples: Float[Array, "channels frames"]) -> None:
+        self._encode(np.ascontiguousarray(samples), "fltp", samples.shape[1])
+
+    def close(self) -> None:
+        """Flush the encoder and complete the file; raises OSError on a full disk."""
+        if self._held.shape[1]:
+            self._give(self._held)
+        super().close()
 
 
 def open_encoder(path: Path, rate: int, channels: int, output: OutputFormat) -> Encoder:
