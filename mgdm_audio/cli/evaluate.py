@@ -126,11 +126,6 @@ _scoring = _together(
 @click.option("--devices", metavar="0,1,...", help="Several devices, a process for each.")
 @precision_option
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Windows.")
-@click.option(
-    "--batch-tracks",
-    type=click.IntRange(1),
-    help="Tracks whose windows are batched together  [default: 1 on the CPU, else 4]",
-)
 @click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
 @click.option("--address", help="Of the Ray cluster, such as auto  [default: a Ray of its own]")
 @click.option(
@@ -153,7 +148,6 @@ def run_command(
     engine: str,
     address: str | None,
     threads: int | None,
-    batch_tracks: int | None,
     out: Path | None,
     **options: Any,
 ) -> int:
@@ -175,8 +169,6 @@ def run_command(
             devices=where,
             threads=threads,
             address=address,
-            # On the CPU larger batches are no faster and would change the last bits.
-            batch_tracks=batch_tracks or (1 if where[0] == "cpu" else 4),
             bss_jobs=options["jobs"],
         )
     selected = choose_tracks(open_dataset(dataset), split, tracks, limit)

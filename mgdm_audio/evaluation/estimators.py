@@ -75,8 +75,8 @@ class Estimates:
     nothing: Mapping[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
-Estimator = Callable[[Sequence[Job]], list[Estimates]]
-"""Separates jobs together; the caller hands over one at a time unless it batches tracks."""
+Estimator = Callable[[Job], Estimates]
+"""Separates one job."""
 
 
 @runtime_checkable
@@ -114,11 +114,7 @@ class FunctionSpec:
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`; the device is not used."""
         del device
-
-        def estimate(jobs: Sequence[Job]) -> list[Estimates]:
-            return [Estimates(self.function(j.audio.mixture, j.audio.rate, j.seed)) for j in jobs]
-
-        return estimate
+        return lambda job: Estimates(self.function(job.audio.mixture, job.audio.rate, job.seed))
 
     def describe(self) -> dict[str, Any]:
         """See :class:`EstimatorSpec`."""
@@ -182,12 +178,11 @@ class PretrainedSpec:
                 ) from error
 
     def load(self, device: str) -> Estimator:
-        """See :class:`EstimatorSpec`; jobs given together share the network's batches."""
-        from mgdm_audio.evaluation.shared_batches import run_together
+        """See :class:`EstimatorSpec`."""
         from mgdm_audio.sampling.cost import count_evaluations
         from mgdm_audio.separation.separator import Separator
 
-        loaded = Separator.from_pretrained(
+        prior = Separator.from_pretrained(
             self.prior,
             device=device,
             precision=self.precision,
@@ -196,28 +191,19 @@ class PretrainedSpec:
         ).prior
         costs: dict[Variant, tuple[float, float]] = {}
 
-        def separate(prior: Any, job: Job, on_progress: Callable[[float], bool]) -> Estimates:
+        def estimate(job: Job) -> Estimates:
             sampling = self._sampling(job.variant)
             separator = Separator(prior, sampling, batch_size=self.batch_size)
-            result = separator(
-                job.audio.mixture, job.audio.rate, seed=job.seed, on_progress=on_progress
-            )
+            result = separator(job.audio.mixture, job.audio.rate, seed=job.seed)
             nothing = _wiener(prior, job.audio)
             if result.trace is None:  # silence
                 return Estimates(result.stems, nothing=nothing)
-            evaluations, vjps = costs[job.variant]
-            warnings = tuple(map(str, result.trace.warnings))
-            return Estimates(result.stems, evaluations, vjps, warnings, nothing)
-
-        def estimate(jobs: Sequence[Job]) -> list[Estimates]:
-            for variant in {job.variant for job in jobs} - set(costs):
-                sampling = self._sampling(variant)
-                counted = count_evaluations(sampling, loaded.schedule, len(loaded.stems))
+            if job.variant not in costs:
+                counted = count_evaluations(sampling, prior.schedule, len(prior.stems))
                 evaluations, vjps = (float(sampling.runs * n) for n in counted)
-                costs[variant] = evaluations, vjps
-            if len(jobs) == 1:
-                return [separate(loaded, jobs[0], lambda fraction: True)]
-            return run_together(loaded, jobs, separate)
+                costs[job.variant] = evaluations, vjps
+            warnings = tuple(map(str, result.trace.warnings))
+            return Estimates(result.stems, *costs[job.variant], warnings, nothing)
 
         return estimate
 
@@ -303,7 +289,7 @@ class EstimateFiles:
         """See :class:`EstimatorSpec`; the device is not used."""
         del device
         find = self.finder()
-        return lambda jobs: [self._read(job, find(job.track)) for job in jobs]
+        return lambda job: self._read(job, find(job.track))
 
     def describe(self) -> dict[str, Any]:
         """See :class:`EstimatorSpec`."""

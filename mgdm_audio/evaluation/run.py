@@ -49,9 +49,6 @@ class EngineSettings:
         Torch threads of each worker; None for as many as in this process.
     address : str or None
         Of the Ray cluster; ``"auto"`` for the one this machine belongs to.
-    batch_tracks : int
-        Tracks whose windows are batched together on one device. More than one changes the last
-        bits of the sums, so on the CPU the default is one.
     bss_jobs : int
         Processes that run BSSEval beside the separation.
     """
@@ -60,7 +57,6 @@ class EngineSettings:
     devices: tuple[str, ...] = ("cpu",)
     threads: int | None = None
     address: str | None = None
-    batch_tracks: int = 1
     bss_jobs: int = 1
 
     def __post_init__(self) -> None:
@@ -68,9 +64,8 @@ class EngineSettings:
             raise SettingsError(f"the engine must be local or ray, found {self.engine!r}")
         if not self.devices:
             raise SettingsError("at least one device is needed, found none; give cpu or cuda:0")
-        for name in ("batch_tracks", "bss_jobs"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.bss_jobs < 1:
+            raise SettingsError(f"bss_jobs must be at least 1, found {self.bss_jobs}")
 
 
 @dataclass(frozen=True)
@@ -190,14 +185,7 @@ class _Evaluation:
 
     def go(self) -> int:
         todo, bss_todo = self._left()
-        groups = [
-            (variant, tracks[i : i + self.engine.batch_tracks])
-            for variant, tracks in todo
-            for i in range(0, len(tracks), self.engine.batch_tracks)
-        ]
-        items = [
-            (f"{variant.slug} {tracks[0].key}", (variant, tracks)) for variant, tracks in groups
-        ]
+        items = [(f"{variant.slug} {track.key}", (variant, track)) for variant, track in todo]
         by_key = dict(items)
         pools: list[Pool] = []
         try:
@@ -221,11 +209,10 @@ class _Evaluation:
             self._prune(variant)
         return len(self.failed)
 
-    def _left(self) -> tuple[list[tuple[Variant, list[Track]]], list[tuple[Variant, Track]]]:
+    def _left(self) -> tuple[list[tuple[Variant, Track]], list[tuple[Variant, Track]]]:
         """What earlier runs left to separate, and to run BSSEval on."""
         todo, bss_todo = [], []
         for variant in self.variants.values():
-            left = []
             for key, track in self.tracks.items():
                 record = self.run.record(variant, key)
                 scored = record is not None and record.get("error") is None
@@ -233,17 +220,16 @@ class _Evaluation:
                 if record is not None:
                     self._rank(variant, record)
                 if not scored:
-                    left.append(track)
+                    todo.append((variant, track))
                 elif self.settings.bss and (bss is None or bss.get("error")):
                     if self.run.stems_folder(variant, key).is_dir():
                         self.done["track"] += 1
                         bss_todo.append((variant, track))
                     else:
-                        left.append(track)
+                        todo.append((variant, track))
                 else:
                     self.done["track"] += 1
                     self.done["bss"] += 1
-            todo.append((variant, left))
         return todo, bss_todo
 
     def _pool(self, work: Any, cpu: bool = False) -> Pool:
@@ -260,30 +246,27 @@ class _Evaluation:
         return ProcessPool(work, engine.devices, engine.threads)
 
     def _take(
-        self, outcome: Outcome, variant: Variant, tracks: list[Track], bss_pool: Pool | None
+        self, outcome: Outcome, variant: Variant, track: Track, bss_pool: Pool | None
     ) -> None:
         """Write what a worker sent back."""
-        results = outcome.value
-        if results is None:
-            results = [
-                failure(track, variant, outcome.error_type, outcome.error or "") for track in tracks
-            ]
-        for result in results:
-            record, rate = result.record, self.settings.rate
-            # The record comes last: a track that has one has everything else too.
-            if result.estimates:
-                folder = self.run.stems_folder(variant, result.key)
-                self.run.write_sounds(folder, result.estimates, rate)
-            if result.excerpt:
-                folder = self.run.listen_folder(variant, result.key)
-                self.run.write_sounds(folder, result.excerpt, rate, lossless=False)
-            self.run.write_record(variant, result.key, record)
-            self._rank(variant, record)
-            self._prune(variant)
-            error = record["error"]
-            if error is None and bss_pool is not None:
-                self._submit(bss_pool, variant, self.tracks[result.key])
-            self._count("track", variant, result.key, error and error["message"])
+        result = outcome.value
+        if result is None:
+            result = failure(track, variant, outcome.error_type, outcome.error or "")
+        record, rate = result.record, self.settings.rate
+        # The record comes last: a track that has one has everything else too.
+        if result.estimates:
+            folder = self.run.stems_folder(variant, result.key)
+            self.run.write_sounds(folder, result.estimates, rate)
+        if result.excerpt:
+            folder = self.run.listen_folder(variant, result.key)
+            self.run.write_sounds(folder, result.excerpt, rate, lossless=False)
+        self.run.write_record(variant, result.key, record)
+        self._rank(variant, record)
+        self._prune(variant)
+        error = record["error"]
+        if error is None and bss_pool is not None:
+            self._submit(bss_pool, variant, track)
+        self._count("track", variant, result.key, error and error["message"])
 
     def _submit(self, pool: Pool, variant: Variant, track: Track) -> None:
         estimates: Any = self.run.stems_folder(variant, track.key)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,36 +87,30 @@ class TrackResult:
 class EvaluationWork:
     """What a worker does: load tracks, separate them, score them.
 
-    Items are ``(variant, [tracks])``. An error of one track becomes its record.
+    Items are ``(variant, track)``. An error becomes the track's record.
     """
 
     spec: EstimatorSpec
     settings: EvaluationSettings
 
-    def start(self, device: str) -> Callable[[tuple[Variant, list[Track]]], list[TrackResult]]:
+    def start(self, device: str) -> Callable[[tuple[Variant, Track]], TrackResult]:
         """Load the estimator; see :class:`mgdm_audio.compute.engines.Work`."""
         estimator = self.spec.load(device)
         return lambda item: self._evaluate(estimator, device, *item)
 
     def _evaluate(
-        self, estimator: Estimator, device: str, variant: Variant, tracks: list[Track]
-    ) -> list[TrackResult]:
-        results: dict[str, TrackResult] = {}
-        jobs = []
-        for track in tracks:
-            try:
-                audio = track.load(self.settings.rate, self.settings.mixture)
-                jobs.append(Job(track, audio, variant, self.settings.seed))
-            except Exception as error:
-                results[track.key] = _failed(track, variant, error)
-        for job, estimates, seconds in _estimate(estimator, jobs, device):
-            try:
-                if isinstance(estimates, Exception):
-                    raise estimates
-                results[job.track.key] = self._score(job, estimates, seconds, device)
-            except Exception as error:
-                results[job.track.key] = _failed(job.track, variant, error)
-        return [results[track.key] for track in tracks]
+        self, estimator: Estimator, device: str, variant: Variant, track: Track
+    ) -> TrackResult:
+        try:
+            audio = track.load(self.settings.rate, self.settings.mixture)
+            job = Job(track, audio, variant, self.settings.seed)
+            started = time.perf_counter()
+            estimates = estimator(job)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
+            return self._score(job, estimates, time.perf_counter() - started, device)
+        except Exception as error:
+            return failure(track, variant, type(error).__name__, str(error))
 
     def _score(self, job: Job, estimates: Estimates, seconds: float, device: str) -> TrackResult:
         audio = job.audio
@@ -167,36 +161,6 @@ class EvaluationWork:
         return TrackResult(job.track.key, record, guess if wanted else {}, excerpt)
 
 
-def _estimate(
-    estimator: Estimator, jobs: list[Job], device: str
-) -> Iterator[tuple[Job, Estimates | Exception, float]]:
-    """Estimates of all jobs together, or one by one if that fails, with the seconds of each."""
-    if len(jobs) > 1:
-        try:
-            estimates, seconds = _timed(estimator, jobs, device)
-        except Exception:  # whose fault it was shows when each goes by itself
-            pass
-        else:
-            samples = sum(len(job.audio.mixture) for job in jobs)
-            for job, one in zip(jobs, estimates, strict=True):
-                yield job, one, seconds * len(job.audio.mixture) / samples
-            return
-    for job in jobs:
-        try:
-            estimates, seconds = _timed(estimator, [job], device)
-            yield job, estimates[0], seconds
-        except Exception as error:
-            yield job, error, 0.0
-
-
-def _timed(estimator: Estimator, jobs: list[Job], device: str) -> tuple[list[Estimates], float]:
-    started = time.perf_counter()
-    estimates = estimator(jobs)
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    return estimates, time.perf_counter() - started
-
-
 def _checked(name: str, signal: Any, n: int) -> np.ndarray:
     """An estimate as mono float32 of the right length, or an error that names it."""
     if isinstance(signal, torch.Tensor):
@@ -227,10 +191,6 @@ def failure(track: Track, variant: Variant, kind: str, message: str) -> TrackRes
     line = " ".join(message.split()) or kind
     record = {**_head(track, variant), "error": {"type": kind, "message": line}}
     return TrackResult(track.key, record, {}, {})
-
-
-def _failed(track: Track, variant: Variant, error: Exception) -> TrackResult:
-    return failure(track, variant, type(error).__name__, str(error))
 
 
 def _excerpt(scores: WindowScores, rows: list[int], n: int, rate: int) -> tuple[int, int]:

@@ -230,13 +230,15 @@ class _FFmpegEncoder(Encoder):
         form: str,
         codec: str,
         options: dict[str, str] | None = None,
-        **settings: object,
+        bit_rate: int | None = None,
     ) -> None:
         self._sink = _Sink(path)
         self._rate, self._layout, self._done = rate, layout, 0
         container = av.open(self._sink, mode="w", format=form, options=options)
-        stream = container.add_stream(codec, rate=rate, layout=layout, **settings)
-        self._container, self._stream = container, cast("av.AudioStream", stream)
+        stream = cast("av.AudioStream", container.add_stream(codec, rate=rate, layout=layout))
+        if bit_rate is not None:
+            stream.bit_rate = bit_rate
+        self._container, self._stream = container, stream
 
     def _encode(self, data: np.ndarray, samples: str, count: int) -> None:
         """Give ``count`` sample frames on; raises the first error of the file."""

@@ -55,7 +55,7 @@ class FakeSpec:
         if self.log:
             with open(self.log, "a") as file:
                 file.write(f"load {os.getpid()}\n")
-        return lambda jobs: [self._one(job) for job in jobs]
+        return self._one
 
     def _one(self, job):
         if self.log:

@@ -471,14 +471,6 @@ def test_processes_give_the_same_numbers_and_survive_a_death(dataset, reference,
     assert str(os.getpid()) not in loads
 
 
-def test_tracks_batched_together_fail_alone(dataset, reference, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    engine = EngineSettings(batch_tracks=3)
-    assert evaluate(dataset, FakeSpec(fail=["Track00001"]), [BANDS], run, QUICK, engine) == 1
-    assert evaluate(dataset, FakeSpec(), [BANDS], run, QUICK, engine) == 0
-    assert table(run) == table(reference)
-
-
 def test_a_worker_that_cannot_start_ends_the_run(dataset, tmp_path):
     one = dataset.select(limit=1)
     # Alone it is not a process of its own, and the error is the one that was raised.

@@ -1,7 +1,6 @@
-"""The evaluation with the product's own separator, on small priors; tracks batched together."""
+"""The evaluation with the product's own separator, on small priors."""
 
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -12,18 +11,14 @@ from click.testing import CliRunner
 from mgdm_audio.cli.evaluate import main
 from mgdm_audio.datasets import open_dataset
 from mgdm_audio.evaluation.estimators import WIENER, PretrainedSpec
-from mgdm_audio.evaluation.result_files import result_rows
-from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.shared_batches import run_together
 from mgdm_audio.metrics.si_sdr import score_windows
-from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_audio.separation.separator import Separator
-from mgdm_core.errors import CancelledError, SettingsError
+from mgdm_core.errors import SettingsError
 
 from .tiny_stems_prior import save_tiny_stems, song
-from .toy_prior import STEMS, draw_stems, toy_prior
+from .toy_prior import STEMS
 
 FAST = Variant("tweedie_gibbs", (("levels", "1"), ("samples", "1")))
 
@@ -93,97 +88,6 @@ def test_unknown_settings_are_told_before_anything_is_loaded(tiny, stems_folder,
     assert result.exit_code == 2
     assert "nobody" in result.output
     assert not (tmp_path / "run").exists()
-
-
-def test_tracks_batched_together_give_the_same_stems(tiny, stems_folder, tmp_path):
-    dataset = open_dataset(stems_folder)
-    settings = EvaluationSettings(bss=False, keep="none")
-    rows = []
-    for count in (1, 2):
-        run = RunFolder(tmp_path / str(count))
-        engine = EngineSettings(batch_tracks=count)
-        spec = PretrainedSpec(str(tiny), "fast", "float32")
-        assert evaluate(dataset, spec, [FAST], run, settings, engine) == 0
-        rows.append([row["si_sdr"] for row in result_rows(run)])
-    assert rows[1] == pytest.approx(rows[0], abs=0.05)
-
-
-def test_windows_meet_in_one_batch():
-    prior = toy_prior(window=8192)
-    mixes = [draw_stems(n, seed=n).sum(0).numpy() for n in (12_000, 12_000, 6_000)]
-    sizes = []
-    inner = prior.network.denoise_with_mask
-
-    def counting(x, sigma):
-        sizes.append(len(x))
-        return inner(x, sigma)
-
-    def separate(shared, mix, on_progress):
-        return Separator(shared, sampling_settings("fast"))(mix, 22_050, on_progress=on_progress)
-
-    prior.network.denoise_with_mask = counting
-    alone = [separate(prior, mix, None).stems["bass"] for mix in mixes]
-    before, sizes[:] = list(sizes), []
-    threads = threading.active_count()
-    together = [r.stems["bass"] for r in run_together(prior, mixes, separate)]
-    for one, other in zip(alone, together, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
-    # As many windows as before, in a third of the batches.
-    assert sum(sizes) == sum(before)
-    assert len(sizes) == len(before) / 3
-    assert threading.active_count() == threads
-
-
-def test_one_failure_ends_the_others():
-    prior = toy_prior(window=8192)
-    x, level = torch.zeros(1, 4, 8192), 500
-    stopped = []
-
-    def separate(shared, item, on_progress):
-        if item == 0:
-            raise ValueError("first")
-        for _ in range(10_000):
-            shared.denoise(x, level)
-            if on_progress(0.0) is False:
-                stopped.append(item)
-                raise CancelledError("stopped")
-
-    with pytest.raises(ValueError, match="first"):
-        run_together(prior, [0, 1, 2], separate)
-    assert sorted(stopped) == [1, 2]
-
-
-def test_an_error_of_the_network_reaches_everybody():
-    prior = toy_prior(window=8192)
-
-    def broken(x, sigma):
-        raise torch.OutOfMemoryError("full")
-
-    prior.network.denoise_with_mask = broken
-    met = []
-
-    def separate(shared, item, on_progress):
-        try:
-            shared.denoise_with_mask(torch.zeros(1, 4, 8192), 500)
-        except torch.OutOfMemoryError:
-            met.append(item)
-            return item
-
-    assert run_together(prior, [1, 2, 3], separate) == [1, 2, 3]
-    assert sorted(met) == [1, 2, 3]
-
-
-def test_gradients_stay_within_one_separation():
-    prior = toy_prior(window=8192)
-
-    def separate(shared, item, on_progress):
-        x = torch.full((1, 4, 4096), float(item), requires_grad=True)
-        (g,) = torch.autograd.grad(shared.denoise(x, 500).sum(), x)
-        return g
-
-    gradients = run_together(prior, [1, 2], separate)
-    # The toy's denoiser is linear, so its gradient does not depend on where it is taken.
-    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_describe_is_json(tiny):

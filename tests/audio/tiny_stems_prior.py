@@ -1,5 +1,6 @@
 """A checkpoint of the bundled kind of network, small enough to separate in a test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +22,28 @@ CONFIG = STFTUNetConfig(
 )
 
 
-def save_tiny_stems(path: Path, seed: int = 0, name: str = "tiny") -> Path:
+def save_tiny_stems(
+    path: Path, seed: int = 0, name: str = "tiny", stems: tuple[str, ...] = STEMS
+) -> Path:
+    config = replace(CONFIG, stems=len(stems))
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
-        network = STFTUNet(CONFIG)
+        network = STFTUNet(config)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in network.parameters():
             p += 0.02 * torch.randn(p.shape, generator=g)
         bins = torch.arange(CONFIG.n_fft // 2 + 1)
-        for k in range(4):  # stems that differ in colour, so that the Wiener start does too
+        for k in range(
+            len(stems)
+        ):  # stems that differ in colour, so that the Wiener start does too
             network.average_power[k] = 1e-3 * torch.exp(-(((bins - 60 * k) / 30.0) ** 2)) + 1e-6
     save_prior(
         path,
         network,
         kind="stft_unet",
-        config=CONFIG.to_dict(),
-        stems=STEMS,
+        config=config.to_dict(),
+        stems=stems,
         rate=22_050,
         window=65_536,
         sigma_data=CONFIG.sigma_data,
