@@ -14,13 +14,15 @@ import torch
 
 from mgdm_audio.cli.common import Command, prior_option
 from mgdm_audio.io.atomic import write_text
+from mgdm_audio.priors.closed import OTHER, closed_prior
+from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.reports.tables import Table
 from recipes.calibration.output import RECORDS, out_option, report, tell
 
 __all__ = ["fit", "music", "self_consistent"]
 
 _SETS = click.option(
-    "--set", "which", default="B", show_default=True, help="Validation set: A, B or C."
+    "--set", "which", default="B", show_default=True, help="Validation set: A, B, C or U."
 )
 _SHARED = click.option(
     "--shared",
@@ -52,6 +54,22 @@ def _truths(which: str, shared: Path, cache: Path | None) -> tuple[str, np.ndarr
 
     found = validation_set(which, shared, cache)
     return found.identity, found.stems
+
+
+def _prior_of(name: str, truth: np.ndarray) -> WaveformPrior:
+    """A prior of the stems that the truth has: a stem for other sounds is told to be silent."""
+    from mgdm_audio.priors.catalogue import load_prior
+
+    loaded = load_prior(name, device="cpu")
+    count = truth.shape[1]
+    if OTHER in loaded.stems and count == len(loaded.stems) - 1:
+        loaded = closed_prior(loaded, [OTHER])
+    if count != len(loaded.stems):
+        raise click.UsageError(
+            f"the set has {count} stems and {loaded.name} has {len(loaded.stems)}; "
+            f"choose another set or prior"
+        )
+    return loaded
 
 
 def _run(
@@ -110,12 +128,10 @@ def music(
     Coverage of the level of every stem in 64 bands by 0.1 s, CRPS, sharpness, the Brier score of
     silence and the rank correlation of deviation and error.
     """
-    from mgdm_audio.priors.catalogue import load_prior
-
     if quick:
         pieces, seconds, variants = min(pieces, 2), min(seconds, 6.0), "posterior"
     identity, truth = _truths(which, shared, cache)
-    loaded = load_prior(prior, device="cpu")
+    loaded = _prior_of(prior, truth)
     length = round(seconds * loaded.rate)
     # One long song is as many pieces as it holds.
     parts = [song[:, at : at + length] for song in truth
@@ -176,7 +192,9 @@ def self_consistent(
 @out_option("fit")
 @prior_option
 @click.option(
-    "--set", "which", default="A", show_default=True, help="Validation set to fit on: A, B or C."
+    "--set",
+    "which",
+    help="Validation set to fit on: A, B, C or U  [default: A, or U for a prior with other sounds]",
 )
 @_SHARED
 @_CACHE
@@ -186,7 +204,7 @@ def self_consistent(
 def fit(
     out: Path,
     prior: str,
-    which: str,
+    which: str | None,
     shared: Path,
     cache: Path | None,
     pieces: int,
@@ -194,12 +212,13 @@ def fit(
 ) -> None:
     """Fit the spread of `posterior` and the expected improvement of a prior.
 
-    On set A, so that B and C can judge. Run it for every new prior: a fit is kept by the prior's
-    checksum, and a prior without one has no expected improvement.
+    Not on B and C, which judge. Run it for every new prior: a fit is kept by the prior's checksum,
+    and a prior without one has no expected improvement.
     """
     from dataclasses import asdict
 
-    from mgdm_audio.priors.catalogue import load_prior
+    from mgdm_audio.priors.catalogue import resolve
+    from mgdm_audio.priors.checkpoint.store import read_header
     from mgdm_audio.priors.protocols import SpectralPrior
     from mgdm_audio.sampling.presets import sampling_settings
     from mgdm_audio.sampling.recalibration import PATH
@@ -207,8 +226,9 @@ def fit(
     from recipes.calibration.fit import fit_line, fit_spread, gains, share_coverage, store
 
     began = time.perf_counter()
+    which = which or ("U" if OTHER in read_header(resolve(prior)).stems else "A")
     identity, truth = _truths(which, shared, cache)
-    loaded = load_prior(prior, device="cpu")
+    loaded = _prior_of(prior, truth)
     if not isinstance(loaded, SpectralPrior):
         raise click.UsageError("only priors on spectra have shares; choose another with -n")
     truth = truth[:pieces]

@@ -153,6 +153,23 @@ def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
     assert wrong.exit_code == 2
 
 
+def test_a_prior_with_other_sounds_is_closed_where_the_set_has_none(tmp_path, monkeypatch):
+    prior = save_tiny_stems(tmp_path / "five.safetensors", name="five", stems=(*STEMS, "other"))
+    monkeypatch.setattr(recalibration, "PATH", tmp_path / "recalibration.json")
+    for stems in (4, 5, 3):
+        song = np.concatenate([_song(2, 6), _song(2, 6)[::-1]])[:stems]
+        np.savez(tmp_path / f"{stems}.npz", stems=song[None])
+        given = ["fit", "-n", str(prior), "--set", str(tmp_path / f"{stems}.npz")]
+        result = CliRunner().invoke(main, [*given, "--out", str(tmp_path / f"{stems}")])
+        if stems == 3:
+            assert result.exit_code == 2
+            assert "the set has 3 stems and five has 5" in result.output
+            continue
+        assert result.exit_code == 0, result.output
+        (entry,) = json.loads((tmp_path / "recalibration.json").read_text()).values()
+        assert set(entry["spread"]) == {*STEMS, "other"} - ({"other"} if stems == 4 else set())
+
+
 def test_stems_can_be_drawn_from_the_prior_alone(tmp_path):
     prior = save_tiny_stems(tmp_path / "tiny.safetensors")
     given = ["self", "-n", str(prior), "--out", str(tmp_path / "s"), "--variants", "posterior"]
