@@ -1,4 +1,7 @@
-"""Sound files with something wrong, made on the spot: formats by damages, headers, odd things."""
+"""Sound files with something wrong, made on the spot: formats by damages, headers, odd things.
+
+Some headers are written down, others drawn by hypothesis: fields of wav headers, and bytes of any.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from hypothesis import Phase, given, seed, settings
+from hypothesis import strategies as st
 
 __all__ = ["BadFile", "bad_files", "damages", "good_files"]
 
@@ -145,6 +150,56 @@ def _wav_headers() -> Iterator[tuple[str, bytes]]:
     yield "wav: full scale", _floats(np.sign(ramp))
 
 
+_ODD_NUMBERS = (0, 1, 2, 3, 7, 8, 16, 24, 32, 64, 255, 1000, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
+
+
+def _fuzzed_headers(good: dict[str, bytes], number: int) -> Iterator[tuple[str, str, bytes]]:
+    """Names, extensions and files whose headers hypothesis has drawn; the same for a seed."""
+    odd = st.sampled_from(_ODD_NUMBERS)
+    word = odd | st.integers(0, 0xFFFFFFFF)
+    half = word.map(lambda n: n & 0xFFFF)
+    chunks = st.lists(st.tuples(st.binary(min_size=4, max_size=4), word, st.binary(max_size=40)))
+    tags = st.sampled_from((1, 3, 6, 7, 0xFFFE))
+    wav = st.fixed_dictionaries(
+        {"rate": word, "channels": half, "bits": half, "tag": tags},
+        optional={
+            "align": half,
+            "declared": word,
+            "riff": st.sampled_from((b"RIFF", b"RIFX", b"RF64", b"FFIR")),
+            "chunks": chunks.map(
+                lambda all_: b"".join(name + struct.pack("<I", n) + body for name, n, body in all_)
+            ),
+        },
+    )
+    edits = st.lists(st.tuples(st.integers(4, 90), st.binary(min_size=1, max_size=8)), min_size=1)
+
+    def edited(extension: str, changes: list[tuple[int, bytes]]) -> bytes:
+        data = bytearray(good[extension])
+        for at, new in changes:
+            data[at : at + len(new)] = new
+        return bytes(data)
+
+    for index, fields in enumerate(_drawn(wav, 30, number)):
+        yield f"wav: header drawn {index}", "wav", _wav(**fields)
+    for extension in good:
+        for index, changes in enumerate(_drawn(edits, 4, number)):
+            yield f"{extension}: bytes drawn {index}", extension, edited(extension, changes)
+
+
+def _drawn(strategy: st.SearchStrategy, count: int, number: int) -> list:
+    """So many examples of a strategy, no more than a test would see."""
+    found: list = []
+
+    @seed(number)
+    @settings(max_examples=count, database=None, deadline=None, phases=[Phase.generate])
+    @given(strategy)
+    def collect(example: object) -> None:
+        found.append(example)
+
+    collect()
+    return found[:count]
+
+
 def _other_files() -> Iterator[tuple[str, str, bytes]]:
     yield "empty", "wav", b""
     yield "a byte", "flac", b"\0"
@@ -199,8 +254,8 @@ def _odd_places(good: bytes) -> Iterator[BadFile]:
     yield "a name like an option", named("--help.wav")
 
 
-def bad_files(seed: int) -> Iterator[BadFile]:
-    """Every kind, some 190; the same for the same seed."""
+def bad_files(number: int) -> Iterator[BadFile]:
+    """Every kind, some 260; the same for the same seed."""
 
     def writer(name: str, data: bytes) -> Callable[[Path], Path]:
         def write(where: Path) -> Path:
@@ -211,11 +266,13 @@ def bad_files(seed: int) -> Iterator[BadFile]:
 
     good = good_files()
     for index, (extension, data) in enumerate(good.items()):
-        rng = np.random.default_rng([seed, index])
+        rng = np.random.default_rng([number, index])
         for what, damaged in damages(data, rng):
             yield f"{extension}: {what}", writer(f"sound.{extension}", damaged)
     for what, data in _wav_headers():
         yield what, writer("sound.wav", data)
     for what, extension, data in _other_files():
         yield f"{extension}: {what}", writer(f"sound.{extension}", data)
+    for what, extension, data in _fuzzed_headers(good, number):
+        yield what, writer(f"sound.{extension}", data)
     yield from _odd_places(good["wav"])

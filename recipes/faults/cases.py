@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from recipes.faults.bad_files import bad_files
@@ -15,7 +18,9 @@ from recipes.faults.sandbox import Disturbance, Work, call, run
 
 __all__ = ["GROUPS", "Case", "cases_of"]
 
-GROUPS = ("bad files", "signals", "full disk", "read-only", "streams", "memory", "clock")
+GROUPS = (
+    "bad files", "signals", "Ray workers", "full disk", "read-only", "streams", "memory", "clock",
+)  # fmt: skip
 _SIGNALS = ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT")
 _CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": 130, "SIGKILL": -9}
 
@@ -131,6 +136,52 @@ def _goes_on(job: Job, out: Path, wanted: object) -> Finding:
     if job.results(out) != wanted:
         return Finding("lost", "the results differ from those of an undisturbed run")
     return Finding("clean")
+
+
+def _ray_worker(command: int) -> int | None:
+    """A process that works on a task for a command."""
+    parents, working = {}, []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it may just have ended
+            process = int(status.parent.name)
+            parents[process] = int(status.read_text().rpartition(")")[2].split()[1])
+            if (status.parent / "cmdline").read_bytes().startswith(b"ray::_remote"):
+                working.append(process)
+    for process in sorted(working):
+        above: int | None = process
+        while above is not None and above != command:
+            above = parents.get(above)
+        if above == command:
+            return process
+    return None
+
+
+def _worker_killed(job: Job, name: str) -> Callable[[Bench], Finding]:
+    """A worker of Ray is killed in the middle of a task; the command must end as if it were not."""
+
+    def check(bench: Bench) -> Finding:
+        if find_spec("ray") is None:
+            return Finding("skipped", "Ray is not installed; pip install 'mgdm[cluster]'")
+        if job.on_ray is None or not Path("/proc/self/stat").exists():
+            return Finding("skipped", "no way to find a worker here")
+        wanted, _ = bench.reference(job)
+        out = bench.fresh() / "out"
+        pause = bench.stream(name).uniform(0.0, 1.0)
+        seen: list[float] = []
+
+        def victim(command: int) -> int | None:
+            worker = _ray_worker(command)
+            if worker is not None and not seen:
+                seen.append(time.monotonic())
+            return worker if seen and time.monotonic() - seen[0] >= pause else None
+
+        ended = run(job.on_ray(out), out.parent / "log", Disturbance(signal.SIGKILL, 0.0, victim))
+        if not ended.disturbed:
+            return Finding("skipped", f"no worker was there to be killed; {ended.err[-200:]}")
+        found = one_failure(ended, (0,))
+        return _goes_on(job, out, wanted) if found.status == "clean" else found
+
+    return check
 
 
 # -- disks ----------------------------------------------------------------------------------------
@@ -311,6 +362,10 @@ def cases_of(bench: Bench, quick: bool = False) -> Iterator[Case]:
             for number in range(1 if quick else per_signal[job.name]):
                 name = f"{job.name} {word} {number}"
                 yield Case("signals", name, _killed(job, name, word))
+    for job in jobs:
+        for number in range(0 if job.on_ray is None else 1 if quick else 3):
+            name = f"{job.name}, worker killed {number}"
+            yield Case("Ray workers", name, _worker_killed(job, name))
     for job in jobs[: 1 if quick else None]:
         for number in range(1 if quick else 4):
             name = f"{job.name}, disk full {number}"

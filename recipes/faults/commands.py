@@ -42,13 +42,14 @@ class Job:
         From the folder to what is run.
     results : callable
         From the folder to what must be the same whatever happened on the way.
-    partial : callable
-        From the folder to its results so far, by name: what of them is there must be whole.
+    on_ray : callable, optional
+        The same work as tasks of a Ray cluster, for a command that can.
     """
 
     name: str
     work: Callable[[Path], Work]
     results: Callable[[Path], Any]
+    on_ray: Callable[[Path], Work] | None = None
 
 
 @dataclass
@@ -146,22 +147,24 @@ def jobs_of(material: Material) -> list[Job]:
     from mgdm_audio.cli.evaluate import main as evaluate
     from mgdm_audio.cli.separate import main as separate
 
-    def separation(out: Path) -> Work:
+    def separation(out: Path, *more: str) -> Work:
         return call(separate, [material.mix, "-n", material.prior, "--preset", "fast", "-o", out,
-                               "-d", "cpu", "--resume", "--set", "window=3"])  # fmt: skip
+                               "-d", "cpu", "--resume", "--set", "window=3", *more])  # fmt: skip
 
-    def evaluation(out: Path) -> Work:
+    def evaluation(out: Path, *more: str) -> Work:
         return call(evaluate, ["run", material.dataset, "-n", material.prior, "--preset", "fast",
                                "--no-museval", "--no-report", "--rate", "8000", "-q", "-d", "cpu",
-                               "--keep", "none", "-o", out])  # fmt: skip
+                               "--keep", "none", "-o", out, *more])  # fmt: skip
+
+    ray = "--engine", "ray"
 
     def conversion(out: Path) -> Work:
         return call(evaluate, ["convert", material.dataset, out, "--rate", "8000",
                                "--jobs", "1", "-q"])  # fmt: skip
 
     jobs = [
-        Job("separation", separation, _separation),
-        Job("evaluation", evaluation, _evaluation),
+        Job("separation", separation, _separation, lambda out: separation(out, *ray)),
+        Job("evaluation", evaluation, _evaluation, lambda out: evaluation(out, *ray)),
         Job("conversion", conversion, _conversion),
     ]
     if material.shards is not None:

@@ -19,6 +19,7 @@ import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -223,7 +224,7 @@ def _odd_json(data: bytes, rng: np.random.Generator) -> bytes | None:
             key = keys[int(rng.integers(len(keys)))]
             inner = place[key]
             if not (isinstance(inner, dict | list) and inner) or rng.random() < 0.2:
-                place[key] = _ODD[int(rng.integers(len(_ODD)))]
+                place[key] = deepcopy(_ODD[int(rng.integers(len(_ODD)))])
                 break
             place = inner
     return json.dumps(content).encode()

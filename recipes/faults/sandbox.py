@@ -22,12 +22,26 @@ __all__ = ["Disturbance", "Ended", "call", "run", "warm"]
 Work = Callable[[], object]
 
 
+def _itself(process: int) -> int | None:
+    return process
+
+
 @dataclass(frozen=True)
 class Disturbance:
-    """A signal, so many seconds after the start."""
+    """A signal, so many seconds after the start.
+
+    Attributes
+    ----------
+    number : int
+    after : float
+    victim : callable
+        From the number of the command's process to that of the process which is to get it; None
+        while there is none.
+    """
 
     number: int
     after: float
+    victim: Callable[[int], int | None] = _itself
 
 
 @dataclass(frozen=True)
@@ -130,8 +144,10 @@ def run(
     while status is None:
         now = time.monotonic() - began
         if disturbance is not None and not sent and now >= disturbance.after:
-            os.kill(child, disturbance.number)
-            sent = True
+            victim = disturbance.victim(child)
+            if victim is not None:
+                os.kill(victim, disturbance.number)
+                sent = True
         done, found = os.waitpid(child, os.WNOHANG)
         if done:
             status = found
@@ -181,9 +197,11 @@ def _live(work: Work, logs: tuple[Path, Path], prepare: Work | None) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                code = code or 120  # as the interpreter does
+        # As the interpreter does at its end: words on stderr that found no room change no code.
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        try:
+            sys.stdout.flush()
+        except (OSError, ValueError):
+            code = code or 120
         os._exit(code & 0xFF)
