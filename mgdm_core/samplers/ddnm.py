@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import torch
-
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import CapabilityError
 from mgdm_core.noise import RandomStreams
@@ -23,7 +21,7 @@ from mgdm_core.sampler import (
     lacks,
     owner_of,
 )
-from mgdm_core.samplers.ddrm import components
+from mgdm_core.samplers.ddrm import meet_components
 from mgdm_core.steps.grids import Pairs, pairs_down
 
 __all__ = ["PRESETS", "DDNM"]
@@ -51,9 +49,11 @@ class DDNM(Sampler):
         The backward step draws noise of deviation eta sigma_s, as the published code does, and
         keeps sqrt(1 - eta^2) of the old noise; at 1 nothing is kept.
     noise_aware : bool
-        DDNM+ (section 3.3): a component whose observation is noisier than the backward step allows
-        is corrected in part, and the noise that the observation brings is taken off the step's own;
-        needs singular values. Otherwise plain DDNM, which ends with A x = y.
+        DDNM+ (equations 17 and 51): a component whose observation has less noise than x_s takes it
+        and the noise that is left over; one with more is corrected in part, the data in the place
+        of the noise kept. That is the step of :class:`DDRM` with ``eta_b`` = 1; it needs singular
+        values. The more steps, the nearer its results gather around y. Otherwise plain DDNM, which
+        ends with A x = y.
     """
 
     name: ClassVar[str] = "ddnm"
@@ -67,11 +67,6 @@ class DDNM(Sampler):
     def __post_init__(self) -> None:
         check(self.steps >= 1, "steps is at least 1", self.steps)
         check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
-        check(
-            self.eta > 0 or not self.noise_aware,
-            "noise_aware=True corrects within the backward step's noise and needs eta > 0",
-            self.eta,
-        )
 
     def requires(self, problem: Problem) -> None:
         """A Gaussian likelihood; singular values to be noise-aware, else an adjoint."""
@@ -95,31 +90,18 @@ class DDNM(Sampler):
         """Denoise, correct, go down."""
         schedule, (t, s), x = problem.schedule, plan.pairs[state.step], state.x
         alpha_t, sigma_t = schedule.moments(t)
-        alpha_s, sigma_s = schedule.moments(s)
-        x_0 = problem.denoise(x, t)
-        # The old noise is the network's own, before x_0 is corrected.
-        kept = (1 - self.eta**2) ** 0.5 * sigma_s / sigma_t * (x - alpha_t * x_0)
-        dev, z = self.eta * sigma_s, draw(problem, noise)
+        x_0, z = problem.denoise(x, t), draw(problem, noise)
         if self.noise_aware:
-            x_0, z = correct(problem, x_0, float(alpha_s), float(dev), z)
-        else:
-            lik = gaussian(problem)
-            operator: LinearOperator = lik.operator  # type: ignore[assignment]
-            x_0 = x_0 + operator.pseudo_inverse(lik.residual(x_0), problem.shape)
-            z = dev * z
-        x = alpha_s * x_0 + kept + z
+            x = meet_components(problem, x, x_0, t, s, z, self.eta, 1.0)
+            return DDNMState(state.step + 1, x), Info(t, x, x_0)
+        # The old noise is the network's own, before x_0 is corrected.
+        eps = (x - alpha_t * x_0) / sigma_t
+        lik = gaussian(problem)
+        operator: LinearOperator = lik.operator  # type: ignore[assignment]
+        x_0 = x_0 + operator.pseudo_inverse(lik.residual(x_0), problem.shape)
+        alpha_s, sigma_s = schedule.moments(s)
+        x = alpha_s * x_0 + sigma_s * ((1 - self.eta**2) ** 0.5 * eps + self.eta * z)
         return DDNMState(state.step + 1, x), Info(t, x, x_0)
-
-
-def correct(
-    problem: Problem, x_0: Float[Tensor, "batch *event"], a: float, dev: float, z: Tensor
-) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, "batch *event"]]:
-    """x_0 moved to the data as far as noise of deviation ``dev`` allows, and the noise left."""
-    svd, seen, target, noise_dev = components(problem)
-    limit = (dev / (abs(a) * noise_dev).clamp_min(1e-30)).clamp_max(1.0)
-    share = torch.where(seen, limit, torch.zeros_like(limit))
-    own = (dev**2 - (a * share * noise_dev) ** 2).clamp_min(0).sqrt()
-    return x_0 + svd.v(share * (target - svd.v_t(x_0))), svd.v(own * svd.v_t(z))
 
 
 PRESETS: dict[str, DDNM] = {"published": DDNM(), "noiseless": DDNM(noise_aware=False)}

@@ -78,20 +78,38 @@ class DDRM(Sampler):
         self, problem: Problem, plan: Pairs, state: DDRMState, noise: RandomStreams
     ) -> tuple[DDRMState, Info]:
         """Equations 7 and 8, component by component."""
-        schedule, (t, s), x = problem.schedule, plan.pairs[state.step], state.x
-        svd, seen, target, noise_dev = components(problem)
-        q_t, q_s = ratio_of(schedule, t), ratio_of(schedule, s)
+        (t, s), x = plan.pairs[state.step], state.x
         x_0 = problem.denoise(x, t)
-        c_t, c_0 = svd.v_t(x) / schedule.moments(t)[0], svd.v_t(x_0)
-        z = svd.v_t(draw(problem, noise))
-        keep = (1 - self.eta**2) ** 0.5 * q_s
-        free = c_0 + keep * (c_t - c_0) / q_t + self.eta * q_s * z
-        weak = c_0 + keep * (target - c_0) / noise_dev + self.eta * q_s * z
-        rest = (q_s**2 - (self.eta_b * noise_dev) ** 2).clamp_min(0).sqrt()
-        strong = c_0 + self.eta_b * (target - c_0) + rest * z
-        c = torch.where(seen, torch.where(noise_dev <= q_s, strong, weak), free)
-        x = schedule.moments(s)[0] * svd.v(c)
+        z = draw(problem, noise)
+        x = meet_components(problem, x, x_0, t, s, z, self.eta, self.eta_b)
         return DDRMState(state.step + 1, x), Info(t, x, x_0)
+
+
+def meet_components(
+    problem: Problem,
+    x: Float[Tensor, "batch *event"],
+    x_0: Float[Tensor, "batch *event"],
+    t: int,
+    s: int,
+    z: Float[Tensor, "batch *event"],
+    eta: float,
+    eta_b: float,
+) -> Float[Tensor, "batch *event"]:
+    """x_s from x_t = x and D(x_t) = x_0: equations 7 and 8, every component by its own noise."""
+    schedule = problem.schedule
+    svd, seen, target, noise_dev = components(problem)
+    q_s = ratio_of(schedule, s)
+    c_0, z = svd.v_t(x_0), svd.v_t(z)
+    keep = (1 - eta**2) ** 0.5 * q_s
+    # The old noise, written so that a schedule without signal at t has it too.
+    alpha_t, sigma_t = schedule.moments(t)
+    old = (svd.v_t(x) - alpha_t * c_0) / sigma_t
+    free = c_0 + keep * old + eta * q_s * z
+    weak = c_0 + keep * (target - c_0) / noise_dev + eta * q_s * z
+    rest = (q_s**2 - (eta_b * noise_dev) ** 2).clamp_min(0).sqrt()
+    strong = c_0 + eta_b * (target - c_0) + rest * z
+    c = torch.where(seen, torch.where(noise_dev <= q_s, strong, weak), free)
+    return schedule.moments(s)[0] * svd.v(c)
 
 
 def components(problem: Problem) -> tuple[SVD, Tensor, Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import mgdm_core
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import Mask, Matrix
 from mgdm_core.samplers import PRESETS
@@ -25,7 +26,7 @@ KEEP = torch.tensor([True, False, True, False])
 def test_ddnm_s_step_is_that_of_its_code(eta, noise_aware):
     """x_s = alpha_s x_0' + eta sigma_s z + sqrt(1 - eta^2) sigma_s eps, eps the network's at x_t.
 
-    The observation is nearly exact, so that the noise-aware form is the plain one.
+    The noise-aware form keeps no old noise where it observes (equation 51).
     """
     prior, y, z = CoordinatePrior(VP, mean=0.2, variance=0.7), normal((2, 2), 1), 0.8
     states = []
@@ -46,7 +47,29 @@ def test_ddnm_s_step_is_that_of_its_code(eta, noise_aware):
     eps = (x - alpha_t * x_0) / sigma_t
     x_0[:, KEEP] = y
     want = alpha * x_0 + eta * sigma * z + (1 - eta**2) ** 0.5 * sigma * eps
+    if noise_aware:
+        want[:, KEEP] = alpha * y + sigma * z
     torch.testing.assert_close(states[0], want, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("sigma_y", [0.05, 0.5, 2.0])
+def test_ddnm_spreads_over_what_a_noisy_observation_leaves_open(sigma_y):
+    """Prior N(0, I), y = x + sigma_y eps: the posterior is N(y / (1 + sigma_y^2), v).
+
+    The method gathers around y (the more so, the more steps), but not onto it: every step draws
+    noise of eta sigma_s or more in what it observes.
+    """
+    likelihood = GaussianLikelihood(Mask(KEEP), torch.tensor([[1.0, -1.0]]), sigma_y)
+    x = mgdm_core.sample(
+        mgdm_core.Problem(CoordinatePrior(VP, 0.0, 1.0), likelihood, (4,)), DDNM(steps=50), n=500
+    ).x[:, KEEP]
+    exact = sigma_y / (1 + sigma_y**2) ** 0.5
+    spread = x.std(0) / exact
+    assert ((spread > 0.4) & (spread < 1.3)).all(), spread
+    # Between the data and the posterior mean, well below the data where they say little.
+    mean = x.mean(0) * torch.tensor([1.0, -1.0])
+    assert (mean > 1 / (1 + sigma_y**2) - 0.05).all()
+    assert (mean < 1 - 0.4 * sigma_y**2 / (1 + sigma_y**2) + 0.02).all(), mean
 
 
 @pytest.mark.parametrize("sigma_y", [0.05, 0.4])

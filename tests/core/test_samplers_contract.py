@@ -331,7 +331,7 @@ BAD = [
     ("dps", {"eta": 1.5}, "eta lies"),
     ("pgdm", {"weighting": "magic"}, "published.*magic"),
     ("pgdm", {"data_variance": -1.0}, "data_variance"),
-    ("ddnm", {"eta": 0.0}, "needs eta > 0"),
+    ("ddnm", {"eta": 1.2}, "eta lies"),
     ("ddnm", {"steps": 0}, "steps is at least 1"),
     ("ddrm", {"eta_b": 2.0}, "eta_b lies"),
     ("diffpir", {"lam": 0.0}, "lam is positive"),
