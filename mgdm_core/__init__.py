@@ -5,6 +5,7 @@
 >>> result = mgdm_core.sample(problem, mgdm_core.MGDM(), n=20)  # doctest: +SKIP
 """
 
+from mgdm_core import samplers
 from mgdm_core.conditionals import Linearised, Tweedie, Variational
 from mgdm_core.errors import (
     CancelledError,
@@ -39,6 +40,7 @@ from mgdm_core.priors import (
     FlowPrior,
     GaussianMixture,
     GaussianMixturePrior,
+    GuidedPrior,
     LatentPrior,
     NoisePredictionPrior,
     Prior,
@@ -48,59 +50,11 @@ from mgdm_core.priors import (
 from mgdm_core.problem import Problem
 from mgdm_core.sample import SampleResult, SavedRun, sample
 from mgdm_core.sampler import Info, Sampler, Start
-from mgdm_core.samplers import (
-    DAPS,
-    DDNM,
-    DDRM,
-    DPS,
-    MGDM,
-    PGDM,
-    PRESETS,
-    SAMPLERS,
-    DiffPIR,
-    DiffusionGibbs,
-    DInG,
-    FlowDPS,
-    GuessAndGuide,
-    MCGDiff,
-    MGDMJumps,
-    MGDMMarginal,
-    MSDMDirac,
-    MSDMGaussian,
-    PnPDM,
-    REDDiff,
-    SMCDiff,
-    TweedieGibbs,
-    TwistedSMC,
-    default_sampler,
-    get_sampler,
-)
+from mgdm_core.samplers import *  # noqa: F403
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.trace import Progress, Trace
 
 __all__ = [
-    "DAPS",
-    "DDNM",
-    "DDRM",
-    "DiffPIR",
-    "DiffusionGibbs",
-    "DInG",
-    "FlowDPS",
-    "GuessAndGuide",
-    "MCGDiff",
-    "MSDMDirac",
-    "MSDMGaussian",
-    "PGDM",
-    "PnPDM",
-    "REDDiff",
-    "SMCDiff",
-    "TwistedSMC",
-    "DPS",
-    "MGDM",
-    "MGDMJumps",
-    "MGDMMarginal",
-    "PRESETS",
-    "SAMPLERS",
     "CallableLikelihood",
     "CancelledError",
     "CapabilityError",
@@ -113,6 +67,7 @@ __all__ = [
     "GaussianLikelihood",
     "GaussianMixture",
     "GaussianMixturePrior",
+    "GuidedPrior",
     "Identity",
     "Info",
     "LatentPrior",
@@ -141,12 +96,10 @@ __all__ = [
     "SumOverChannels",
     "Trace",
     "Tweedie",
-    "TweedieGibbs",
     "Variational",
     "VelocityPrior",
     "compose",
-    "default_sampler",
-    "get_sampler",
     "sample",
     "stack",
 ]
+__all__ += samplers.__all__

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Bool", "Complex", "Float", "Int", "Num", "Shaped", "Tensor", "Array"]
+__all__ = ["Array", "Bool", "Complex", "Events", "Float", "Int", "Num", "Shaped", "Tensor"]
 
 Array = np.ndarray
 
@@ -33,3 +33,6 @@ else:
             return item[0]
 
     Bool = Complex = Float = Int = Num = Shaped = _Unchecked
+
+Events = Float[Tensor, "batch *event"]
+"""A batch of events, one per item."""

@@ -8,13 +8,14 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events
 from mgdm_core.conditionals.protocol import Place
 from mgdm_core.errors import SettingsError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import check, gaussian
+from mgdm_core.sampler import gaussian
 from mgdm_core.schedule import Level
+from mgdm_core.settings import Settings, at_least, check, positive, share
 
 __all__ = [
     "INDEX_LAWS",
@@ -38,13 +39,7 @@ PUBLISHED_FLOOR = 0.0436
 class IndexLaw(Protocol):
     """Draws a level in {1, ..., t - 1} (t is at least 2): one int for all, or one per item."""
 
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Return s; read nothing from the device."""
         ...
 
@@ -55,28 +50,19 @@ def _clip(s: int, place: Place) -> int:
 
 
 @dataclass(frozen=True)
-class UniformLaw:
+class UniformLaw(Settings):
     """Uniform from the level of noise-to-signal ratio ``floor`` to t: the paper's first phase."""
 
-    floor: float = PUBLISHED_FLOOR
+    floor: float = positive(PUBLISHED_FLOOR)
 
-    def __post_init__(self) -> None:
-        check(self.floor > 0, "floor is a positive noise-to-signal ratio", self.floor)
-
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Draw uniformly."""
         low = _clip(problem.schedule.level_of_sigma(self.floor), place)
         return noise.integers(low, place.t, x_0.device)
 
 
 @dataclass(frozen=True)
-class UniformFraction:
+class UniformFraction(Settings):
     """Uniform on [low t, t): high levels only, where x_0 may still move."""
 
     low: float = 0.5
@@ -84,39 +70,24 @@ class UniformFraction:
     def __post_init__(self) -> None:
         check(0 <= self.low < 1, "low lies in [0, 1)", self.low)
 
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Draw uniformly from the upper part."""
         return noise.integers(_clip(int(self.low * place.t), place), place.t, x_0.device)
 
 
 @dataclass(frozen=True)
-class NearZero:
+class NearZero(Settings):
     """Uniform on [1, width]: known to lock observed parts and freeze the rest."""
 
-    width: int = 10
+    width: int = at_least(1, 10)
 
-    def __post_init__(self) -> None:
-        check(self.width >= 1, "width is at least 1", self.width)
-
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Draw near level 0."""
         return noise.integers(1, _clip(self.width, place) + 1, x_0.device)
 
 
 @dataclass(frozen=True)
-class Fraction:
+class Fraction(Settings):
     """Deterministic s = fraction of t."""
 
     fraction: float = 0.5
@@ -124,13 +95,7 @@ class Fraction:
     def __post_init__(self) -> None:
         check(0 < self.fraction < 1, "fraction lies in (0, 1)", self.fraction)
 
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Return the fixed fraction."""
         return _clip(round(self.fraction * place.t), place)
 
@@ -139,19 +104,13 @@ class Fraction:
 class NextLevel:
     """s is the next level of the outer grid (at least 1)."""
 
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Return the next level."""
         return _clip(place.below, place)
 
 
 @dataclass(frozen=True)
-class PublishedMix:
+class PublishedMix(Settings):
     """:class:`UniformLaw` for the first ``threshold`` share of the run, then the next level.
 
     The published settings: floor level 10 of DDPM's 1000, which is stated here by its
@@ -159,27 +118,17 @@ class PublishedMix:
     0.65 for audio (13 of 20).
     """
 
-    floor: float = PUBLISHED_FLOOR
-    threshold: float = 0.7
+    floor: float = positive(PUBLISHED_FLOOR)
+    threshold: float = share(0.7)
 
-    def __post_init__(self) -> None:
-        check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
-        check(self.floor > 0, "floor is a positive noise-to-signal ratio", self.floor)
-
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Draw by phase."""
         law = UniformLaw(self.floor) if place.before(self.threshold) else NextLevel()
         return law(place, problem, x_0, noise)
 
 
 @dataclass(frozen=True)
-class WeightsLaw:
+class WeightsLaw(Settings):
     """User weights omega_s: s in {1, ..., t - 1} with probability proportional to omega[s - 1].
 
     Parameters
@@ -197,13 +146,7 @@ class WeightsLaw:
             self.omega[:4],
         )
 
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Draw from the weights below t."""
         if len(self.omega) < place.t - 1:
             raise SettingsError(
@@ -214,7 +157,7 @@ class WeightsLaw:
 
 
 @dataclass(frozen=True)
-class ResidualLaw:
+class ResidualLaw(Settings):
     """Looks at the observation: the worse x_0 explains y, the higher s.
 
     With rho = rms(y - A x_0) / sigma_y, the law is uniform on [low, high] with high between the
@@ -236,13 +179,7 @@ class ResidualLaw:
         check(self.rough > 1, "rough is larger than 1", self.rough)
         check(0 <= self.share < 1, "share lies in [0, 1)", self.share)
 
-    def __call__(
-        self,
-        place: Place,
-        problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        noise: RandomStreams,
-    ) -> Level:
+    def __call__(self, place: Place, problem: Problem, x_0: Events, noise: RandomStreams) -> Level:
         """Draw according to each item's residual."""
         residual = problem.residual(x_0)
         if residual is None:

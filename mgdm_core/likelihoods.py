@@ -7,7 +7,7 @@ from copy import copy
 
 import torch
 
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators import Operator, Scaled, flat, scaled
 
@@ -31,7 +31,7 @@ class Likelihood:
 
     observation: Tensor
 
-    def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, x_0: Events) -> Float[Tensor, " batch"]:
         """log g(y_i | x_0_i) for every item i, up to a constant that depends on y only."""
         raise NotImplementedError
 
@@ -56,7 +56,7 @@ class ImageLikelihood(Likelihood):
 
     operator: Operator
 
-    def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, x_0: Events) -> Float[Tensor, " batch"]:
         """log g per item, up to a constant that depends on y only."""
         return self.image_log_prob(flat(self.operator.forward(x_0)))
 
@@ -117,7 +117,7 @@ class GaussianLikelihood(ImageLikelihood):
             chosen.operator = self.operator.select(torch.as_tensor(items))  # type: ignore
         return chosen
 
-    def residual(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch ..."]:
+    def residual(self, x_0: Events) -> Float[Tensor, "batch ..."]:
         """y - A(x_0)."""
         return self.observation - self.operator.forward(x_0)
 
@@ -161,7 +161,7 @@ class PoissonLikelihood(ImageLikelihood):
         self.operator, self.observation = operator, observation
         self.gain, self.floor = float(gain), float(floor)
 
-    def rate(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, "batch ..."]:
+    def rate(self, x_0: Events) -> Float[Tensor, "batch ..."]:
         """Expected counts, clipped from below."""
         return (self.gain * self.operator.forward(x_0)).clamp_min(self.floor)
 
@@ -203,7 +203,7 @@ class CallableLikelihood(Likelihood):
         self._log_prob = log_prob
         self.observation = observation
 
-    def log_prob(self, x_0: Float[Tensor, "batch *event"]) -> Float[Tensor, " batch"]:
+    def log_prob(self, x_0: Events) -> Float[Tensor, " batch"]:
         """Return the callable's value, one per item."""
         value = self._log_prob(x_0, self.observation)
         if value.shape != x_0.shape[:1]:

@@ -263,12 +263,7 @@ class _Run:
         if info is None and saved is None:
             self.report(1, 1, level, result.x, save)
         return Batch(
-            problem.items,
-            result,
-            recorder.records,
-            recorder.extra,
-            meter.evaluations,
-            meter.vjps,
+            problem.items, result, recorder.records, recorder.extra, meter.evaluations, meter.vjps
         )
 
     def report(self, steps: int, step: int, level: int, estimate: Tensor, save: Any) -> None:
@@ -312,7 +307,7 @@ class _Run:
                 getattr(problem.likelihood, "sigma_y", None),
                 float(observed),
                 None if residual is None else float(residual.double().square().mean().sqrt()),
-                extra.get("jump_acceptance"),
+                extra.get("path_acceptance"),
             ),
             extra,
         )

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from mgdm_core.array_types import Bool, Float, Int, Tensor
-from mgdm_core.errors import CapabilityError, SettingsError, ShapeError
+from mgdm_core.array_types import Bool, Events, Float, Int, Tensor
+from mgdm_core.errors import CapabilityError, ShapeError
 from mgdm_core.likelihoods import GaussianLikelihood, ImageLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, SpectralOperator, SumOverChannels
 from mgdm_core.problem import Problem
+from mgdm_core.settings import Settings, check
 
 __all__ = [
     "Info",
@@ -30,6 +31,7 @@ __all__ = [
     "first_level",
     "gaussian",
     "lacks",
+    "locally_gaussian",
 ]
 
 
@@ -101,12 +103,12 @@ class Start:
         Level to noise it to; None for the sampler's own first level.
     """
 
-    x_0: Float[Tensor, "batch *event"]
+    x_0: Events
     level: int | None = None
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(Settings):
     """Base of all samplers; a subclass is a frozen dataclass whose fields are its settings.
 
     Attributes
@@ -183,10 +185,11 @@ def gaussian(problem: Problem) -> GaussianLikelihood:
     return likelihood
 
 
-def check(condition: bool, rule: str, found: object) -> None:
-    """Raise :class:`SettingsError` with the rule and the value found unless ``condition``."""
-    if not condition:
-        raise SettingsError(f"{rule}; found {found!r}")
+def locally_gaussian(problem: Problem, who: str) -> ImageLikelihood:
+    """Return the likelihood as one that looks Gaussian near a point, or say that it does not."""
+    if not isinstance(problem.likelihood, ImageLikelihood):
+        raise CapabilityError(problem.likelihood, "local_gaussian", who)
+    return problem.likelihood
 
 
 def first_level(problem: Problem, start: Start | None, level: int | None = None) -> int:
@@ -229,8 +232,6 @@ def draw(
     return drawn.flatten(0, 1) if particles else drawn
 
 
-def like_items(
-    value: Float[Tensor, " batch"], x: Float[Tensor, "batch *event"]
-) -> Float[Tensor, "batch ..."]:
+def like_items(value: Float[Tensor, " batch"], x: Events) -> Float[Tensor, "batch ..."]:
     """One value per item, shaped to multiply ``x``, in its dtype."""
     return value.to(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 
 __all__ = ["Level", "Moment", "NoiseSchedule", "fit", "root"]
@@ -110,11 +110,7 @@ class NoiseSchedule:
 
     @classmethod
     def karras(
-        cls,
-        steps: int = 1000,
-        sigma_min: float = 5e-4,
-        sigma_max: float = 20.0,
-        rho: float = 3.0,
+        cls, steps: int = 1000, sigma_min: float = 5e-4, sigma_max: float = 20.0, rho: float = 3.0
     ) -> NoiseSchedule:
         """Variance-exploding levels of Karras et al. 2022, equation 5; alpha is 1 everywhere."""
         if not 0 < sigma_min < sigma_max or steps < 2 or rho <= 0:
@@ -224,7 +220,7 @@ def root(value: Moment) -> Moment:
     return value.clamp_min(0).sqrt() if isinstance(value, Tensor) else math.sqrt(max(value, 0.0))
 
 
-def fit(value: Moment, x: Float[Tensor, "batch *event"]) -> float | Float[Tensor, "..."]:
+def fit(value: Moment, x: Events) -> float | Float[Tensor, "..."]:
     """A moment in ``x``'s dtype, shaped to multiply it item by item."""
     if not isinstance(value, Tensor):
         return float(value)

@@ -212,13 +212,13 @@ def failure_signatures(
     residual : float or None
         Root mean square of y - A(x) of the samples themselves.
     acceptance : list of float or None
-        Share of the items that accepted, per jump, of methods that propose and accept.
+        Share of the items that accepted, per path, of methods that propose and accept.
 
     Returns
     -------
     list of str
         Each begins with its name: ``conditional-not-converged``, ``index-stuck-near-zero``,
-        ``divergence``, ``data-not-met``, ``jumps-stuck``.
+        ``divergence``, ``data-not-met``, ``paths-stuck``.
     """
     found: list[str] = []
     if residual is not None and sigma_y is not None and residual > 1.5 * sigma_y:
@@ -231,9 +231,9 @@ def failure_signatures(
     later = (acceptance or [])[1:]
     if len(later) >= 10 and sum(later) < 0.02 * len(later):
         found.append(
-            f"jumps-stuck: {100 * sum(later) / len(later):.1f} % of the jumps were accepted; the "
-            f"modes' weights are those of the first draw; observe fewer numbers per jump or leave "
-            f"the jumps out"
+            f"paths-stuck: {100 * sum(later) / len(later):.1f} % of the paths were accepted; the "
+            f"modes' weights are those of the first draw; give a larger budget, or leave the paths "
+            f"out (budget=0)"
         )
     if len(records) < 4:
         return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
 from mgdm_core.schedule import Level
@@ -53,8 +53,8 @@ class Conditional(Protocol):
     def __call__(
         self,
         problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        x_t: Float[Tensor, "batch *event"],
+        x_0: Events,
+        x_t: Events,
         s: Level,
         place: Place,
         noise: RandomStreams,

@@ -6,25 +6,24 @@ from dataclasses import dataclass
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Tensor
 from mgdm_core.conditionals.protocol import ConditionalDraw, Place
 from mgdm_core.errors import CapabilityError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, flat
 from mgdm_core.priors import VariancePrior
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import check, gaussian, lacks, owner_of
+from mgdm_core.sampler import gaussian, lacks, owner_of
 from mgdm_core.schedule import Level, fit
+from mgdm_core.settings import Settings, not_negative, one_of, positive
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.conditioning import condition_gaussian
 
 __all__ = ["Tweedie"]
 
-KINDS = ("auto", "prior", "probe", "isotropic")
-
 
 @dataclass(frozen=True)
-class Tweedie:
+class Tweedie(Settings):
     """Condition x_0 given x_s in closed form, with no vector-Jacobian product.
 
     x_s is drawn from the bridge without y; D_s(x_s) and Var[x_0 | x_s] = sigma_s^2 / alpha_s J
@@ -46,15 +45,10 @@ class Tweedie:
         Share of sigma_s^2 below which no variance falls, so that no coefficient is ever certain.
     """
 
-    variance: str = "auto"
+    variance: str = one_of(("auto", "prior", "probe", "isotropic"), "auto")
     draw: bool = True
-    data_variance: float = 1.0
-    floor: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self.variance in KINDS, f"variance is one of {', '.join(KINDS)}", self.variance)
-        check(self.data_variance > 0, "data_variance is positive", self.data_variance)
-        check(self.floor >= 0, "floor is not negative", self.floor)
+    data_variance: float = positive(1.0)
+    floor: float = not_negative(0.0)
 
     def requires(self, problem: Problem) -> None:
         """A Gaussian likelihood on a linear operator; ``prior``: a prior that has variances."""
@@ -64,9 +58,7 @@ class Tweedie:
         if self.variance == "prior" and not isinstance(problem.prior, VariancePrior):
             raise CapabilityError(problem.prior, "denoise_with_variance", "variance='prior'")
 
-    def condition(
-        self, problem: Problem, x_s: Float[Tensor, "batch *event"], s: Level, noise: RandomStreams
-    ) -> Float[Tensor, "batch *event"]:
+    def condition(self, problem: Problem, x_s: Events, s: Level, noise: RandomStreams) -> Events:
         """Draw (or the mean of) x_0 given x_s and y, at one evaluation."""
         likelihood = gaussian(problem)
         kind = self.variance
@@ -111,8 +103,8 @@ class Tweedie:
     def __call__(
         self,
         problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        x_t: Float[Tensor, "batch *event"],
+        x_0: Events,
+        x_t: Events,
         s: Level,
         place: Place,
         noise: RandomStreams,

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.conditionals.protocol import ConditionalDraw, Place
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import check
 from mgdm_core.schedule import Level, fit
+from mgdm_core.settings import Settings, at_least, one_of, positive, share
 from mgdm_core.steps.bridge import bridge_moments
 from mgdm_core.steps.gradients import loss_and_gradient
 
@@ -21,7 +21,7 @@ BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
-class Variational:
+class Variational(Settings):
     """A diagonal Gaussian fitted by Adam (Janati et al. 2025, Gauss_VI).
 
     Starts at the bridge's mean and deviation; each Adam step takes one reparameterised sample of
@@ -45,28 +45,22 @@ class Variational:
     early_learning_rate : float or None
         Used for the first ``early`` share of the run.
     early : float
-    stated_for : {"vp", "ve"}
-        Schedules whose states the rates are stated for: variance-preserving, where
+    stated_for : {"vp", "ve", "bridge"}
+        ``bridge``: the rate is a share of the bridge's own deviation, whatever the schedule. Else
+        schedules whose states the rates are stated for: variance-preserving, where
         alpha^2 + sigma^2 = 1, or variance-exploding, where alpha = 1. At a level of the same
         noise-to-signal ratio a state of another schedule is as many times larger, and so is the
         rate.
     """
 
-    steps: int = 5
-    late_steps: int = 20
-    late_from: float = 0.7
-    every: int = 0
-    learning_rate: float = 0.03
-    early_learning_rate: float | None = None
-    early: float = 0.11
-    stated_for: str = "vp"
-
-    def __post_init__(self) -> None:
-        check(self.steps >= 1 and self.late_steps >= 1, "Adam steps are at least 1", self.steps)
-        check(self.learning_rate > 0, "learning_rate is positive", self.learning_rate)
-        check(0 <= self.late_from <= 1, "late_from lies in [0, 1]", self.late_from)
-        check(0 <= self.early <= 1, "early lies in [0, 1]", self.early)
-        check(self.stated_for in ("vp", "ve"), "stated_for is 'vp' or 've'", self.stated_for)
+    steps: int = at_least(1, 5)
+    late_steps: int = at_least(1, 20)
+    late_from: float = share(0.7)
+    every: int = at_least(0, 0)
+    learning_rate: float = positive(0.03)
+    early_learning_rate: float | None = positive(None)
+    early: float = share(0.11)
+    stated_for: str = one_of(("vp", "ve", "bridge"), "vp")
 
     def requires(self, problem: Problem) -> None:
         """Any problem will do."""
@@ -82,7 +76,7 @@ class Variational:
     def fit(
         self,
         problem: Problem,
-        mean: Float[Tensor, "batch *event"],
+        mean: Events,
         dev: Float[Tensor, "..."],
         s: Level,
         steps: int,
@@ -92,8 +86,8 @@ class Variational:
         """Fit N(m, exp(2 rho)) to g_s times N(mean, dev^2); return m, rho, first and last loss."""
         alpha, sigma = problem.schedule.moments(s)
         scale = alpha if self.stated_for == "ve" else (alpha**2 + sigma**2) ** 0.5
-        rates = (fit(rate * scale, mean), rate)
         dev = dev.expand_as(mean)
+        rates = (rate * dev if self.stated_for == "bridge" else fit(rate * scale, mean), rate)
         m, rho = mean.clone(), dev.log()
         prior_precision = dev.square().reciprocal()
         first = [torch.zeros_like(mean) for _ in rates]
@@ -122,8 +116,8 @@ class Variational:
     def __call__(
         self,
         problem: Problem,
-        x_0: Float[Tensor, "batch *event"],
-        x_t: Float[Tensor, "batch *event"],
+        x_0: Events,
+        x_t: Events,
         s: Level,
         place: Place,
         noise: RandomStreams,

@@ -9,19 +9,8 @@ from mgdm_core.operators.base import (
     flat,
 )
 from mgdm_core.operators.combined import Composition, Scaled, Stack, compose, scaled, stack
-from mgdm_core.operators.convolution import (
-    CircularBlur,
-    ReflectBlur,
-    gaussian_taps,
-    motion_kernel,
-)
-from mgdm_core.operators.elementary import (
-    FunctionOperator,
-    Identity,
-    Mask,
-    Matrix,
-    SumOverChannels,
-)
+from mgdm_core.operators.convolution import CircularBlur, ReflectBlur, gaussian_taps, motion_kernel
+from mgdm_core.operators.elementary import FunctionOperator, Identity, Mask, Matrix, SumOverChannels
 from mgdm_core.operators.jpeg import JPEG
 from mgdm_core.operators.masks import centre_mask, expand_mask, half_mask
 from mgdm_core.operators.pointwise import GammaBlur, HighDynamicRange, PhaseRetrieval

@@ -13,16 +13,9 @@ from typing import NamedTuple
 
 import torch
 
-from mgdm_core.array_types import Float, Shaped, Tensor
+from mgdm_core.array_types import Events, Float, Shaped, Tensor
 
-__all__ = [
-    "SVD",
-    "LinearOperator",
-    "Operator",
-    "SpectralOperator",
-    "conjugate_gradient",
-    "flat",
-]
+__all__ = ["SVD", "LinearOperator", "Operator", "SpectralOperator", "conjugate_gradient", "flat"]
 
 
 def flat(x: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch size"]:
@@ -110,11 +103,8 @@ class LinearOperator(Operator):
         return conjugate_gradient(lambda x: self.adjoint(self.forward(x)), self.adjoint(y))
 
     def proximal(
-        self,
-        z: Float[Tensor, "batch *event"],
-        y: Float[Tensor, "batch ..."],
-        weight: Float[Tensor, "..."] | float,
-    ) -> Float[Tensor, "batch *event"]:
+        self, z: Events, y: Float[Tensor, "batch ..."], weight: Float[Tensor, "..."] | float
+    ) -> Events:
         """Minimise weight ||A x - y||^2 + ||x - z||^2 over x.
 
         This is the mean of N(z, v I) conditioned on y = A x + N(0, s^2 I) with weight = v / s^2.
@@ -171,11 +161,8 @@ class SpectralOperator(LinearOperator):
         return v - svd.u(square / (1 + square) * d)
 
     def proximal(
-        self,
-        z: Float[Tensor, "batch *event"],
-        y: Float[Tensor, "batch ..."],
-        weight: Float[Tensor, "..."] | float,
-    ) -> Float[Tensor, "batch *event"]:
+        self, z: Events, y: Float[Tensor, "batch ..."], weight: Float[Tensor, "..."] | float
+    ) -> Events:
         """Minimise weight ||A x - y||^2 + ||x - z||^2 over x, in closed form."""
         svd = self.svd(z.shape[1:], z)
         c, d = svd.v_t(z), svd.u_t(y)

@@ -60,9 +60,7 @@ class Separable(SpectralOperator):
     """
 
     def __init__(
-        self,
-        rows: Float[Tensor, "out_height height"],
-        columns: Float[Tensor, "out_width width"],
+        self, rows: Float[Tensor, "out_height height"], columns: Float[Tensor, "out_width width"]
     ) -> None:
         self.rows, self.columns = rows.double(), columns.double()
         self._factors = [torch.linalg.svd(m) for m in (self.rows, self.columns)]

@@ -1,5 +1,6 @@
 """Diffusion priors: every network, whatever it predicts, becomes ``denoise(x, t)``."""
 
+from mgdm_core.priors.guided import GuidedPrior
 from mgdm_core.priors.latent import LatentPrior
 from mgdm_core.priors.mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.priors.network import (
@@ -19,6 +20,7 @@ __all__ = [
     "FlowPrior",
     "GaussianMixture",
     "GaussianMixturePrior",
+    "GuidedPrior",
     "LatentPrior",
     "NoisePredictionPrior",
     "Prior",

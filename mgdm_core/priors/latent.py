@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.operators import FunctionOperator
 from mgdm_core.priors.protocol import Prior
 
@@ -39,9 +39,7 @@ class LatentPrior:
         self.schedule = latent_prior.schedule
         self._encoder, self._decoder, self.scale = encoder, decoder, scale
 
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch *event"]:
+    def denoise(self, x: Events, t: int | Int[Tensor, " batch"]) -> Events:
         """Denoise latents (the sampler's variable is the latent)."""
         return self.latent_prior.denoise(x, t)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Events, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.priors.protocol import level_vector
 from mgdm_core.schedule import NoiseSchedule
@@ -61,9 +61,7 @@ class _NetworkPrior:
     def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch *event"]:
+    def denoise(self, x: Events, t: int | Int[Tensor, " batch"]) -> Events:
         """Estimate E[x_0 | x_t = x]; items at level 0 are returned as they are."""
         if isinstance(t, int) and t == 0:
             return x

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Events, Int, Tensor
 from mgdm_core.schedule import NoiseSchedule
 
 __all__ = ["Denoised", "Prior", "VariancePrior", "level_vector"]
@@ -23,9 +23,7 @@ class Prior(Protocol):
 
     schedule: NoiseSchedule
 
-    def denoise(
-        self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch *event"]:
+    def denoise(self, x: Events, t: int | Int[Tensor, " batch"]) -> Events:
         """Estimate E[x_0 | x_t = x] at level(s) ``t``; at level 0 this is ``x`` itself."""
         ...
 
@@ -45,9 +43,7 @@ class Denoised(NamedTuple):
 class VariancePrior(Prior, Protocol):
     """A prior that also knows Var[x_0 | x_t] as a diagonal in a basis of its choice."""
 
-    def denoise_with_variance(
-        self, x: Float[Tensor, "batch *event"], t: int | Int[Tensor, " batch"]
-    ) -> Denoised:
+    def denoise_with_variance(self, x: Events, t: int | Int[Tensor, " batch"]) -> Denoised:
         """Return the posterior mean and the diagonal posterior variance."""
         ...
 

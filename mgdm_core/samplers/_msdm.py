@@ -11,10 +11,11 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Result, Sampler, Start, check, draw, first_level, first_state
+from mgdm_core.sampler import Info, Result, Sampler, Start, draw, first_level, first_state
+from mgdm_core.settings import at_least, check, not_negative, positive
 from mgdm_core.steps.grids import karras_levels, ratio_of
 
 __all__ = ["MSDM", "MSDMPlan", "MSDMState"]
@@ -32,7 +33,7 @@ class MSDMState(NamedTuple):
     """u = x / alpha."""
 
     step: int
-    u: Float[Tensor, "batch *event"]
+    u: Events
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,17 @@ class MSDM(Sampler):
     paper: ClassVar[str] = "Mariani et al. 2024, arXiv 2302.02257"
     needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "mixing"})
 
-    steps: int = 150
-    sigma_max: float = 1.0
-    sigma_min: float = 1e-4
-    rho: float = 7.0
-    s_churn: float = 20.0
-    resamples: int = 2
+    steps: int = at_least(2, 150)
+    sigma_max: float = positive(1.0)
+    sigma_min: float = positive(1e-4)
+    rho: float = positive(7.0)
+    s_churn: float = not_negative(20.0)
+    resamples: int = at_least(1, 2)
 
     def __post_init__(self) -> None:
-        check(self.steps >= 2, "steps is at least 2", self.steps)
-        check(
-            0 < self.sigma_min < self.sigma_max,
-            "0 < sigma_min < sigma_max",
-            (self.sigma_min, self.sigma_max),
-        )
-        check(self.rho > 0, "rho is positive", self.rho)
-        check(self.s_churn >= 0, "s_churn is not negative", self.s_churn)
-        check(self.resamples >= 1, "resamples is at least 1", self.resamples)
+        super().__post_init__()
+        ends = (self.sigma_min, self.sigma_max)
+        check(self.sigma_min < self.sigma_max, "0 < sigma_min < sigma_max", ends)
 
     def constrain(self, problem: Problem, u: Tensor) -> Tensor:
         """Correct u before each evaluation and at the end."""

@@ -6,16 +6,18 @@ their random numbers come from the item's own stream. Log-weights have shape (ba
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.array_types import Bool, Float, Int, Tensor
+from mgdm_core.array_types import Bool, Events, Float, Int, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import SVD, SpectralOperator, flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Result, Sampler, Start, check, first_level, gaussian
+from mgdm_core.sampler import Info, Result, Sampler, Start, first_level, gaussian
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.settings import at_least, share
 
 __all__ = [
     "ParticleSampler",
@@ -86,9 +88,7 @@ def resample(
     return kept, [a[rows] for a in arrays]
 
 
-def best(
-    log_weights: Float[Tensor, "batch particles"], x: Float[Tensor, "rows *event"]
-) -> Float[Tensor, "batch *event"]:
+def best(log_weights: Float[Tensor, "batch particles"], x: Float[Tensor, "rows *event"]) -> Events:
     """The particle of largest weight of every item, for progress and records."""
     batch, count = log_weights.shape
     rows = log_weights.argmax(-1) + count * torch.arange(batch, device=x.device)
@@ -107,18 +107,25 @@ def told(
     return Info(level, x, best(log_weights, x_0), valid=valid, extra=extra)
 
 
+@dataclass(frozen=True)
 class ParticleSampler(Sampler):
-    """A method that keeps several interacting particles per item; its state has their weights."""
+    """A method that keeps several interacting particles per item; its state has their weights.
+
+    Parameters
+    ----------
+    particles : int
+        Per item.
+    steps : int
+        Noise levels.
+    threshold : float
+        An item is resampled when its effective size falls below this share of its particles; 1 for
+        every step.
+    """
 
     interacting: ClassVar[bool] = True
-    particles: int
-    steps: int
-    threshold: float
-
-    def __post_init__(self) -> None:
-        check(self.particles >= 1, "particles is at least 1", self.particles)
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(0 <= self.threshold <= 1, "threshold lies in [0, 1]", self.threshold)
+    particles: int = at_least(1, 64)
+    steps: int = at_least(1, 100)
+    threshold: float = share(1.0)
 
     def no_weights(self, problem: Problem) -> Float[Tensor, "batch particles"]:
         """Equal weights."""
@@ -248,3 +255,17 @@ def _nearest(grid: Tensor, values: Tensor) -> Tensor:
 def row_sum(x: Tensor) -> Float[Tensor, " rows"]:
     """Sum over everything but the first axis, float64."""
     return flat(x).double().sum(-1)
+
+
+@dataclass(frozen=True)
+class SpectralSMC(ParticleSampler):
+    """Particles that meet each observed component at the level of its own noise.
+
+    Those levels are added to the run's ``steps``.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
+
+    def plan(self, problem: Problem, start: Start | None = None) -> SpectralPlan:
+        """Even levels, and those at which components are met."""
+        return spectral_plan(problem, self.steps, start)

@@ -3,48 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import CapabilityError
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import (
-    Info,
-    Sampler,
-    Start,
-    check,
-    draw,
-    first_level,
-    first_state,
-    gaussian,
-    lacks,
-)
+from mgdm_core.sampler import Info, Start, check, draw, first_level, first_state, gaussian, lacks
+from mgdm_core.samplers.descent import DrawsGivenData, Position
+from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.backward import backward_chain
-from mgdm_core.steps.data import draw_given_data, require_exact, solves_linear
-from mgdm_core.steps.grids import karras_levels, posterior_variance
+from mgdm_core.steps.grids import Pairs, karras_levels, posterior_variance
 
 __all__ = ["PRESETS", "DAPS"]
 
 
-class DAPSPlan(NamedTuple):
-    """Levels, down to 0, and whether the draw given the data is in closed form."""
-
-    levels: tuple[int, ...]
-    steps: int
-    exact: bool
-
-
-class DAPSState(NamedTuple):
-    """x at the level that the next step starts from."""
-
-    step: int
-    x: Float[Tensor, "batch *event"]
-
-
 @dataclass(frozen=True)
-class DAPS(Sampler):
+class DAPS(DrawsGivenData):
     """At each level: estimate x_0, draw x_0 given x_t and y, noise it to the next level.
 
     x_0 given x_t is taken as a Gaussian around the estimate; with ``ode_steps=1`` and
@@ -58,15 +33,10 @@ class DAPS(Sampler):
         Annealing levels.
     ode_steps : int
         Steps of the probability-flow ODE from x_t to an estimate of x_0; one step is D(x_t).
-    langevin_steps : int
-        Langevin steps on x_0 given x_t and y.
-    learning_rate : float or None
-        Largest Langevin step; it falls linearly over the run to ``rate_floor`` times itself.
-        None for the largest that is stable, whatever the data's scale.
+    draw, langevin_steps, learning_rate
+        As in :class:`mgdm_core.samplers.descent.DrawsGivenData`; the largest step falls linearly
+        over the run to ``rate_floor`` times itself.
     rate_floor : float
-    draw : {"auto", "exact", "langevin"}
-        ``exact`` draws x_0 given x_t and y in closed form (linear, Gaussian); ``auto`` does where
-        it can.
     tau : float or None
         Deviation of the observation in the Langevin steps; None for the likelihood's own.
     data_variance : float or None
@@ -79,38 +49,16 @@ class DAPS(Sampler):
     name: ClassVar[str] = "daps"
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv 2407.01521"
 
-    levels: int = 200
-    ode_steps: int = 5
-    langevin_steps: int = 50
-    learning_rate: float | None = None
-    rate_floor: float = 0.01
-    draw: str = "auto"
-    tau: float | None = None
-    data_variance: float | None = None
+    levels: int = at_least(1, 200)
+    ode_steps: int = at_least(1, 5)
+    rate_floor: float = above_0(0.01)
+    tau: float | None = positive(None)
+    data_variance: float | None = positive(None)
     sigma_max: float | None = None
     sigma_min: float | None = None
 
     def __post_init__(self) -> None:
-        check(self.levels >= 1, "levels is at least 1", self.levels)
-        check(self.ode_steps >= 1, "ode_steps is at least 1", self.ode_steps)
-        check(self.langevin_steps >= 1, "langevin_steps is at least 1", self.langevin_steps)
-        check(
-            self.learning_rate is None or self.learning_rate > 0,
-            "learning_rate is positive or None",
-            self.learning_rate,
-        )
-        check(0 < self.rate_floor <= 1, "rate_floor lies in (0, 1]", self.rate_floor)
-        check(
-            self.draw in ("auto", "exact", "langevin"),
-            "draw is one of auto, exact, langevin",
-            self.draw,
-        )
-        check(self.tau is None or self.tau > 0, "tau is positive or None", self.tau)
-        check(
-            self.data_variance is None or self.data_variance > 0,
-            "data_variance is positive or None",
-            self.data_variance,
-        )
+        super().__post_init__()
         ends = (self.sigma_max, self.sigma_min)
         given = self.sigma_max is not None and self.sigma_min is not None
         check(
@@ -120,49 +68,43 @@ class DAPS(Sampler):
         )
 
     def requires(self, problem: Problem) -> None:
-        """An exact draw asks for a linear Gaussian problem, ``tau`` for a Gaussian likelihood."""
+        """Further, ``tau`` asks for a Gaussian likelihood."""
+        super().requires(problem)
         if self.tau is not None and lacks(problem, "gaussian"):
             raise CapabilityError(problem.likelihood, "gaussian", "daps with tau")
-        if self.draw == "exact":
-            require_exact(problem, self.name)
 
-    def plan(self, problem: Problem, start: Start | None = None) -> DAPSPlan:
+    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
         """Karras levels between the two deviations, or even ones."""
         if self.sigma_max is not None and self.sigma_min is not None:
             levels = karras_levels(problem.schedule, self.levels, self.sigma_max, self.sigma_min)
         else:
             levels = problem.schedule.spaced(self.levels)
         top = first_level(problem, start, levels[0])
-        levels = [top, *(level for level in levels if level < top), 0]
-        exact = self.draw == "exact" or (self.draw == "auto" and solves_linear(problem))
-        return DAPSPlan(tuple(levels), len(levels) - 1, exact)
+        return Pairs.through([top, *(level for level in levels if level < top), 0])
 
     def init(
-        self, problem: Problem, plan: DAPSPlan, noise: RandomStreams, start: Start | None = None
-    ) -> DAPSState:
+        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
+    ) -> Position:
         """x at the first level."""
-        return DAPSState(0, first_state(problem, plan.levels[0], noise, start))
+        return Position(0, first_state(problem, plan.top, noise, start))
 
     def step(
-        self, problem: Problem, plan: DAPSPlan, state: DAPSState, noise: RandomStreams
-    ) -> tuple[DAPSState, Info]:
+        self, problem: Problem, plan: Pairs, state: Position, noise: RandomStreams
+    ) -> tuple[Position, Info]:
         """Estimate, draw, noise."""
         schedule, k = problem.schedule, state.step
-        t, s = plan.levels[k], plan.levels[k + 1]
+        t, s = plan.pairs[k]
         x_0 = backward_chain(schedule, problem.denoise, state.x, t, self.ode_steps, method="ddim")
-        share = 1 - (1 - self.rate_floor) * k / plan.steps
-        x_0 = draw_given_data(
+        x_0 = self.given_data(
             self._with_tau(problem),
             x_0,
             posterior_variance(schedule, t, self.data_variance),
             noise,
-            exact=plan.exact,
-            steps=self.langevin_steps,
-            rate=None if self.learning_rate is None else share * self.learning_rate,
+            rate_share=1 - (1 - self.rate_floor) * k / plan.steps,
         )
         alpha, sigma = schedule.moments(s)
         x = alpha * x_0 + sigma * draw(problem, noise) if s > 0 else x_0
-        return DAPSState(k + 1, x), Info(t, x, x_0)
+        return Position(k + 1, x), Info(t, x, x_0)
 
     def _with_tau(self, problem: Problem) -> Problem:
         if self.tau is None:

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import SVD, SpectralOperator
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, check, draw, first_state, gaussian
+from mgdm_core.sampler import Start, draw, first_state, gaussian
+from mgdm_core.samplers.descent import Descent, Position
+from mgdm_core.settings import at_least, share
 from mgdm_core.steps.grids import Pairs, pairs_down, ratio_of
 
 __all__ = ["PRESETS", "DDRM"]
 
 
-class DDRMState(NamedTuple):
-    """x at the level that the next step starts from."""
-
-    step: int
-    x: Float[Tensor, "batch *event"]
-
-
 @dataclass(frozen=True)
-class DDRM(Sampler):
+class DDRM(Descent):
     """Backward steps on the components of the operator's singular value decomposition.
 
     Written on x_t / alpha_t with q = sigma_t / alpha_t, where the observed component i is
@@ -47,22 +42,17 @@ class DDRM(Sampler):
     paper: ClassVar[str] = "Kawar et al. 2022, arXiv 2201.11793"
     needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
 
-    steps: int = 20
-    eta: float = 0.85
-    eta_b: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
-        check(0 <= self.eta_b <= 1, "eta_b lies in [0, 1]", self.eta_b)
+    steps: int = at_least(1, 20)
+    eta: float = share(0.85)
+    eta_b: float = share(1.0)
 
     def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
-        """Even levels down to the data."""
+        """Even levels down to the data, from the first that has any signal."""
         return pairs_down(problem, self.steps, start, problem.schedule.top)
 
     def init(
         self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
-    ) -> DDRMState:
+    ) -> Position:
         """Noise, with the components that the data reach set to them; or the start."""
         x = first_state(problem, plan.top, noise, start)
         if start is None:
@@ -72,29 +62,19 @@ class DDRM(Sampler):
             c = svd.v_t(x) / alpha
             c = torch.where(seen & (noise_dev <= q), target + shrink * c, c)
             x = alpha * svd.v(c)
-        return DDRMState(0, x)
+        return Position(0, x)
 
-    def step(
-        self, problem: Problem, plan: Pairs, state: DDRMState, noise: RandomStreams
-    ) -> tuple[DDRMState, Info]:
-        """Equations 7 and 8, component by component."""
-        (t, s), x = plan.pairs[state.step], state.x
-        x_0 = problem.denoise(x, t)
-        z = draw(problem, noise)
-        x = meet_components(problem, x, x_0, t, s, z, self.eta, self.eta_b)
-        return DDRMState(state.step + 1, x), Info(t, x, x_0)
+    def move(
+        self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams
+    ) -> tuple[Events, Events]:
+        """Denoise; equations 7 and 8."""
+        x_0, z = problem.denoise(x, t), draw(problem, noise)
+        return meet_components(problem, x, x_0, t, s, z, self.eta, self.eta_b), x_0
 
 
 def meet_components(
-    problem: Problem,
-    x: Float[Tensor, "batch *event"],
-    x_0: Float[Tensor, "batch *event"],
-    t: int,
-    s: int,
-    z: Float[Tensor, "batch *event"],
-    eta: float,
-    eta_b: float,
-) -> Float[Tensor, "batch *event"]:
+    problem: Problem, x: Events, x_0: Events, t: int, s: int, z: Events, eta: float, eta_b: float
+) -> Events:
     """x_s from x_t = x and D(x_t) = x_0: equations 7 and 8, every component by its own noise."""
     schedule = problem.schedule
     svd, seen, target, noise_dev = components(problem)

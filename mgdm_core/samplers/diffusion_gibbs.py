@@ -11,7 +11,9 @@ import torch
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, check, draw, first_state, gaussian
+from mgdm_core.sampler import Info, Sampler, Start, draw, first_state, gaussian
+from mgdm_core.samplers.descent import Position
+from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.bridge import bridge_sample
 
 __all__ = ["PRESETS", "DiffusionGibbs"]
@@ -23,13 +25,6 @@ class GibbsPlan(NamedTuple):
     places: tuple[tuple[int, int], ...]
     steps: int
     top: int
-
-
-class GibbsState(NamedTuple):
-    """The stems."""
-
-    step: int
-    x: Float[Tensor, "batch stems *rest"]
 
 
 @dataclass(frozen=True)
@@ -59,16 +54,10 @@ class DiffusionGibbs(Sampler):
     paper: ClassVar[str] = "Zhang, Guo and Eldar 2025, arXiv 2509.12857"
     needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "mixing"})
 
-    iterations: int = 60
-    rho: float = 10.0
-    decay: float = 0.85
-    prior_steps: int = 10
-
-    def __post_init__(self) -> None:
-        check(self.iterations >= 1, "iterations is at least 1", self.iterations)
-        check(self.rho > 0, "rho is positive", self.rho)
-        check(0 < self.decay <= 1, "decay lies in (0, 1]", self.decay)
-        check(self.prior_steps >= 1, "prior_steps is at least 1", self.prior_steps)
+    iterations: int = at_least(1, 60)
+    rho: float = positive(10.0)
+    decay: float = above_0(0.85)
+    prior_steps: int = at_least(1, 10)
 
     def plan(self, problem: Problem, start: Start | None = None) -> GibbsPlan:
         """Every stem at the level of every sweep, none above the start's."""
@@ -83,14 +72,14 @@ class DiffusionGibbs(Sampler):
 
     def init(
         self, problem: Problem, plan: GibbsPlan, noise: RandomStreams, start: Start | None = None
-    ) -> GibbsState:
+    ) -> Position:
         """All stems at the first sweep's noise."""
         alpha, _ = problem.schedule.moments(plan.top)
-        return GibbsState(0, first_state(problem, plan.top, noise, start) / alpha)
+        return Position(0, first_state(problem, plan.top, noise, start) / alpha)
 
     def step(
-        self, problem: Problem, plan: GibbsPlan, state: GibbsState, noise: RandomStreams
-    ) -> tuple[GibbsState, Info]:
+        self, problem: Problem, plan: GibbsPlan, state: Position, noise: RandomStreams
+    ) -> tuple[Position, Info]:
         """Draw one stem."""
         schedule, (t, k), x = problem.schedule, plan.places[state.step], state.x
         stem = schedule.moments(t)[0] * (x[:, k] + gaussian(problem).residual(x))
@@ -102,7 +91,7 @@ class DiffusionGibbs(Sampler):
             x_0 = problem.denoise(noisy, level)[:, k]
             stem = bridge_sample(schedule, x_0, stem, below, level, noise)
         x = _with(x, k, stem)
-        return GibbsState(state.step + 1, x), Info(t, x, x)
+        return Position(state.step + 1, x), Info(t, x, x)
 
 
 def _with(

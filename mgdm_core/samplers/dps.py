@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Tensor
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, check, first_state, like_items
+from mgdm_core.sampler import like_items
+from mgdm_core.samplers.descent import Descent
+from mgdm_core.settings import positive, share
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.gradients import data_gradient, loss_and_gradient
-from mgdm_core.steps.grids import Pairs, pairs_down
 
 __all__ = ["DPS", "PRESETS"]
 
 
-class DPSState(NamedTuple):
-    """x at the level that the next step starts from."""
-
-    step: int
-    x: Float[Tensor, "batch *event"]
-
-
 @dataclass(frozen=True)
-class DPS(Sampler):
+class DPS(Descent):
     """Backward steps, each followed by a step down the gradient of the data misfit.
 
     Works with any likelihood; one evaluation and one vector-Jacobian product a step.
@@ -49,40 +43,20 @@ class DPS(Sampler):
     paper: ClassVar[str] = "Chung et al. 2023, arXiv 2209.14687"
     needs: ClassVar[frozenset[str]] = frozenset({"vjp"})
 
-    steps: int = 1000
-    gamma: float = 1.0
-    eta: float = 1.0
+    gamma: float = positive(1.0)
+    eta: float = share(1.0)
 
-    def __post_init__(self) -> None:
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(self.gamma > 0, "gamma is positive", self.gamma)
-        check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
-
-    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
-        """Even levels down to the data."""
-        return pairs_down(problem, self.steps, start)
-
-    def init(
-        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
-    ) -> DPSState:
-        """x at the first level."""
-        return DPSState(0, first_state(problem, plan.top, noise, start))
-
-    def step(
-        self, problem: Problem, plan: Pairs, state: DPSState, noise: RandomStreams
-    ) -> tuple[DPSState, Info]:
+    def move(
+        self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams
+    ) -> tuple[Events, Events]:
         """Denoise, go down, follow the gradient."""
-        t, s = plan.pairs[state.step]
-        x_0, pull = _guidance(problem, state.x, t, self.gamma)
-        x = bridge_sample(problem.schedule, x_0, state.x, s, t, noise, self.eta)
+        x_0, pull = _guidance(problem, x, t, self.gamma)
+        x = bridge_sample(problem.schedule, x_0, x, s, t, noise, self.eta)
         # Level 0 is D(x_t) itself: a step after it would leave the data's manifold.
-        x = x - pull if s > 0 else x
-        return DPSState(state.step + 1, x), Info(t, x, x_0)
+        return (x - pull if s > 0 else x), x_0
 
 
-def _guidance(
-    problem: Problem, x: Float[Tensor, "batch *event"], t: int, gamma: float
-) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, "batch *event"]]:
+def _guidance(problem: Problem, x: Events, t: int, gamma: float) -> tuple[Events, Events]:
     """Return D(x_t) and the step that is subtracted."""
     likelihood = problem.likelihood
     if isinstance(likelihood, GaussianLikelihood):

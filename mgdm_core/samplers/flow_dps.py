@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, check, draw, first_state
+from mgdm_core.sampler import draw
+from mgdm_core.samplers.descent import Descent
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.settings import at_least, positive, share
 from mgdm_core.steps.data import pull_to_data
-from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
+from mgdm_core.steps.grids import posterior_variance
 
 __all__ = ["PRESETS", "FlowDPS", "flow_time"]
 
 
-class FlowDPSState(NamedTuple):
-    """x at the level that the next step starts from."""
-
-    step: int
-    x: Float[Tensor, "batch *event"]
-
-
 @dataclass(frozen=True)
-class FlowDPS(Sampler):
+class FlowDPS(Descent):
     """Split x_t into data and noise; move the data towards y, mix fresh noise into the noise.
 
     With u the flow's time, data become (1 - u_t) D + u_t D_y, where D_y minimises
@@ -49,34 +44,16 @@ class FlowDPS(Sampler):
     name: ClassVar[str] = "flow_dps"
     paper: ClassVar[str] = "Kim et al. 2025, arXiv 2503.08136"
 
-    steps: int = 28
-    fresh: float | None = None
-    data_steps: int = 20
-    data_variance: float | None = None
+    steps: int = at_least(1, 28)
+    fresh: float | None = share(None)
+    data_steps: int = at_least(1, 20)
+    data_variance: float | None = positive(None)
 
-    def __post_init__(self) -> None:
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        known = self.fresh is None or 0 <= self.fresh <= 1
-        check(known, "fresh lies in [0, 1] or is None", self.fresh)
-        check(self.data_steps >= 1, "data_steps is at least 1", self.data_steps)
-        known = self.data_variance is None or self.data_variance > 0
-        check(known, "data_variance is positive or None", self.data_variance)
-
-    def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
-        """Even levels down to the data."""
-        return pairs_down(problem, self.steps, start)
-
-    def init(
-        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
-    ) -> FlowDPSState:
-        """x at the first level."""
-        return FlowDPSState(0, first_state(problem, plan.top, noise, start))
-
-    def step(
-        self, problem: Problem, plan: Pairs, state: FlowDPSState, noise: RandomStreams
-    ) -> tuple[FlowDPSState, Info]:
+    def move(
+        self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams
+    ) -> tuple[Events, Events]:
         """Denoise, move both parts, go down."""
-        schedule, (t, s), x = problem.schedule, plan.pairs[state.step], state.x
+        schedule = problem.schedule
         alpha, sigma = schedule.moments(t)
         x_0 = problem.denoise(x, t)
         eps = (x - alpha * x_0) / sigma
@@ -86,8 +63,7 @@ class FlowDPS(Sampler):
         fresh = 1 - flow_time(schedule, s) if self.fresh is None else self.fresh
         eps = (1 - fresh) ** 0.5 * eps + fresh**0.5 * draw(problem, noise)
         alpha, sigma = schedule.moments(s)
-        x = alpha * x_0 + sigma * eps
-        return FlowDPSState(state.step + 1, x), Info(t, x, x_0)
+        return alpha * x_0 + sigma * eps, x_0
 
 
 def flow_time(schedule: NoiseSchedule, t: int) -> float:

@@ -11,10 +11,11 @@ import itertools
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from mgdm_core.array_types import Float, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, check, draw, first_level, first_state
+from mgdm_core.sampler import Info, Start, draw, first_level
+from mgdm_core.samplers.descent import Descent, Position
+from mgdm_core.settings import above_0, at_least, positive, share
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.data import pull_to_data
 from mgdm_core.steps.grids import posterior_variance
@@ -30,15 +31,8 @@ class GuidePlan(NamedTuple):
     top: int
 
 
-class GuideState(NamedTuple):
-    """x at the level that the next step starts from."""
-
-    step: int
-    x: Float[Tensor, "batch *event"]
-
-
 @dataclass(frozen=True)
-class GuessAndGuide(Sampler):
+class GuessAndGuide(Descent):
     """Guess at one level, then guide on a sparse schedule; x_0 alone is moved towards the data.
 
     Works with any likelihood; gradients reach no further than the likelihood. The warm start's
@@ -67,26 +61,13 @@ class GuessAndGuide(Sampler):
     name: ClassVar[str] = "guess_and_guide"
     paper: ClassVar[str] = "Shtanchaev et al. 2026, arXiv 2603.07860"
 
-    warm_share: float = 0.6
-    warm_iterations: int = 40
-    steps: int = 60
-    every: int = 3
-    eta: float = 1.0
-    data_steps: int = 20
-    data_variance: float | None = None
-
-    def __post_init__(self) -> None:
-        check(0 < self.warm_share <= 1, "warm_share lies in (0, 1]", self.warm_share)
-        check(self.warm_iterations >= 0, "warm_iterations is not negative", self.warm_iterations)
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(self.every >= 1, "every is at least 1", self.every)
-        check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
-        check(self.data_steps >= 1, "data_steps is at least 1", self.data_steps)
-        check(
-            self.data_variance is None or self.data_variance > 0,
-            "data_variance is positive or None",
-            self.data_variance,
-        )
+    warm_share: float = above_0(0.6)
+    warm_iterations: int = at_least(0, 40)
+    steps: int = at_least(1, 60)
+    every: int = at_least(1, 3)
+    eta: float = share(1.0)
+    data_steps: int = at_least(1, 20)
+    data_variance: float | None = positive(None)
 
     def plan(self, problem: Problem, start: Start | None = None) -> GuidePlan:
         """The warm start's repetitions, then even levels down to the data."""
@@ -97,15 +78,9 @@ class GuessAndGuide(Sampler):
         places = (*[(top, top, True)] * self.warm_iterations, *down)
         return GuidePlan(places, len(places), top)
 
-    def init(
-        self, problem: Problem, plan: GuidePlan, noise: RandomStreams, start: Start | None = None
-    ) -> GuideState:
-        """x at the warm start's level."""
-        return GuideState(0, first_state(problem, plan.top, noise, start))
-
     def step(
-        self, problem: Problem, plan: GuidePlan, state: GuideState, noise: RandomStreams
-    ) -> tuple[GuideState, Info]:
+        self, problem: Problem, plan: GuidePlan, state: Position, noise: RandomStreams
+    ) -> tuple[Position, Info]:
         """Denoise; move and renoise where guided, else take a backward step."""
         schedule, (t, s, guided), x = problem.schedule, plan.places[state.step], state.x
         x_0 = problem.denoise(x, t)
@@ -116,7 +91,7 @@ class GuessAndGuide(Sampler):
             x = alpha * x_0 + sigma * draw(problem, noise) if s > 0 else x_0
         else:
             x = bridge_sample(schedule, x_0, x, s, t, noise, self.eta)
-        return GuideState(state.step + 1, x), Info(t, x, x_0)
+        return Position(state.step + 1, x), Info(t, x, x_0)
 
 
 PRESETS: dict[str, GuessAndGuide] = {"default": GuessAndGuide()}

@@ -12,13 +12,12 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Start, draw, first_state
 from mgdm_core.samplers._particles import (
-    ParticleSampler,
     SpectralPlan,
+    SpectralSMC,
     owners,
     resample,
     row_sum,
     spectral_observation,
-    spectral_plan,
     told,
     weigh,
 )
@@ -36,7 +35,7 @@ class MCGState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MCGDiff(ParticleSampler):
+class MCGDiff(SpectralSMC):
     """Sequential Monte Carlo on the observed components, with the optimal proposal.
 
     The target at level t is the backward chain times N(x_t^i; alpha_t ybar_i, v_t,i) over the
@@ -47,26 +46,12 @@ class MCGDiff(ParticleSampler):
 
     Parameters
     ----------
-    particles : int
-        Per item.
-    steps : int
-        Noise levels (those at which a component is observed are added).
-    threshold : float
-        An item is resampled when its effective size falls below this share of its particles; 1 for
-        every step, as published.
+    particles, steps, threshold
+        As in :class:`mgdm_core.samplers._particles.ParticleSampler`.
     """
 
     name: ClassVar[str] = "mcg_diff"
     paper: ClassVar[str] = "Cardoso et al. 2023, arXiv 2308.07983"
-    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
-
-    particles: int = 64
-    steps: int = 100
-    threshold: float = 1.0
-
-    def plan(self, problem: Problem, start: Start | None = None) -> SpectralPlan:
-        """Even levels, and those at which components are met."""
-        return spectral_plan(problem, self.steps, start)
 
     def init(
         self, problem: Problem, plan: SpectralPlan, noise: RandomStreams, start: Start | None = None

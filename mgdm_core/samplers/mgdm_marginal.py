@@ -1,8 +1,8 @@
 r"""MGDM with x_0 marginalised by matched moments and Metropolis-Hastings over whole paths.
 
-For a linear, Gaussian observation y = A x_0 + sigma_y eps. By Tweedie's formulas x_0 | x_t has mean
-D = D_t(x_t) and covariance C = (sigma_t^2 / alpha_t) J, J the Jacobian of D_t. Matching these two
-moments marginalises x_0 out of the mixture's components: at every level t
+Take first a linear, Gaussian observation y = A x_0 + sigma_y eps. By Tweedie's formulas x_0 | x_t
+has mean D = D_t(x_t) and covariance C = (sigma_t^2 / alpha_t) J, J the Jacobian of D_t. Matching
+these two moments marginalises x_0 out of the mixture's components: at every level t
 
     g_t(y | x_t) = N(y; A D, A C A^T + sigma_y^2 I),
     E[x_0 | x_t, y] = D + C A^T (A C A^T + sigma_y^2 I)^-1 (y - A D).
@@ -32,6 +32,11 @@ c = (sigma_t^2 / alpha_t) w^T J w / w^T w, then
     x_0 = z + C A^T (A C A^T + sigma_y^2 I)^-1 (y + sigma_y e - A z)
 
 and x_s from the bridge through x_0 and x_t.
+
+*Any other observation* whose likelihood looks Gaussian near a point, counts or a bent A, is
+linearised for that draw, anew at each estimate of E[x_0 | x_t, y]. At high noise the estimate is
+no place to linearise at: a path is drawn from p alone, and g_r(y | x_r) is Laplace's approximation
+of the integral over the image.
 """
 
 from __future__ import annotations
@@ -42,7 +47,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
 from mgdm_core.problem import Problem
@@ -50,16 +55,18 @@ from mgdm_core.sampler import (
     Info,
     Sampler,
     Start,
-    check,
     draw,
     first_level,
     first_state,
     gaussian,
     like_items,
+    locally_gaussian,
 )
+from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.bridge import bridge_coefficients, bridge_sample
+from mgdm_core.steps.data import solves_linear
 from mgdm_core.steps.grids import ratio_of
-from mgdm_core.steps.krylov import covariance_at, log_evidence, pull
+from mgdm_core.steps.krylov import covariance_at, log_evidence, pull, seen_near
 
 __all__ = ["PRESETS", "MGDMMarginal"]
 
@@ -78,9 +85,9 @@ class MarginalState(NamedTuple):
     """x with its path's log-weight, and what the start adds to the noise of every path."""
 
     step: int
-    x: Float[Tensor, "batch *event"]
+    x: Events
     log_weight: Float[Tensor, " batch"]
-    origin: Float[Tensor, "batch *event"]
+    origin: Events
 
 
 @dataclass(frozen=True)
@@ -97,9 +104,14 @@ class MGDMMarginal(Sampler):
     budget : int
         Evaluations that the proposals may take at most, all together.
     most_paths : int
-        Proposals, at most.
+        Proposals that are drawn towards y, at most.
+    plain_steps : int
+        Backward steps of a proposal that is drawn from the prior, since y is not linear and
+        Gaussian; as many of these are made as the budget allows.
     products : int
         Products with C per solve, at most.
+    passes : int
+        Times that an observation that is not linear and Gaussian is linearised for a draw of x_0.
     tolerance : float
         Relative residual at which a solve rests.
     max_rows : int
@@ -113,44 +125,45 @@ class MGDMMarginal(Sampler):
 
     name: ClassVar[str] = "mgdm_marginal"
     paper: ClassVar[str] = "this library, after MGDM (arXiv 2502.03332)"
-    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "linear"})
 
-    levels: int = 80
-    split: float = 0.5
-    budget: int = 2800
-    most_paths: int = 30
-    products: int = 6
-    tolerance: float = 1e-3
-    max_rows: int = 64
-    reach: float = 0.01
+    levels: int = at_least(2, 80)
+    split: float = positive(0.5)
+    budget: int = at_least(0, 2800)
+    most_paths: int = at_least(1, 30)
+    plain_steps: int = at_least(1, 24)
+    products: int = at_least(1, 6)
+    passes: int = at_least(1, 3)
+    tolerance: float = above_0(1e-3)
+    max_rows: int = at_least(0, 64)
+    reach: float = positive(0.01)
 
-    def __post_init__(self) -> None:
-        check(self.levels >= 2, "levels is at least 2", self.levels)
-        check(self.split > 0, "split is positive", self.split)
-        check(self.budget >= 0, "budget is not negative", self.budget)
-        check(self.most_paths >= 1, "most_paths is at least 1", self.most_paths)
-        check(self.products >= 1, "products is at least 1", self.products)
-        check(0 < self.tolerance < 1, "tolerance lies in (0, 1)", self.tolerance)
-        check(self.max_rows >= 0, "max_rows is not negative", self.max_rows)
-        check(self.reach > 0, "reach is positive", self.reach)
+    def requires(self, problem: Problem) -> None:
+        """A likelihood that looks Gaussian near a point."""
+        locally_gaussian(problem, self.name)
 
     def plan(self, problem: Problem, start: Start | None = None) -> MarginalPlan:
         """Levels even in log r; as many paths as the budget allows."""
         schedule, top = problem.schedule, first_level(problem, start)
-        ratio = schedule.ratio
+        ratio, rows, guided = schedule.ratio, problem.rows, solves_linear(problem)
         high, low = float(ratio[min(top, schedule.top)]), float(ratio[1])
         share = torch.linspace(0, 1, self.levels, dtype=torch.float64)
         ratios = high * (low / high) ** share
         levels = {min(schedule.level_of_sigma(float(r)), top) for r in ratios} | {top}
         pairs = tuple(itertools.pairwise([*sorted(levels, reverse=True), 0]))
         above = sum(float(ratio[s]) >= self.split for _, s in pairs)
-        rows = problem.rows
+        path, most = pairs[:above], self.most_paths
         each = above * (1 + min(rows, self.products)) + 1 + rows
-        paths = max(1, min(self.most_paths, self.budget // max(each, 1)))
+        if not guided and above > 0:
+            # Evenly thinned: the last step ends where the path does.
+            ends = [t for t, _ in path] + [path[-1][1]]
+            kept = torch.linspace(0, above, min(self.plain_steps, above) + 1).round().long()
+            path = tuple(itertools.pairwise([ends[k] for k in kept.tolist()]))
+            each, most = len(path) + 1 + rows, self.budget
+        paths = max(1, min(most, self.budget // max(each, 1)))
         if rows > self.max_rows or above == 0 or paths == 1:
             return MarginalPlan(0, (), pairs, len(pairs), top)
         below = pairs[above:]
-        return MarginalPlan(paths, pairs[:above], below, paths + len(below), top)
+        return MarginalPlan(paths, path, below, paths + len(below), top)
 
     def init(
         self, problem: Problem, plan: MarginalPlan, noise: RandomStreams, start: Start | None = None
@@ -174,7 +187,7 @@ class MGDMMarginal(Sampler):
             return self._propose(problem, plan, state, noise)
         t, s = plan.below[k - plan.paths]
         if ratio_of(problem.schedule, t) > self.split:
-            x, x_0, _ = self._down(problem, state.x, t, s, noise)
+            x, x_0, _ = self._down(problem, state.x, t, s, noise, True)
         else:
             x_0 = self._draw(problem, state.x, t, noise)
             x = x_0 if s == 0 else bridge_sample(problem.schedule, x_0, state.x, s, t, noise)
@@ -187,8 +200,9 @@ class MGDMMarginal(Sampler):
         if state.step > 0:
             x = state.origin + float(problem.schedule.moments(plan.top)[1]) * draw(problem, noise)
         log_weight = torch.zeros_like(state.log_weight)
+        guided = solves_linear(problem)
         for t, s in plan.path:
-            x, _, gain = self._down(problem, x, t, s, noise)
+            x, _, gain = self._down(problem, x, t, s, noise, guided)
             log_weight = log_weight + gain
         s = plan.path[-1][1]
         x_0 = problem.denoise(x, s)
@@ -201,25 +215,33 @@ class MGDMMarginal(Sampler):
             torch.where(accept, log_weight, state.log_weight),
             state.origin,
         )
-        return new, Info(plan.top, x, x_0, s, extra={"jump_acceptance": accept})
+        return new, Info(plan.top, x, x_0, s, extra={"path_acceptance": accept})
 
     def _conditioned(
-        self, problem: Problem, x: Tensor, t: int, x_0: Tensor, z: Tensor, misfit: Tensor
-    ) -> Float[Tensor, "batch *event"]:
+        self, near: Problem, x: Events, t: int, x_0: Events, z: Events, misfit: Tensor
+    ) -> Events:
         """z + C A^T (A C A^T + sigma_y^2 I)^-1 misfit; z where nothing is left of the signal."""
-        alpha, sigma = problem.schedule.moments(t)
+        alpha, sigma = near.schedule.moments(t)
         if alpha == 0:
             return z
-        product = covariance_at(problem, x, t, x_0, self.reach)
+        product = covariance_at(near, x, t, x_0, self.reach)
         ratio = float(sigma / alpha)
-        return z + pull(problem, product, misfit, ratio, self.products, self.tolerance)
+        return z + pull(near, product, misfit, ratio, self.products, self.tolerance)
+
+    def _mean(self, problem: Problem, x: Events, t: int, x_0: Events, passes: int) -> Events:
+        """E[x_0 | x_t, y]; an observation that is not linear is linearised ``passes`` times."""
+        seen = x_0
+        for _ in range(passes):
+            near = seen_near(problem, seen)
+            seen = self._conditioned(near, x, t, x_0, x_0, gaussian(near).residual(x_0))
+        return seen
 
     def _down(
-        self, problem: Problem, x: Tensor, t: int, s: int, noise: RandomStreams
-    ) -> tuple[Tensor, Tensor, Float[Tensor, " batch"]]:
-        """x_s ~ q(x_s | x_t, y), E[x_0 | x_t, y] and log p / q."""
+        self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams, guided: bool
+    ) -> tuple[Events, Events, Float[Tensor, " batch"]]:
+        """x_s ~ q(x_s | x_t, y), or p where not ``guided``, E[x_0 | x_t, y] and log p / q."""
         x_0 = problem.denoise(x, t)
-        seen = self._conditioned(problem, x, t, x_0, x_0, gaussian(problem).residual(x_0))
+        seen = self._mean(problem, x, t, x_0, 1) if guided else x_0
         if s == 0:
             return seen, seen, torch.zeros_like(flat(x)[:, 0], dtype=torch.float64)
         c_0, c_t, dev = (float(c) for c in bridge_coefficients(problem.schedule, s, t))
@@ -229,17 +251,17 @@ class MGDMMarginal(Sampler):
         gap = flat(step).double() / dev
         return x, seen, -(gap * (0.5 * gap + flat(z).double())).sum(-1)
 
-    def _draw(
-        self, problem: Problem, x: Tensor, t: int, noise: RandomStreams
-    ) -> Float[Tensor, "batch *event"]:
+    def _draw(self, problem: Problem, x: Events, t: int, noise: RandomStreams) -> Events:
         """x_0 given x_t and y."""
-        likelihood = gaussian(problem)
         x_0, w = problem.denoise(x, t), noise.normal_like(x)
         product = covariance_at(problem, x, t, x_0, self.reach)(w)
         scale = (flat(w * product).sum(-1) / flat(w * w).sum(-1)).clamp_min(0)
         z = x_0 + like_items(scale, x).sqrt() * noise.normal_like(x)
+        passes = 0 if solves_linear(problem) else self.passes - 1
+        near = seen_near(problem, self._mean(problem, x, t, x_0, passes))
+        likelihood = gaussian(near)
         y_noise = likelihood.sigma_y * noise.normal_like(likelihood.observation)
-        return self._conditioned(problem, x, t, x_0, z, likelihood.residual(z) + y_noise)
+        return self._conditioned(near, x, t, x_0, z, likelihood.residual(z) + y_noise)
 
 
 PRESETS: dict[str, MGDMMarginal] = {"default": MGDMMarginal()}

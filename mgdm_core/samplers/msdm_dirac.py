@@ -9,8 +9,9 @@ import torch
 
 from mgdm_core.array_types import Tensor
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import check, gaussian
+from mgdm_core.sampler import gaussian
 from mgdm_core.samplers._msdm import MSDM
+from mgdm_core.settings import at_least, check
 
 __all__ = ["PRESETS", "MSDMDirac"]
 
@@ -32,11 +33,7 @@ class MSDMDirac(MSDM):
 
     name: ClassVar[str] = "msdm_dirac"
 
-    source: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self.source >= 0, "source is the index of a stem", self.source)
+    source: int = at_least(0, 0)
 
     def requires(self, problem: Problem) -> None:
         """The mixing operator, and that the tied stem exists."""

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from mgdm_core.array_types import Tensor
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import check, gaussian
+from mgdm_core.sampler import gaussian
 from mgdm_core.samplers._msdm import MSDM
+from mgdm_core.settings import positive
 
 __all__ = ["PRESETS", "MSDMGaussian"]
 
@@ -31,11 +32,7 @@ class MSDMGaussian(MSDM):
 
     name: ClassVar[str] = "msdm_gaussian"
 
-    weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check(self.weight > 0, "weight is positive", self.weight)
+    weight: float = positive(0.5)
 
     def derivative(self, problem: Problem, u: Tensor, x_0: Tensor, q: float) -> Tensor:
         """Slope of the prior and of the mixture."""

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, check, first_state, gaussian
+from mgdm_core.sampler import Start, gaussian
+from mgdm_core.samplers.descent import Descent
+from mgdm_core.settings import one_of, positive, share
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
 
 __all__ = ["PRESETS", "PGDM"]
 
 
-class PGDMState(NamedTuple):
-    """x at the level that the next step starts from."""
-
-    step: int
-    x: Float[Tensor, "batch *event"]
-
-
 @dataclass(frozen=True)
-class PGDM(Sampler):
+class PGDM(Descent):
     """Guide by p(y | x_t) = N(A D(x_t), r_t^2 A A^T + sigma_y^2 I), one VJP a step.
 
     The pseudo-inverse of the noiseless formula and the solve of the noisy one are both the
@@ -52,37 +47,19 @@ class PGDM(Sampler):
     paper: ClassVar[str] = "Song et al. 2023, ICLR, openreview 9_gsMA8MRKQ"
     needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "linear", "vjp"})
 
-    steps: int = 1000
-    eta: float = 1.0
-    data_variance: float | None = 1.0
-    weighting: str = "published"
-
-    def __post_init__(self) -> None:
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(0 <= self.eta <= 1, "eta lies in [0, 1]", self.eta)
-        check(
-            self.data_variance is None or self.data_variance > 0,
-            "data_variance is positive or None",
-            self.data_variance,
-        )
-        kinds = ("published", "score")
-        check(self.weighting in kinds, "weighting is 'published' or 'score'", self.weighting)
+    eta: float = share(1.0)
+    data_variance: float | None = positive(1.0)
+    weighting: str = one_of(("published", "score"), "published")
 
     def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
-        """Even levels down to the data."""
+        """Even levels down to the data, from the first that has any signal."""
         return pairs_down(problem, self.steps, start, problem.schedule.top)
 
-    def init(
-        self, problem: Problem, plan: Pairs, noise: RandomStreams, start: Start | None = None
-    ) -> PGDMState:
-        """x at the first level."""
-        return PGDMState(0, first_state(problem, plan.top, noise, start))
-
-    def step(
-        self, problem: Problem, plan: Pairs, state: PGDMState, noise: RandomStreams
-    ) -> tuple[PGDMState, Info]:
+    def move(
+        self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams
+    ) -> tuple[Events, Events]:
         """Denoise, guide, go down."""
-        (t, s), x, lik = plan.pairs[state.step], state.x, gaussian(problem)
+        lik = gaussian(problem)
         operator: LinearOperator = lik.operator  # type: ignore[assignment]
         alpha, sigma = problem.schedule.moments(t)
         r2 = posterior_variance(problem.schedule, t, self.data_variance)
@@ -98,7 +75,7 @@ class PGDM(Sampler):
         x = bridge_sample(problem.schedule, x_0, x, s, t, noise, self.eta)
         if self.weighting == "published":
             x = x + alpha * guidance
-        return PGDMState(state.step + 1, x), Info(t, x, x_0)
+        return x, x_0
 
 
 PRESETS: dict[str, PGDM] = {"published": PGDM(), "score": PGDM(weighting="score")}

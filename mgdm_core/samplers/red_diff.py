@@ -7,12 +7,13 @@ from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Result, Sampler, Start, check, draw, first_level, first_state
+from mgdm_core.sampler import Info, Result, Sampler, Start, draw, first_level, first_state
+from mgdm_core.settings import above_0, at_least, not_negative, positive
 from mgdm_core.steps.gradients import data_gradient
 
 __all__ = ["PRESETS", "REDDiff"]
@@ -29,9 +30,9 @@ class REDState(NamedTuple):
     """The point and Adam's moments."""
 
     step: int
-    mu: Float[Tensor, "batch *event"]
-    first: Float[Tensor, "batch *event"]
-    second: Float[Tensor, "batch *event"]
+    mu: Events
+    first: Events
+    second: Events
 
 
 BETA_1, BETA_2, EPS = 0.9, 0.99, 1e-8
@@ -64,16 +65,10 @@ class REDDiff(Sampler):
     name: ClassVar[str] = "red_diff"
     paper: ClassVar[str] = "Mardani et al. 2023, arXiv 2305.04391"
 
-    steps: int = 1000
-    learning_rate: float = 0.1
-    lam: float = 0.25
-    rate_decay: float = 1.0
-
-    def __post_init__(self) -> None:
-        check(self.steps >= 1, "steps is at least 1", self.steps)
-        check(self.learning_rate > 0, "learning_rate is positive", self.learning_rate)
-        check(self.lam >= 0, "lam is not negative", self.lam)
-        check(0 < self.rate_decay <= 1, "rate_decay lies in (0, 1]", self.rate_decay)
+    steps: int = at_least(1, 1000)
+    learning_rate: float = positive(0.1)
+    lam: float = not_negative(0.25)
+    rate_decay: float = above_0(1.0)
 
     def plan(self, problem: Problem, start: Start | None = None) -> REDPlan:
         """Even levels from the first down to 1."""

@@ -12,14 +12,13 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Start, draw, first_state
 from mgdm_core.samplers._particles import (
-    ParticleSampler,
     SpectralObservation,
     SpectralPlan,
+    SpectralSMC,
     owners,
     resample,
     row_sum,
     spectral_observation,
-    spectral_plan,
     told,
     weigh,
 )
@@ -38,7 +37,7 @@ class SMCState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SMCDiff(ParticleSampler):
+class SMCDiff(SpectralSMC):
     """Noise the observation once, put it in place at every level, weigh by how likely it was.
 
     All particles of an item share one noised path of the observed components. The result is exact
@@ -49,26 +48,12 @@ class SMCDiff(ParticleSampler):
 
     Parameters
     ----------
-    particles : int
-        Per item.
-    steps : int
-        Noise levels (those at which a component is observed are added).
-    threshold : float
-        An item is resampled when its effective size falls below this share of its particles; 1 for
-        every step, as published.
+    particles, steps, threshold
+        As in :class:`mgdm_core.samplers._particles.ParticleSampler`.
     """
 
     name: ClassVar[str] = "smc_diff"
     paper: ClassVar[str] = "Trippe et al. 2022, arXiv 2206.04119"
-    needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "spectral"})
-
-    particles: int = 64
-    steps: int = 100
-    threshold: float = 1.0
-
-    def plan(self, problem: Problem, start: Start | None = None) -> SpectralPlan:
-        """Even levels, and those at which components are met."""
-        return spectral_plan(problem, self.steps, start)
 
     def init(
         self, problem: Problem, plan: SpectralPlan, noise: RandomStreams, start: Start | None = None

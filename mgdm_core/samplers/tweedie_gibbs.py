@@ -13,8 +13,9 @@ from mgdm_core.conditionals import Place, Tweedie
 from mgdm_core.index_laws import INDEX_LAWS, Fraction, IndexLaw
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Result, Sampler, Start, check, first_level, first_state
+from mgdm_core.sampler import Info, Result, Sampler, Start, first_level, first_state
 from mgdm_core.samplers.mgdm import MGDMState, outer_places
+from mgdm_core.settings import at_least, check
 from mgdm_core.steps.bridge import between_sample, bridge_sample
 
 __all__ = ["PRESETS", "TweedieGibbs"]
@@ -46,12 +47,12 @@ class TweedieGibbs(Sampler):
     paper: ClassVar[str] = "this library; x_0 | x_s, y by Tweedie's second-order formula"
     needs: ClassVar[frozenset[str]] = frozenset({"gaussian", "linear"})
 
-    levels: int = 20
+    levels: int = at_least(1, 20)
     index_law: IndexLaw | str = field(default_factory=Fraction)
     conditional: Tweedie = field(default_factory=Tweedie)
 
     def __post_init__(self) -> None:
-        check(self.levels >= 1, "levels is at least 1", self.levels)
+        super().__post_init__()
         law = self.index_law
         if isinstance(law, str):
             check(law in INDEX_LAWS, f"index_law is one of {', '.join(INDEX_LAWS)}", law)

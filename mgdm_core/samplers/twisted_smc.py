@@ -14,15 +14,9 @@ from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import SpectralOperator, flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Start, check, draw, first_state, lacks, like_items
-from mgdm_core.samplers._particles import (
-    ParticleSampler,
-    owners,
-    resample,
-    row_sum,
-    told,
-    weigh,
-)
+from mgdm_core.sampler import Info, Start, draw, first_state, lacks, like_items
+from mgdm_core.samplers._particles import ParticleSampler, owners, resample, row_sum, told, weigh
+from mgdm_core.settings import one_of, positive, share
 from mgdm_core.steps.bridge import bridge_coefficients
 from mgdm_core.steps.gradients import loss_and_gradient
 from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
@@ -51,12 +45,8 @@ class TwistedSMC(ParticleSampler):
 
     Parameters
     ----------
-    particles : int
-        Per item.
-    steps : int
-        Noise levels.
-    threshold : float
-        An item is resampled when its effective size falls below this share of its particles.
+    particles, steps, threshold
+        As in :class:`mgdm_core.samplers._particles.ParticleSampler`.
     twist : {"auto", "inflated", "plain"}
         ``plain``: g(y | D(x_t)). ``inflated``: N(y; A D(x_t), sigma_y^2 I + r_t^2 A A^T), r_t^2 the
         variance of x_0 given x_t (without singular values, sigma_y^2 + r_t^2 on every value);
@@ -74,20 +64,10 @@ class TwistedSMC(ParticleSampler):
     paper: ClassVar[str] = "Wu et al. 2023, arXiv 2306.17775"
     needs: ClassVar[frozenset[str]] = frozenset({"vjp"})
 
-    particles: int = 64
-    steps: int = 100
-    threshold: float = 0.5
-    twist: str = "auto"
-    data_variance: float | None = None
-    max_shift: float = 5.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        kinds = ("auto", "inflated", "plain")
-        check(self.twist in kinds, f"twist is one of {', '.join(kinds)}", self.twist)
-        known = self.data_variance is None or self.data_variance > 0
-        check(known, "data_variance is positive or None", self.data_variance)
-        check(self.max_shift > 0, "max_shift is positive", self.max_shift)
+    threshold: float = share(0.5)
+    twist: str = one_of(("auto", "inflated", "plain"), "auto")
+    data_variance: float | None = positive(None)
+    max_shift: float = positive(5.0)
 
     def requires(self, problem: Problem) -> None:
         """An inflated twist asks for a Gaussian likelihood."""

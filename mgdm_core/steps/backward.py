@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import torch
 
-from mgdm_core.array_types import Float, Int, Tensor
+from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.schedule import Level, NoiseSchedule, fit
@@ -22,12 +22,12 @@ METHODS = ("ddpm", "ddim", "heun", "dpmpp_2m")
 def backward_step(
     schedule: NoiseSchedule,
     denoise: Denoise,
-    x_t: Float[Tensor, "batch *event"],
+    x_t: Events,
     t: Level,
     s: Level,
     noise: RandomStreams | None = None,
     method: str = "ddpm",
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     """One backward transition p(x_s | x_t) from level t to s < t.
 
     Parameters
@@ -71,13 +71,13 @@ def chain_levels(s: Int[Tensor, " batch"], steps: int) -> Int[Tensor, "steps_plu
 def backward_chain(
     schedule: NoiseSchedule,
     denoise: Denoise,
-    x_s: Float[Tensor, "batch *event"],
+    x_s: Events,
     s: Level,
     steps: int,
     noise: RandomStreams | None = None,
     method: str = "ddpm",
     highest: int | None = None,
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     """Go from level s (one for all, or one per item) to level 0 in ``steps`` backward steps.
 
     ``method`` is one of :func:`backward_step`'s or ``dpmpp_2m``, the second-order multistep solver

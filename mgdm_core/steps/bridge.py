@@ -6,7 +6,7 @@ are computed in float64 and rounded only when they meet the array; none reads fr
 
 from __future__ import annotations
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.schedule import Level, Moment, NoiseSchedule, fit, root
@@ -33,12 +33,8 @@ def noising_moments(schedule: NoiseSchedule, s: Level, t: Level) -> tuple[Moment
 
 
 def noise_to(
-    schedule: NoiseSchedule,
-    x_s: Float[Tensor, "batch *event"],
-    s: Level,
-    t: Level,
-    noise: RandomStreams,
-) -> Float[Tensor, "batch *event"]:
+    schedule: NoiseSchedule, x_s: Events, s: Level, t: Level, noise: RandomStreams
+) -> Events:
     """Draw x_t | x_s from the forward process; s may be 0."""
     a, dev = noising_moments(schedule, s, t)
     return fit(a, x_s) * x_s + fit(dev, x_s) * noise.normal_like(x_s)
@@ -64,13 +60,8 @@ def bridge_coefficients(
 
 
 def bridge_moments(
-    schedule: NoiseSchedule,
-    x_0: Float[Tensor, "batch *event"],
-    x_t: Float[Tensor, "batch *event"],
-    s: Level,
-    t: Level,
-    eta: float = 1.0,
-) -> tuple[Float[Tensor, "batch *event"], Float[Tensor, "..."]]:
+    schedule: NoiseSchedule, x_0: Events, x_t: Events, s: Level, t: Level, eta: float = 1.0
+) -> tuple[Events, Float[Tensor, "..."]]:
     """Mean of the bridge and its deviation, which broadcasts to the mean."""
     c_0, c_t, dev = (fit(c, x_0) for c in bridge_coefficients(schedule, s, t, eta))
     wide = dev if isinstance(dev, Tensor) else x_0.new_full((1,) * x_0.ndim, dev)
@@ -79,13 +70,13 @@ def bridge_moments(
 
 def bridge_sample(
     schedule: NoiseSchedule,
-    x_0: Float[Tensor, "batch *event"],
-    x_t: Float[Tensor, "batch *event"],
+    x_0: Events,
+    x_t: Events,
     s: Level,
     t: Level,
     noise: RandomStreams,
     eta: float = 1.0,
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     """Draw x_s from the bridge; no random number is used when eta is 0."""
     c_0, c_t, dev = (fit(c, x_0) for c in bridge_coefficients(schedule, s, t, eta))
     mean = c_0 * x_0 + c_t * x_t
@@ -94,13 +85,13 @@ def bridge_sample(
 
 def between_sample(
     schedule: NoiseSchedule,
-    x_s: Float[Tensor, "batch *event"],
-    x_u: Float[Tensor, "batch *event"],
+    x_s: Events,
+    x_u: Events,
     s: Level,
     t: Level,
     u: Level,
     noise: RandomStreams,
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     """Draw x_t given x_s and x_u of the forward process, s < t < u (Gaussian conditioning).
 
     With x_t | x_s ~ N(a x_s, v) and x_u | x_t ~ N(b x_t, w) the precision is 1/v + b^2/w and the

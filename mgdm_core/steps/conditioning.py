@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from mgdm_core.array_types import Float, Num, Tensor
+from mgdm_core.array_types import Events, Float, Num, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, SumOverChannels, conjugate_gradient
 
@@ -45,7 +45,7 @@ class IdentityBasis:
 
 
 def condition_gaussian(
-    mean: Float[Tensor, "batch *event"],
+    mean: Events,
     variance: Float[Tensor, "..."],
     operator: LinearOperator,
     y: Float[Tensor, "batch ..."],
@@ -53,7 +53,7 @@ def condition_gaussian(
     *,
     basis: Basis | None = None,
     noise: RandomStreams | None = None,
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     r"""Condition N(mean, C) on y = A x + sigma_y eps, C diagonal in ``basis``.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.errors import CapabilityError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, flat
@@ -37,13 +37,13 @@ def _secant(a: Tensor, b: Tensor, grad_a: Tensor, grad_b: Tensor) -> Float[Tenso
 
 def langevin(
     problem: Problem,
-    x_0: Float[Tensor, "batch *event"],
-    centre: Float[Tensor, "batch *event"],
+    x_0: Events,
+    centre: Events,
     variance: float,
     steps: int,
     rate: float | None,
     noise: RandomStreams,
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     """Unadjusted Langevin steps on log g(y | x) + log N(x; centre, variance I), from ``x_0``.
 
     The step h of x + h grad + sqrt(2 h) noise is a tenth of ``variance``, or a quarter of the
@@ -70,15 +70,15 @@ def langevin(
 
 def draw_given_data(
     problem: Problem,
-    centre: Float[Tensor, "batch *event"],
+    centre: Events,
     variance: float,
     noise: RandomStreams,
     *,
     exact: bool,
-    x_0: Float[Tensor, "batch *event"] | None = None,
+    x_0: Events | None = None,
     steps: int = 100,
     rate: float | None = None,
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     """Draw x from N(x; centre, variance I) g(y | x).
 
     ``exact``: perturb and solve by the operator's proximal map (linear, Gaussian). Otherwise
@@ -95,9 +95,7 @@ def draw_given_data(
     )
 
 
-def pull_to_data(
-    problem: Problem, centre: Float[Tensor, "batch *event"], variance: float, steps: int
-) -> Float[Tensor, "batch *event"]:
+def pull_to_data(problem: Problem, centre: Events, variance: float, steps: int) -> Events:
     """Minimise -log g(y | x) + ||x - centre||^2 / (2 variance) over x.
 
     In closed form by the proximal map where the problem is linear and Gaussian, else by ``steps``

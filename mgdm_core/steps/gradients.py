@@ -15,10 +15,7 @@ __all__ = ["data_gradient", "loss_and_gradient"]
 
 
 def loss_and_gradient(
-    problem: Problem,
-    x: Float[Tensor, "items *event"],
-    t: Level,
-    loss: Callable[[Tensor], Tensor],
+    problem: Problem, x: Float[Tensor, "items *event"], t: Level, loss: Callable[[Tensor], Tensor]
 ) -> tuple[Float[Tensor, "items *event"], Float[Tensor, " items"], Float[Tensor, "items *event"]]:
     """Return D_t(x), loss(D_t(x)) per item and the gradient of the loss in ``x``: one VJP."""
     with torch.enable_grad():

@@ -8,28 +8,26 @@ gradient of a network is taken, and a network without one will do.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.likelihoods import GaussianLikelihood
-from mgdm_core.operators import LinearOperator, flat
+from mgdm_core.operators import LinearOperator, Operator, flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import gaussian
+from mgdm_core.sampler import gaussian, locally_gaussian
+from mgdm_core.steps.data import solves_linear
 
-__all__ = ["Covariance", "covariance_at", "log_evidence", "pull"]
+__all__ = ["Covariance", "Tangent", "covariance_at", "log_evidence", "pull", "seen_near"]
+
+NEWTON_STEPS = 8
 
 Covariance = Callable[[Tensor], Tensor]
 """Multiplies an event per item by C, at one evaluation."""
 
 
-def covariance_at(
-    problem: Problem,
-    x: Float[Tensor, "batch *event"],
-    t: int,
-    x_0: Float[Tensor, "batch *event"],
-    reach: float,
-) -> Covariance:
+def covariance_at(problem: Problem, x: Events, t: int, x_0: Events, reach: float) -> Covariance:
     """Products with C at x_t = ``x``, where D_t(x) = ``x_0``; alpha_t is positive.
 
     ``reach`` is the length of the difference in units of sigma_t, over which p_t changes little.
@@ -45,9 +43,49 @@ def covariance_at(
     return product
 
 
-def _linear(problem: Problem) -> tuple[GaussianLikelihood, LinearOperator]:
-    likelihood = gaussian(problem)
-    return likelihood, likelihood.operator  # type: ignore[return-value]
+class Tangent(LinearOperator):
+    """The derivative of an operator at a point per item, flat, times a factor per number.
+
+    Parameters
+    ----------
+    operator : Operator
+    at : Tensor, shape (batch, *event)
+    factors : Tensor, shape (batch, rows)
+    """
+
+    def __init__(
+        self, operator: Operator, at: Events, factors: Float[Tensor, "batch rows"]
+    ) -> None:
+        self.operator, self.at, self.factors = operator, at, factors
+
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch rows"]:
+        """Multiply by the Jacobian: forward differentiation of the operator alone."""
+        turned = torch.func.jvp(self.operator.forward, (self.at,), (x,))[1]  # type: ignore
+        return self.factors * flat(turned)
+
+    def adjoint(self, y: Float[Tensor, "batch rows"]) -> Events:
+        """Multiply by its transpose."""
+        with torch.enable_grad():
+            at = self.at.detach().requires_grad_(True)
+            image = flat(self.operator.forward(at))
+            return torch.autograd.grad(image, at, self.factors * y)[0]
+
+
+def seen_near(problem: Problem, x_0: Events) -> Problem:
+    """The linear, Gaussian problem that a problem looks like near ``x_0``; often itself.
+
+    A is linearised there, and the likelihood is replaced by the Gaussian with its slope and
+    information at A(x_0); the noise has deviation one.
+    """
+    if solves_linear(problem):
+        return problem
+    likelihood = locally_gaussian(problem, "an observation that is not linear and Gaussian")
+    image = flat(likelihood.operator.forward(x_0))
+    centre, variance = likelihood.local_gaussian(image)
+    factors = variance.rsqrt()
+    tangent = Tangent(likelihood.operator, x_0, factors)
+    seen = factors * (centre - image) + tangent.forward(x_0)
+    return replace(problem, likelihood=GaussianLikelihood(tangent, seen, 1.0))
 
 
 def pull(
@@ -57,7 +95,7 @@ def pull(
     ratio: float,
     products: int,
     tolerance: float,
-) -> Float[Tensor, "batch *event"]:
+) -> Events:
     r"""C A^T (A C A^T + sigma_y^2 I)^-1 misfit by conjugate gradients, a product with C each.
 
     The preconditioner is (r^2 A A^T + sigma_y^2 I)^-1, r = sigma_t / alpha_t = ``ratio``: C is at
@@ -65,7 +103,8 @@ def pull(
     product is enough there. An item rests once its residual is below ``tolerance`` of where it
     began; on the CPU, where looking costs nothing, the loop ends when all rest.
     """
-    likelihood, operator = _linear(problem)
+    likelihood = gaussian(problem)
+    operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
     variance = likelihood.sigma_y**2
 
     def precondition(v: Tensor) -> Tensor:
@@ -105,23 +144,35 @@ def pull(
     return total
 
 
-def log_evidence(
-    problem: Problem,
-    covariance: Covariance,
-    x_0: Float[Tensor, "batch *event"],
-) -> Float[Tensor, " batch"]:
-    """log N(y; A D, A C A^T + sigma_y^2 I) in float64: a product per number observed."""
-    likelihood, operator = _linear(problem)
-    y = likelihood.observation
-    unit = torch.zeros_like(flat(y))
+def log_evidence(problem: Problem, covariance: Covariance, x_0: Events) -> Float[Tensor, " batch"]:
+    """log g_t(y | x_t) up to a constant, in float64: a product per number observed.
+
+    The image u = A(x_0) is taken as N(A(D), S), S = J C J^T, J the derivative of A at D = ``x_0``.
+    Newton steps in u find the mode of g(y | u) N(u; A(D), S), and Laplace's formula gives the
+    integral over u: exact, after one step, for a linear A and a Gaussian g.
+    """
+    likelihood = locally_gaussian(problem, "the evidence at a level")
+    operator, y = likelihood.operator, likelihood.observation
+    mean = flat(operator.forward(x_0))
+    if not isinstance(operator, LinearOperator):
+        operator, y = Tangent(operator, x_0, torch.ones_like(mean)), mean
     seen = []
-    for j in range(unit.shape[1]):
-        one = unit.clone()
-        one[:, j] = 1
-        seen.append(flat(operator.forward(covariance(operator.adjoint(one.reshape(y.shape))))))
+    for unit in torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device):
+        row = operator.adjoint(unit.expand_as(mean).reshape(y.shape))
+        seen.append(flat(operator.forward(covariance(row))))
     cov = torch.stack(seen, 1).double()
+    # NaN would stop the factorisation; it is still in x_0, for the run's check to find.
     values, vectors = torch.linalg.eigh((0.5 * (cov + cov.mT)).nan_to_num())
-    values = values.clamp_min(0) + likelihood.sigma_y**2
-    misfit = flat(likelihood.residual(x_0)).double()
-    turned = (vectors.mT @ misfit[:, :, None])[:, :, 0]
-    return -0.5 * (turned.square() / values + values.log()).sum(-1)
+    cov, mean = vectors @ (values.clamp_min(0)[:, :, None] * vectors.mT), mean.double()
+
+    image = mean
+    for _ in range(1 if isinstance(likelihood, GaussianLikelihood) else NEWTON_STEPS):
+        centre, variance = likelihood.local_gaussian(image)
+        factor = torch.linalg.cholesky_ex(cov + torch.diag_embed(variance))[0]
+        pulled = torch.cholesky_solve((centre - mean)[:, :, None], factor)
+        move = (cov @ pulled)[:, :, 0]
+        image = mean + move
+    # log N(image; A(D), S) = -pulled^T S pulled / 2; no inverse of S is needed.
+    square = (pulled[:, :, 0] * move).sum(-1)
+    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * variance.log().sum(-1)
+    return likelihood.image_log_prob(image).double() - 0.5 * square - log_det

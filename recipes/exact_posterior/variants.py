@@ -16,7 +16,7 @@ from mgdm_core.index_laws import (
     UniformLaw,
 )
 from mgdm_core.sampler import Sampler
-from mgdm_core.samplers import MGDM, PRESETS, SAMPLERS, MGDMJumps, TweedieGibbs
+from mgdm_core.samplers import MGDM, PRESETS, SAMPLERS, MGDMMarginal, TweedieGibbs
 from mgdm_core.settings_text import settings_from
 
 __all__ = ["ABLATIONS", "MAIN", "VARIANTS", "Variant", "chosen"]
@@ -55,7 +55,7 @@ def _others() -> dict[str, Variant]:
     """Every other sampler with its published settings."""
     rows: dict[str, Variant] = {}
     for name, kind in SAMPLERS.items():
-        if name in ("mgdm", "mgdm_jumps", "mgdm_marginal"):
+        if name in ("mgdm", "mgdm_marginal"):
             continue
         settings = PRESETS[name].get(_PRESET_OF.get(name, ""), kind())
         rows[name] = settings_from(settings, _SCALED.get(name, {}))
@@ -70,13 +70,7 @@ MAIN: dict[str, Variant] = {
 }
 
 
-def _jumping(**changes: Any) -> MGDMJumps:
-    """The jumps of the default with some settings changed."""
-    return replace(MGDMJumps(), **changes)
-
-
 def _ablations() -> dict[str, Variant]:
-    best: MGDM = PRESETS["mgdm"]["best"]  # type: ignore[assignment]
     rows: dict[str, Variant] = {
         # R, with the published conditional and with the closed form
         **{f"mgdm-published-r{r}": replace(PUBLISHED, gibbs=r) for r in (2, 8)},
@@ -94,7 +88,6 @@ def _ablations() -> dict[str, Variant]:
         },
         # the conditional
         "mgdm-linearised": LINEARISED,
-        "mgdm-linearised-inflated": replace(LINEARISED, conditional=Linearised(inflate=1.0)),
         "mgdm-tweedie": replace(PUBLISHED, conditional=Tweedie()),
         "mgdm-tweedie-isotropic": replace(
             PUBLISHED, conditional=Tweedie("isotropic", data_variance=129.0)
@@ -112,20 +105,10 @@ def _ablations() -> dict[str, Variant]:
     }
     for name, law in laws.items():
         rows[f"mgdm-index-{name}"] = replace(LINEARISED, index_law=law)
-    # marginalised x_0: how much the jumps bring, and what they cost
-    rows["mgdm-best-without-jumps"] = best
-    for count in (40, 80, 320):
-        rows[f"mgdm-best-jumps{count}"] = _jumping(jumps=count)
-    for index in (20, 35, 50):  # one level s all along
-        share = index / 100
-        rows[f"mgdm-best-jumps-at{index}"] = _jumping(stages=1, first_index=share, index=share)
-    # the rest of the loop after the jumps
-    for method in ("ddim", "heun", "dpmpp_2m"):
-        then = replace(best, transition=method)
-        rows[f"mgdm-best-{method.replace('_', '-')}"] = _jumping(then=then)
-    rows["mgdm-best-tweedie"] = _jumping(then=replace(best, conditional=Tweedie()))
-    rows["mgdm-best-residual"] = _jumping(then=replace(best, index_law=ResidualLaw()))
-    rows["mgdm-best-r4"] = _jumping(then=replace(best, gibbs=4))
+    # marginalised x_0: what the paths bring, and what they cost
+    rows["mgdm-marginal-no-paths"] = MGDMMarginal(budget=0)
+    for budget in (700, 1400, 5600):
+        rows[f"mgdm-marginal-budget{budget}"] = MGDMMarginal(budget=budget, most_paths=100)
     for sampler, preset in (
         ("pgdm", "score"),
         ("ddrm", "hundred-steps"),

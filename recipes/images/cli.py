@@ -58,6 +58,13 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--head-channels", default=64, show_default=True, help="Channels per head, same."
         ),
+        click.option("--label", type=int, help="Class, for class-conditional diffusers priors."),
+        click.option(
+            "--guidance",
+            default=1.0,
+            show_default=True,
+            help="Classifier-free guidance towards the class, against the last class.",
+        ),
         click.option(
             "-d", "--device", default=None, help="cpu, cuda, ... [cuda where there is one]"
         ),
@@ -141,6 +148,8 @@ def restore_command(
     prior_name: str,
     size: int | None,
     head_channels: int,
+    label: int | None,
+    guidance: float,
     device: str | None,
     kernel_weights: str | None,
     sigma_y: float,
@@ -154,7 +163,14 @@ def restore_command(
     get_sampler(sampler)
     task_names(task)
     where = _device(device)
-    prior = load_prior(prior_name, device=where, size=size, head_channels=head_channels)
+    prior = load_prior(
+        prior_name,
+        device=where,
+        size=size,
+        head_channels=head_channels,
+        label=label,
+        guidance=guidance,
+    )
     degradation = build_task(task, prior.image_shape, seed=seed, kernel_weights=kernel_weights)
     settings = apply_changes(settings_for(sampler, task, prior.preset), changes)
     _folder(out)
@@ -298,6 +314,8 @@ def sweep_command(
     prior_name: str,
     size: int | None,
     head_channels: int,
+    label: int | None,
+    guidance: float,
     device: str | None,
     kernel_weights: str | None,
     sigma_y: float,
@@ -325,7 +343,14 @@ def sweep_command(
         kernel_weights=kernel_weights,
     )
     where = _device(device)
-    prior = load_prior(prior_name, device=where, size=size, head_channels=head_channels)
+    prior = load_prior(
+        prior_name,
+        device=where,
+        size=size,
+        head_channels=head_channels,
+        label=label,
+        guidance=guidance,
+    )
 
     def load(name: str) -> torch.Tensor:
         return read_image(name, prior.image_shape, prior=prior.name, convert=convert)

@@ -77,15 +77,6 @@ def test_linearised_is_exact_for_a_gaussian_prior(passes):
     assert problem.meter.vjps == passes * ROWS
 
 
-def test_inflated_by_tweedies_covariance_it_uses_the_exact_likelihood_of_x_s():
-    # p(y | x_s) from the joint of (x_0, x_s): mean A E[x_0 | x_s], covariance A Var A^T + s^2 I.
-    alpha, sigma = float(SCHEDULE.alpha[S]), float(SCHEDULE.sigma[S])
-    _, left = condition(MEAN, COV, alpha * EYE, alpha * MEAN, sigma**2)
-    mean, cov = target(WHITE + MATRIX @ left @ MATRIX.T)
-    problem, *where = start(20000)
-    assert_moments(Linearised(passes=1, inflate=1.0)(problem, *where).x_s, mean, cov)
-
-
 def test_linearised_solves_a_nonlinear_observation_to_its_mode():
     curve = FunctionOperator(lambda x: x @ MATRIX.T + 0.1 * (x @ MATRIX.T) ** 3)
     likelihood = GaussianLikelihood(curve, Y.expand(1, ROWS), 1e-3)
@@ -319,7 +310,6 @@ def test_settings_outside_their_domain():
         (Variational, {"learning_rate": 0.0}),
         (Variational, {"late_from": 1.5}),
         (Linearised, {"passes": 0}),
-        (Linearised, {"inflate": -1.0}),
         (Tweedie, {"variance": "other"}),
         (Tweedie, {"data_variance": 0.0}),
         (Tweedie, {"floor": -0.1}),

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mgdm_core.errors import SettingsError
-from mgdm_core.likelihoods import GaussianLikelihood, PoissonLikelihood
+from mgdm_core.errors import CapabilityError, SettingsError
+from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.operators import FunctionOperator, Matrix
-from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
+from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
 from mgdm_core.sampler import Start, gaussian
-from mgdm_core.samplers import MGDM, DInG, MGDMJumps, MGDMMarginal, default_sampler
+from mgdm_core.samplers import MGDM, DInG, MGDMMarginal, default_sampler
 from mgdm_core.schedule import NoiseSchedule
-from mgdm_core.steps.krylov import covariance_at, log_evidence, pull
+from mgdm_core.steps.krylov import covariance_at, log_evidence, pull, seen_near
+from mgdm_core.trace import failure_signatures
 
 from .closed_forms import OneGenerator, condition, normal, spd
 from .samplers_support import CoordinatePrior, assert_population
@@ -55,6 +56,94 @@ def test_the_pull_and_the_evidence_are_exact_under_a_gaussian_prior():
     torch.testing.assert_close(got - got[0], want - want[0], rtol=1e-6, atol=1e-6)
 
 
+def test_the_evidence_is_the_same_through_forward_differentiation():
+    """The same map without an adjoint."""
+    matrix, y, level = normal((2, 3), 3), normal((2,), 4), 420
+    problem, _, _ = gaussian_problem(5, matrix, y, 0.3)
+    bent = GaussianLikelihood(FunctionOperator(lambda x: x @ matrix.T), y.expand(5, -1), 0.3)
+    x = 2 * normal((5, 3), 5)
+    x_0 = problem.denoise(x, level)
+    product = covariance_at(problem, x, level, x_0, 0.01)
+    other = Problem(problem.prior, bent, (3,))
+    got, want = (log_evidence(p, product, x_0) for p in (other, problem))
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+    # So is what it looks like nearby, in units of sigma_y.
+    near = seen_near(other, x_0)
+    scaled = gaussian(near)
+    v = normal((5, 3), 6)
+    torch.testing.assert_close(scaled.operator.forward(v), v @ matrix.T / 0.3)
+    torch.testing.assert_close(scaled.observation, y.expand(5, -1) / 0.3)
+    torch.testing.assert_close(
+        scaled.operator.adjoint(normal((5, 2), 7)), normal((5, 2), 7) @ matrix / 0.3
+    )
+
+
+def test_the_evidence_of_counts_is_the_integral_over_the_image():
+    """One observed count under a Gaussian prior: the integral is a sum over a fine line."""
+    mean, cov, matrix = torch.tensor([3.0, 2.0]).double(), spd(2, 7), normal((1, 2), 8).abs()
+    level, gain = 420, 4.0
+    counts = torch.tensor([[12.0], [30.0], [5.0], [0.0]], dtype=torch.float64)
+    prior = GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov[None]), VP)
+    problem = Problem(prior, PoissonLikelihood(Matrix(matrix), counts, gain), (2,))
+    alpha, sigma = float(VP.alpha[level]), float(VP.sigma[level])
+    x = alpha * mean + 0.3 * normal((4, 2), 5)
+    x_0 = problem.denoise(x, level)
+    got = log_evidence(problem, covariance_at(problem, x, level, x_0, 0.01), x_0)
+    line = torch.linspace(1e-4, 30, 300_000, dtype=torch.float64)
+    for row, count, value in zip(x, counts[:, 0], got):
+        m, c = condition(mean, cov, alpha * torch.eye(2).double(), row, sigma**2)
+        normal_part = torch.distributions.Normal(matrix @ m, (matrix @ c @ matrix.T).sqrt()[0])
+        log_g = count * (gain * line).log() - gain * line
+        want = torch.logsumexp(log_g + normal_part.log_prob(line), 0) + (line[1] - line[0]).log()
+        # Laplace's formula with Fisher's information; of no count it keeps the order of magnitude.
+        assert abs(float(value - want)) < (0.15 if count > 0 else 1.0)
+
+
+def test_paths_find_the_weights_of_the_modes_from_counts():
+    means = torch.tensor([[2.0, 2.0], [10.0, 2.0], [18.0, 2.0]], dtype=torch.float64)
+    mixture = isotropic_mixture(torch.tensor([0.4, 0.3, 0.3]), means)
+    operator = FunctionOperator(lambda x: torch.nn.functional.softplus(x[:, :1] / 4))
+    n, gain, generator = 1200, 2.0, torch.Generator().manual_seed(0)
+    likelihood = PoissonLikelihood(operator, torch.full((n, 1), 6.0).double(), gain)
+    # Exact weights and moments: means under g over draws of each component.
+    x = means[:, None] + torch.randn(3, 20000, 2, generator=generator, dtype=torch.float64)
+    rate = gain * operator.forward(x.flatten(0, 1)).reshape(3, -1)
+    share = mixture.weights[:, None] * (6 * rate.log() - rate).exp() / 20000
+    share = share / share.sum()
+    exact, mean = share.sum(1), (share[..., None] * x).sum((0, 1))
+    assert float((exact - mixture.weights).abs().max()) > 0.15
+    problem = Problem(GaussianMixturePrior(mixture, VP), likelihood, (2,))
+    result = sample(problem, MGDMMarginal(levels=40, budget=800), noise=OneGenerator(n))
+    found = torch.cdist(result.x, means).argmin(1).bincount(minlength=3)
+    assert float((found / n - exact).abs().max()) < 0.06
+    torch.testing.assert_close(result.x.mean(0), mean, rtol=0, atol=0.6)
+    assert result.trace.vjps == 0
+
+
+def test_samples_of_a_bent_observation_of_one_mode():
+    """y = sinh(x_1) + noise under a Gaussian prior: the law of x_1 by sums over a fine line."""
+    n, sigma_y, y = 1500, 1.0, 3.0
+    problem, mean, cov = gaussian_problem(n, torch.eye(3).double()[:1], torch.zeros(1).double(), 1.0)
+    bent = FunctionOperator(lambda x: x[:, :1].sinh())
+    likelihood = GaussianLikelihood(bent, torch.full((n, 1), y).double(), sigma_y)
+    posed = Problem(problem.prior, likelihood, (3,))
+    result = sample(posed, MGDMMarginal(levels=40, budget=400), noise=OneGenerator(n))
+    line = torch.linspace(-8, 8, 20001, dtype=torch.float64)
+    log_p = torch.distributions.Normal(mean[0], cov[0, 0].sqrt()).log_prob(line)
+    p = torch.softmax(log_p - 0.5 * ((y - line.sinh()) / sigma_y) ** 2, 0)
+    want = (p * line).sum()
+    spread = (p * (line - want) ** 2).sum().sqrt()
+    assert float((result.x[:, 0].mean() - want).abs()) < 0.15 * float(spread)
+    assert float(result.x[:, 0].std() / spread) == pytest.approx(1.0, abs=0.12)
+
+
+def test_hardly_any_path_accepted_is_said():
+    stuck = [1.0] + [0.0] * 30 + [0.01]
+    (told,) = failure_signatures([], 1000, acceptance=stuck)
+    assert told.startswith("paths-stuck: 0.0 % of the paths")
+    assert failure_signatures([], 1000, acceptance=[1.0] + [0.1] * 31) == []
+
+
 def test_one_product_is_enough_far_below_the_scale_of_the_data():
     """C tends to r^2 I there, which the preconditioner knows."""
     counts = {}
@@ -80,7 +169,7 @@ def test_a_step_knows_how_likely_it_was():
     problem, _, _ = gaussian_problem(4, normal((1, 3), 3), normal((1,), 4), 0.3)
     sampler, t, s = MGDMMarginal(), 700, 600
     x = normal((4, 3), 5)
-    x_s, seen, got = sampler._down(problem, x, t, s, OneGenerator(4, 3))
+    x_s, seen, got = sampler._down(problem, x, t, s, OneGenerator(4, 3), True)
     x_0 = problem.denoise(x, t)
     assert float((seen - x_0).abs().max()) > 0.1
     alpha, sigma = VP.alpha, VP.sigma
@@ -102,7 +191,7 @@ def test_samples_of_a_gaussian_posterior(kind, rows):
     problem, mean, cov = gaussian_problem(n, matrix, y, sigma_y, SCHEDULES[kind])
     result = sample(problem, MGDMMarginal(levels=40, budget=300), noise=OneGenerator(n))
     assert result.trace.vjps == 0
-    assert len(result.trace.extra["jump_acceptance"]) >= 2
+    assert len(result.trace.extra["path_acceptance"]) >= 2
     want_mean, want_cov = condition(mean, cov, matrix, y, sigma_y**2)
     assert_population(result.x[:, None], want_mean, want_cov, bias=0.1)
 
@@ -125,7 +214,7 @@ def test_paths_find_the_weights_of_the_modes():
     which = posterior.component_log_prob(result.x).argmax(1)
     found = which.bincount(minlength=3) / n
     assert float((found - exact).abs().max()) < 0.06
-    accepted = result.trace.extra["jump_acceptance"]
+    accepted = result.trace.extra["path_acceptance"]
     assert accepted[0] == 1.0
     assert all(0.1 < a < 1 for a in accepted[1:])
 
@@ -176,10 +265,15 @@ def test_the_default_is_one_choice_by_what_the_problem_says():
     for rows in (1, 20, 64, 65):
         seen = GaussianLikelihood(Matrix(normal((rows, 40), 1)), normal((1, rows), 2), 0.1)
         assert chosen(seen) == (MGDMMarginal() if rows <= 64 else DInG(400, eta=0.5))
-    bent = FunctionOperator(lambda x: x[:, :2].square())
-    assert isinstance(chosen(GaussianLikelihood(bent, normal((1, 2), 2), 0.1)), MGDMJumps)
-    counts = PoissonLikelihood(FunctionOperator(torch.nn.functional.softplus), torch.ones(1, 40))
-    assert chosen(counts) == MGDM()
+    softplus = FunctionOperator(torch.nn.functional.softplus)
+    assert chosen(GaussianLikelihood(softplus, normal((1, 40), 2), 0.1)) == MGDMMarginal()
+    assert chosen(PoissonLikelihood(softplus, torch.ones(1, 40))) == MGDMMarginal()
+    wide = FunctionOperator(lambda x: torch.cat([x, x.square()], 1))
+    assert chosen(PoissonLikelihood(wide, torch.ones(1, 80))) == MGDM()
+    own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 40))
+    assert chosen(own) == MGDM()
+    with pytest.raises(CapabilityError, match="local_gaussian"):
+        MGDMMarginal().requires(Problem(prior, own, (40,)))
 
 
 @pytest.mark.parametrize(
@@ -190,6 +284,8 @@ def test_the_default_is_one_choice_by_what_the_problem_says():
         {"budget": -1},
         {"most_paths": 0},
         {"products": 0},
+        {"passes": 0},
+        {"plain_steps": 0},
         {"tolerance": 0.0},
         {"max_rows": -1},
         {"reach": 0.0},

@@ -9,13 +9,20 @@ import torch
 import mgdm_core
 from mgdm_core.conditionals import CONDITIONALS, Linearised, Tweedie, Variational
 from mgdm_core.errors import CancelledError, DivergenceError, SettingsError, ShapeError
-from mgdm_core.index_laws import INDEX_LAWS, Fraction, NextLevel, PublishedMix, ResidualLaw
+from mgdm_core.index_laws import (
+    INDEX_LAWS,
+    Fraction,
+    NextLevel,
+    PublishedMix,
+    ResidualLaw,
+    UniformFraction,
+)
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.noise import RandomStreams
-from mgdm_core.operators import FunctionOperator, Matrix
+from mgdm_core.operators import FunctionOperator, Mask, Matrix
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.sampler import Start
-from mgdm_core.samplers import MGDM, MGDMJumps, TweedieGibbs, default_sampler, get_sampler
+from mgdm_core.samplers import MGDM, MGDMMarginal, TweedieGibbs, default_sampler, get_sampler
 from mgdm_core.samplers.mgdm import PRESETS
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.settings_text import settings_from
@@ -55,15 +62,15 @@ def following(t: int, below: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("law", "index", "inflate", "renoise"),
+    ("law", "index", "renoise"),
     [
-        (HALF, half, 0.0, "between"),
-        (HALF, half, 1.0, "forward"),
-        (NEXT, following, 0.0, "forward"),
-        (NEXT, following, 1.0, "between"),
+        (HALF, half, "between"),
+        (HALF, half, "forward"),
+        (NEXT, following, "forward"),
+        (NEXT, following, "between"),
     ],
 )
-def test_the_result_has_the_law_that_matrix_algebra_gives(law, index, inflate, renoise):
+def test_the_result_has_the_law_that_matrix_algebra_gives(law, index, renoise):
     """Gaussian prior, linear observation: MGDM is an affine chain and its law a Gaussian."""
     n, levels, gibbs, steps = 10000, 6, 2, 4
     settings = MGDM(
@@ -71,12 +78,12 @@ def test_the_result_has_the_law_that_matrix_algebra_gives(law, index, inflate, r
         gibbs=gibbs,
         denoising_steps=steps,
         index_law=law,
-        conditional=Linearised(passes=1, inflate=inflate),
+        conditional=Linearised(passes=1),
         renoise=renoise,
     )
     result = draw(gaussian_prior(), gaussian_likelihood(n), (2,), OneGenerator(n), settings)
     chain = AffineMGDM(PROBLEM, SCHEDULE)
-    mean, cov = chain.run(SCHEDULE.spaced(levels, stop=2), gibbs, steps, index, inflate, renoise)
+    mean, cov = chain.run(SCHEDULE.spaced(levels, stop=2), gibbs, steps, index, 0.0, renoise)
     assert_moments(result.x, mean, cov)
 
 
@@ -147,7 +154,7 @@ VARIANTS = {
     "low-indices": replace(SMALL, index_law=PublishedMix(1e-6, 1.0), denoising_steps=12),
     "heun-forward": replace(SMALL, transition="heun", renoise="forward"),
     "dpmpp_2m": replace(SMALL, transition="dpmpp_2m", denoising_steps=12),
-    "jumps": MGDMJumps(4, steps=4, then=SMALL),
+    "marginal": MGDMMarginal(8, budget=60),
 }
 
 
@@ -168,7 +175,7 @@ def test_an_item_ends_at_the_same_sample_alone_and_in_any_batch(settings):
     torch.testing.assert_close(pair, together[[4, 0]], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["variational", "residual-law", "jumps"])
+@pytest.mark.parametrize("name", ["variational", "residual-law", "marginal"])
 def test_the_same_seeds_give_the_same_sample_to_the_bit(name):
     runs = [sample(VARIANTS[name], [3, 4], [0, 1]) for _ in range(2)]
     assert torch.equal(runs[0].x, runs[1].x)
@@ -183,7 +190,7 @@ def test_seeds_differ_and_the_global_generator_plays_no_part():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["variational", "tweedie", "linearised", "jumps"])
+@pytest.mark.parametrize("name", ["variational", "tweedie", "linearised", "marginal"])
 def test_the_samples_are_float32_or_wider(name, dtype):
     result = sample(VARIANTS[name], [1, 2], [0, 1], dtype=dtype)
     assert result.x.dtype == torch.promote_types(dtype, torch.float32)
@@ -214,13 +221,13 @@ class Counting(GaussianMixturePrior):
         return super().denoise(x, t)
 
 
-@pytest.mark.parametrize("name", ["variational", "linearised", "tweedie", "jumps"])
+@pytest.mark.parametrize("name", ["variational", "linearised", "tweedie", "marginal"])
 def test_every_evaluation_and_product_is_counted(name):
     prior = Counting(MIXTURE, SCHEDULE)
     likelihood = GaussianLikelihood(Matrix(normal((2, 4), 8)), normal((3, 2), 7), 0.2)
     trace = draw(prior, likelihood, (4,), RandomStreams([1, 2, 3]), VARIANTS[name]).trace
     assert trace.evaluations == pytest.approx(prior.items / 3)
-    if name == "tweedie":
+    if name in ("tweedie", "marginal"):
         assert trace.vjps == prior.with_graph == 0
     elif name == "variational":
         assert trace.vjps == pytest.approx(prior.with_graph / 3)
@@ -273,18 +280,37 @@ def test_the_default_looks_at_the_problem():
     def chosen(likelihood, dim):
         prior = CoordinatePrior(SCHEDULE)
         problem = mgdm_core.Problem(prior, likelihood, (dim,))
-        return default_sampler(problem), MGDM().chosen(problem)[0]
+        return default_sampler(problem)
 
     def bent(rows):
         operator = FunctionOperator(lambda x: x[:, :rows].sinh())
         return GaussianLikelihood(operator, normal((1, rows), 2), 0.1)
 
-    few, many = bent(2), bent(40)
+    few, many = bent(2), bent(65)
     own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, 2))
-    assert isinstance(chosen(few, 4)[0], MGDMJumps)
-    assert chosen(few, 4)[1] == Linearised()
-    assert chosen(many, 40) == (MGDM(), Variational())
-    assert chosen(own, 2) == (MGDM(), Variational())
+    assert chosen(few, 4) == MGDMMarginal()
+    assert chosen(many, 65) == MGDM()
+    assert chosen(own, 2) == MGDM()
+
+
+@pytest.mark.parametrize("levels", [10, 20, 40])
+def test_few_levels_meet_the_data_under_the_defaults(levels):
+    """Two modes in 48 dimensions, half of them seen: x_0 has to leave the wrong mode.
+
+    Adam's steps at the rate stated for 100 levels carried x_s a fifth as far in 20: a third of the
+    samples stayed in the mode that the data rule out, 2.4 off where 0.5 is the noise.
+    """
+    means = torch.tensor([[-3.0], [3.0]]).expand(2, 48)
+    prior = GaussianMixturePrior(isotropic_mixture(torch.ones(2), means), SCHEDULE)
+    seen = Mask(torch.arange(48) < 24)
+    likelihood = GaussianLikelihood(seen, torch.full((1, 24), 3.0), 0.5)
+    problem = mgdm_core.Problem(prior, likelihood, (48,))
+    result = mgdm_core.sample(problem, MGDM(levels), n=20)
+    assert result.trace.warnings == []
+    assert bool((result.x.mean(1) > 0).all())
+    # Unseen, they are N(3, 1) there.
+    assert float((result.x[:, 24:].mean() - 3).abs()) < 0.2
+    assert float(result.x[:, 24:].std(0).mean()) == pytest.approx(1.0, abs=0.15)
 
 
 # -- phases and levels from what is really run -----------------------------------------------------
@@ -336,24 +362,24 @@ def test_two_levels_still_meet_the_data_and_are_checked():
         draw(broken, gaussian_likelihood(1), (2,), RandomStreams([0]), settings)
 
 
-@pytest.mark.parametrize("approach", [None, PRESETS["best"].approach])
-def test_the_default_for_few_values_meets_the_data_near_level_1(approach):
-    """On the even grid alone the residual stays far above sigma_y, and nothing said so."""
+def test_the_default_for_few_values_meets_the_data_near_level_1():
+    """Levels that are even, under a law that keeps s near t, leave a residual: that is said."""
     items, sigma_y = 200, 0.05
     prior = CoordinatePrior(SCHEDULE, 0.0, 4.0)
     matrix = normal((1, 20), 3)
     y = torch.full((items, 1), 2.0, dtype=torch.float64)
     likelihood = GaussianLikelihood(Matrix(matrix), y, sigma_y)
-    settings = replace(PRESETS["best"], approach=approach)
-    result = draw(prior, likelihood, (20,), OneGenerator(items), settings)
-    residual = float((y - result.x @ matrix.T).square().mean().sqrt())
-    told = [w for w in result.trace.warnings if w.startswith("data-not-met")]
-    if approach is None:
-        assert residual > 2 * sigma_y
-        assert f"{residual:.3g} off" in told[0]
-    else:
-        assert residual == pytest.approx(sigma_y, rel=0.25)
-        assert told == []
+    even = MGDM(40, denoising_steps=8, conditional=Linearised(), index_law=UniformFraction(0.5))
+    for settings in (None, even):
+        result = draw(prior, likelihood, (20,), OneGenerator(items), settings)
+        residual = float((y - result.x @ matrix.T).square().mean().sqrt())
+        told = [w for w in result.trace.warnings if w.startswith("data-not-met")]
+        if settings is even:
+            assert residual > 2 * sigma_y
+            assert f"{residual:.3g} off" in told[0]
+        else:
+            assert residual == pytest.approx(sigma_y, rel=0.15)
+            assert told == []
 
 
 def test_a_network_of_another_shape_is_refused():
@@ -393,11 +419,11 @@ def test_a_likelihood_that_is_not_gaussian():
 def test_the_callback_sees_every_step_and_the_last_is_the_end():
     seen = []
     y = gaussian_likelihood(2)
-    settings = MGDMJumps(3, steps=2, then=SMALL)
+    settings = SMALL
     result = draw(gaussian_prior(), y, (2,), RandomStreams([0, 1]), settings, callback=seen.append)
     assert [p.step for p in seen] == list(range(1, len(seen) + 1))
     assert seen[-1].step == seen[-1].steps == len(result.trace.records)
-    assert {p.sampler for p in seen} == {"mgdm_jumps"}
+    assert {p.sampler for p in seen} == {"mgdm"}
     assert all(p.estimate.shape == (2, 2) for p in seen)
     assert torch.equal(seen[-1].estimate, result.x)
     levels = [p.level for p in seen]
@@ -426,8 +452,8 @@ def test_a_start_replaces_pure_noise():
     # From so low a level the result keeps the start's mode; from pure noise it need not.
     far = sample(SMALL, [3], [0], start=Start(truth + 50, level=30)).x
     assert float((far - result.x).abs().max()) > 5
-    jumpy = sample(VARIANTS["jumps"], [3], [0], start=start)
-    assert "jump_acceptance" not in jumpy.trace.extra
+    low = sample(VARIANTS["marginal"], [3], [0], start=start)
+    assert "path_acceptance" not in low.trace.extra  # the modes are decided
     with pytest.raises(ShapeError, match=r"\(1, 4\); found \(2, 4\)"):
         sample(SMALL, [3], [0], start=Start(truth.expand(2, 4)))
 
@@ -461,13 +487,13 @@ def test_nan_stops_the_run_at_its_level(level):
 
 
 @pytest.mark.parametrize("level", [1000, 480])
-def test_nan_stops_the_jumps(level):
+def test_nan_stops_the_paths(level):
     class Broken(GaussianMixturePrior):
         def denoise(self, x, t):
             out = super().denoise(x, t)
             return out * float("nan") if int(torch.as_tensor(t).min()) <= level else out
 
-    settings = MGDMJumps(8, steps=4, then=SMALL)
+    settings = MGDMMarginal(12, budget=200)
     prior = Broken(PROBLEM_MIXTURE, SCHEDULE)
     with pytest.raises(DivergenceError, match="NaN or infinity") as caught:
         draw(prior, gaussian_likelihood(2), (2,), RandomStreams([0, 1]), settings)

@@ -10,6 +10,7 @@ from mgdm_core.priors import (
     EDMPrior,
     GaussianMixture,
     GaussianMixturePrior,
+    GuidedPrior,
     LatentPrior,
     NoisePredictionPrior,
     Prior,
@@ -205,3 +206,21 @@ def test_a_latent_problem_is_the_operator_after_the_decoder():
     operator.forward(z).square().sum().backward()
     assert z.grad is not None
     assert bool((z.grad != 0).all())
+
+
+def test_guidance_moves_along_the_line_between_two_priors():
+    """Under N(m_1, C) and N(m_0, C) the denoiser is that of N(m_0 + w (m_1 - m_0), C)."""
+    schedule, cov = NoiseSchedule.vp_linear(), torch.eye(3).double()[None]
+    means = normal((2, 3), 1)
+
+    def gaussian(mean):
+        return GaussianMixturePrior(GaussianMixture(torch.ones(1), mean[None], cov), schedule)
+
+    guided = GuidedPrior(gaussian(means[1]), gaussian(means[0]), 2.5)
+    x, t = normal((4, 3), 2), torch.tensor([10, 400, 900, 1000])
+    want = gaussian(means[0] + 2.5 * (means[1] - means[0])).denoise(x, t)
+    torch.testing.assert_close(guided.denoise(x, t), want)
+    other = NoiseSchedule.vp_cosine()
+    mixture = GaussianMixture(torch.ones(1), means[:1], cov)
+    with pytest.raises(SettingsError, match=r"same levels; found .* 'vp_linear' and 'vp_cosine'"):
+        GuidedPrior(guided, GaussianMixturePrior(mixture, other), 1.0)

@@ -29,7 +29,7 @@ from mgdm_core.operators import (
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
 from mgdm_core.sampler import Start
-from mgdm_core.samplers import MGDM, PRESETS, SAMPLERS, get_sampler
+from mgdm_core.samplers import PRESETS, SAMPLERS, get_sampler
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import normal
@@ -41,13 +41,6 @@ SHORT = {
         "levels": 6,
         "denoising_steps": 3,
         "conditional": Variational(steps=2, late_steps=2),
-    },
-    "mgdm_jumps": {
-        "jumps": 4,
-        "steps": 2,
-        "stages": 2,
-        "max_rows": 64,
-        "then": MGDM(levels=4, denoising_steps=2, conditional=Variational(2, 2)),
     },
     "mgdm_marginal": {"levels": 8, "budget": 60},
     "tweedie_gibbs": {"levels": 4, "conditional": Tweedie("isotropic", data_variance=0.5)},
@@ -72,9 +65,9 @@ SHORT = {
 ALL = sorted(SHORT)
 MIXING = sorted(name for name in SHORT if "mixing" in SAMPLERS[name].needs)
 ANY_LIKELIHOOD = sorted(
-    n for n in SHORT if "gaussian" not in SAMPLERS[n].needs and n != "mgdm_jumps"
+    n for n in SHORT if "gaussian" not in SAMPLERS[n].needs and n != "mgdm_marginal"
 )
-OURS = {"mgdm", "mgdm_jumps"}
+OURS = {"mgdm"}
 NO_GRADIENT = sorted(n for n in SHORT if "vjp" not in SAMPLERS[n].needs and n not in OURS)
 PARTICLES = sorted(name for name in SHORT if SAMPLERS[name].interacting)
 
@@ -257,7 +250,6 @@ def test_nan_stops_the_run_at_its_level(name):
     assert met > 0
     if name in (
         "mgdm",
-        "mgdm_jumps",
         "mgdm_marginal",
         "tweedie_gibbs",
         "daps",
@@ -350,7 +342,7 @@ BAD = [
     ("twisted_smc", {"twist": "magic"}, "auto, inflated, plain"),
     ("mcg_diff", {"threshold": 1.5}, "threshold lies"),
     ("smc_diff", {"particles": 0}, "particles is at least 1"),
-    ("msdm_dirac", {"source": -1}, "index of a stem"),
+    ("msdm_dirac", {"source": -1}, "source is at least 0"),
     ("msdm_dirac", {"sigma_min": 2.0}, "0 < sigma_min < sigma_max"),
     ("msdm_gaussian", {"weight": 0.0}, "weight is positive"),
     ("msdm_gaussian", {"resamples": 0}, "resamples is at least 1"),

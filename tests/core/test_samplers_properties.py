@@ -15,8 +15,8 @@ from mgdm_core.operators import (
 from mgdm_core.problem import Problem
 from mgdm_core.samplers import PRESETS, SAMPLERS
 from mgdm_core.samplers.daps import DAPS
-from mgdm_core.samplers.ddnm import DDNM, correct
-from mgdm_core.samplers.ddrm import DDRM
+from mgdm_core.samplers.ddnm import DDNM
+from mgdm_core.samplers.ddrm import DDRM, meet_components
 from mgdm_core.samplers.diffpir import DiffPIR
 from mgdm_core.samplers.dps import DPS
 from mgdm_core.samplers.guess_and_guide import GuessAndGuide
@@ -59,25 +59,31 @@ def test_ddnm_without_noise_ends_with_a_x_equal_to_y():
         assert torch.allclose(operator.forward(x), y, atol=1e-10)
 
 
-def test_ddnm_takes_the_observation_s_noise_off_its_own():
-    """The step's noise has variance dev^2 in every component, whatever part y brings of it."""
-    sigma_y, a, dev, items = 0.3, 0.4, 0.1, 40000
+def test_a_component_s_noise_is_the_level_s_whatever_the_observation_brings_of_it():
+    """Where x_0 is known, x_s / alpha_s has variance q_s^2 around it in every component.
+
+    sigma_y / s is 0.15 and 0.6 on either side of q_s; the third component is not seen.
+    """
+    sigma_y, eta, items = 0.3, 0.6, 40000
     operator = Matrix(torch.diag(torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64)))
     x_0 = torch.tensor([1.0, -1.0, 0.5], dtype=torch.float64).expand(items, -1)
     streams = OneGenerator(items, 1)
     y = operator.forward(x_0) + sigma_y * streams.normal((3,), torch.float64)
-    lik = GaussianLikelihood(operator, y, sigma_y)
-    problem = Problem(CoordinatePrior(VP), lik, (3,))
-    corrected, noise = correct(problem, x_0, a, dev, streams.normal((3,), torch.float64))
-    draws = a * (corrected - x_0) + noise
+    problem = Problem(CoordinatePrior(VP), GaussianLikelihood(operator, y, sigma_y), (3,))
+    t, s = VP.level_of_sigma(1.0), VP.level_of_sigma(0.4)
+    (alpha_t, sigma_t), (alpha, sigma) = VP.moments(t), VP.moments(s)
+    x = alpha_t * x_0 + sigma_t * streams.normal((3,), torch.float64)
+    z = streams.normal((3,), torch.float64)
+    drawn = meet_components(problem, x, x_0, t, s, z, eta, 1.0) / alpha - x_0
+    q = sigma / alpha
     zero = torch.zeros(3, dtype=torch.float64)
-    assert_moments(draws, zero, dev**2 * torch.eye(3, dtype=torch.float64))
-    # sigma_y / s is 0.15 and 0.6: the first component is corrected in full (a 0.15 < dev), the
-    # second by dev s / (a sigma_y), the third is not seen.
-    assert torch.allclose(corrected[:, 0], y[:, 0] / 2)
-    share = dev / (a * 0.6)
-    assert torch.allclose(corrected[:, 1] - x_0[:, 1], share * (y[:, 1] / 0.5 - x_0[:, 1]))
-    assert torch.equal(corrected[:, 2], x_0[:, 2])
+    assert_moments(drawn, zero, q**2 * torch.eye(3, dtype=torch.float64))
+    # The first is y with what noise is left over, the second moved by a share of the gap.
+    rest = (q**2 - 0.15**2) ** 0.5 * z[:, 0]
+    assert torch.allclose(drawn[:, 0] - rest, y[:, 0] / 2 - x_0[:, 0])
+    share = (1 - eta**2) ** 0.5 * q / 0.6
+    gap = y[:, 1] / 0.5 - x_0[:, 1]
+    assert torch.allclose(drawn[:, 1] - eta * q * z[:, 1], share * gap)
 
 
 @pytest.mark.parametrize("name", ["ddnm", "ddrm"])

@@ -177,7 +177,7 @@ def test_batch_streams_are_standard_and_viewed_by_count():
 
 def test_every_sampler_has_a_row():
     named = {variant.name for variant in variants.MAIN.values() if variant is not None}
-    assert named == set(SAMPLERS) - {"mgdm_jumps", "mgdm_marginal"}
+    assert named == set(SAMPLERS) - {"mgdm_marginal"}
     published = variants.MAIN["mgdm-published"]
     assert (published.levels, published.gibbs, published.denoising_steps) == (100, 1, 19)
     assert variants.MAIN["mgdm-published-r4"] == replace(published, gibbs=4)
@@ -283,8 +283,8 @@ def test_a_measurement_is_known_again_in_another_process():
 
 def test_a_new_default_makes_another_measurement(monkeypatch):
     before = runner.job_key(Job("mgdm", CASE, 60))
-    presets = {**PRESETS["mgdm"], "best": replace(PRESETS["mgdm"]["best"], levels=7)}
-    monkeypatch.setitem(PRESETS, "mgdm", presets)
+    presets = {"default": replace(PRESETS["mgdm_marginal"]["default"], levels=7)}
+    monkeypatch.setitem(PRESETS, "mgdm_marginal", presets)
     assert runner.job_key(Job("mgdm", CASE, 60)) != before
     assert runner.job_key(Job("ddrm", CASE, 60)) == runner.job_key(Job("ddrm", CASE, 60))
 

@@ -236,7 +236,7 @@ def test_priors_that_do_not_load_get_one_line(tmp_path, pixel, monkeypatch):
         str(empty): "neither model_index.json nor config.json",
         str(no_scheduler): "no scheduler_config.json",
         str(text_to_image): "also has text_encoder",
-        str(conditional): "class-conditional",
+        str(conditional): "class-conditional: --label is one of 0 to 9; found None",
         str(other): "found UNet2DConditionModel",
         str(flow): "no noise levels that are known",
         str(broken): "cannot be read as JSON",
@@ -247,6 +247,35 @@ def test_priors_that_do_not_load_get_one_line(tmp_path, pixel, monkeypatch):
         with pytest.raises(PriorError, match=message) as caught:
             load_prior(name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_class_and_its_guidance(tmp_path, pixel):
+    """D_none + 3 (D_class - D_none), the last class standing for none."""
+    model = unet(num_class_embeds=4).eval()
+    model.save_pretrained(tmp_path)
+    diffusers.DDPMScheduler().save_pretrained(tmp_path)
+    x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)), 500
+    plain = load_prior(str(tmp_path), label=1)
+    guided = load_prior(str(tmp_path), label=1, guidance=3.0)
+    schedule = plain.prior.schedule
+    alpha, sigma = (float(v[t]) for v in (schedule.alpha, schedule.sigma))
+    with torch.no_grad():
+        told, none = (
+            (x - sigma * model(x, t - 1, torch.full((2,), k)).sample) / alpha for k in (1, 3)
+        )
+        torch.testing.assert_close(plain.prior.denoise(x, t), told, rtol=1e-4, atol=1e-4)
+        want = none + 3 * (told - none)
+        torch.testing.assert_close(guided.prior.denoise(x, t), want, rtol=1e-4, atol=1e-3)
+    assert float((told - none).abs().max()) > 1e-3
+    assert guided.name.endswith(", class 1, guidance 3")
+    for options, message in (
+        ({"label": 4}, "0 to 3; found 4"),
+        ({"label": 3, "guidance": 2.0}, "the last class, 3, stands for none"),
+    ):
+        with pytest.raises(PriorError, match=message):
+            load_prior(str(tmp_path), **options)
+    with pytest.raises(PriorError, match="knows no classes; found --label 1"):
+        load_prior(str(pixel), label=1)
 
 
 def test_hub_without_network_is_one_line(monkeypatch):

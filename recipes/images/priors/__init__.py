@@ -35,6 +35,8 @@ def load_prior(
     device: torch.device | str = "cpu",
     size: int | None = None,
     head_channels: int = 64,
+    label: int | None = None,
+    guidance: float = 1.0,
 ) -> ImagePrior:
     """Prior by name or path.
 
@@ -47,6 +49,10 @@ def load_prior(
         Side of the images, for guided-diffusion checkpoints (256 by default).
     head_channels : int
         Channels per attention head, for guided-diffusion checkpoints.
+    label : int, optional
+        Class, for diffusers' class-conditional U-nets.
+    guidance : float
+        Scale of classifier-free guidance towards it.
 
     Raises
     ------
@@ -62,7 +68,7 @@ def load_prior(
                 f"folder {path} has neither model_index.json nor config.json; "
                 f"a prior is one of: {PRIOR_FORMS}"
             )
-        return load_diffusers_prior(path, path.name, device)
+        return load_diffusers_prior(path, path.name, device, label, guidance)
     if path.is_file():
         if path.suffix == ".safetensors" and _is_digits(path):
             return _digits(path.stem, load_digits_prior(path, device))
@@ -76,7 +82,9 @@ def load_prior(
         return ImagePrior(path.stem, prior, shape, shape, preset)
     if _REPOSITORY.fullmatch(name) and not path.suffix:
         repository = name.removeprefix("hub:")
-        return load_diffusers_prior(download_folder(repository), repository, device)
+        return load_diffusers_prior(
+            download_folder(repository), repository, device, label, guidance
+        )
     raise PriorError(f"no prior {name!r}; a prior is one of: {PRIOR_FORMS}")
 
 

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 
 from mgdm_core.array_types import Float, Int, Tensor
-from mgdm_core.priors import LatentPrior, NoisePredictionPrior, Prior, ScorePrior, VelocityPrior
+from mgdm_core.priors import (
+    GuidedPrior,
+    LatentPrior,
+    NoisePredictionPrior,
+    Prior,
+    ScorePrior,
+    VelocityPrior,
+)
 from mgdm_core.schedule import NoiseSchedule
 from recipes.images.errors import PriorError
 from recipes.images.priors.guided import read_state_dict
@@ -130,11 +137,43 @@ class UnitRangePrior:
         return 2 * self.inner.denoise(0.5 * (x + 1), t) - 1
 
 
-def _network(unet: Any) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda x, time: unet(x, time).sample
+def _network(unet: Any, label: int | None) -> Callable[[Tensor, Tensor], Tensor]:
+    if label is None:
+        return lambda x, time: unet(x, time).sample
+    return lambda x, time: unet(x, time, torch.full((len(x),), label, device=x.device)).sample
 
 
-def _prior(unet: Any, scheduler: dict[str, Any]) -> Prior:
+def _labelled(
+    unet: Any, scheduler: dict[str, Any], folder: Path, label: int | None, guidance: float
+) -> Prior:
+    """Prior of a U-net, of a class where it knows classes, with classifier-free guidance."""
+    classes = unet.config.num_class_embeds
+    if unet.config.class_embed_type is not None:
+        raise PriorError(
+            f"the U-net in {folder} takes a class as {unet.config.class_embed_type!r}; known here "
+            f"is a table of classes (num_class_embeds)"
+        )
+    if classes is None:
+        if label is not None or guidance != 1:
+            raise PriorError(f"the U-net in {folder} knows no classes; found --label {label}")
+        return _prior(unet, scheduler)
+    if label is None or not 0 <= label < classes:
+        raise PriorError(
+            f"the U-net in {folder} is class-conditional: --label is one of 0 to {classes - 1}; "
+            f"found {label}"
+        )
+    of_class = _prior(unet, scheduler, label)
+    if guidance == 1:
+        return of_class
+    # Trained for guidance, such a table has one class more at its end, for none.
+    if label == classes - 1:
+        raise PriorError(
+            f"with guidance the last class, {label}, stands for none; choose one below it"
+        )
+    return GuidedPrior(of_class, _prior(unet, scheduler, classes - 1), guidance)
+
+
+def _prior(unet: Any, scheduler: dict[str, Any], label: int | None = None) -> Prior:
     """Prior of a U-net under a scheduler's configuration."""
     diffusers = _diffusers()
     name = scheduler.get("_class_name", "DDPMScheduler")
@@ -148,7 +187,7 @@ def _prior(unet: Any, scheduler: dict[str, Any]) -> Prior:
             dtype=torch.float64,
         )
         # The images of these networks lie in [0, 1].
-        return UnitRangePrior(ScorePrior(_network(unet), NoiseSchedule.from_sigmas(sigmas)))
+        return UnitRangePrior(ScorePrior(_network(unet, label), NoiseSchedule.from_sigmas(sigmas)))
     kind = getattr(diffusers, name, None)
     built = None if kind is None else kind.from_config(scheduler)
     if not hasattr(built, "alphas_cumprod"):
@@ -167,7 +206,7 @@ def _prior(unet: Any, scheduler: dict[str, Any]) -> Prior:
         raise PriorError(
             f"prediction_type is one of {', '.join(families)}; found {predicts!r} in {name}"
         )
-    return families[predicts](_network(unet), schedule)
+    return families[predicts](_network(unet, label), schedule)
 
 
 def _side(unet: Any, folder: Path) -> tuple[int, int]:
@@ -182,13 +221,30 @@ def _part(folder: Path, name: str) -> Path:
     return folder / name if (folder / name).is_dir() else folder
 
 
-def load_diffusers_prior(folder: Path, name: str, device: torch.device | str = "cpu") -> ImagePrior:
+def load_diffusers_prior(
+    folder: Path,
+    name: str,
+    device: torch.device | str = "cpu",
+    label: int | None = None,
+    guidance: float = 1.0,
+) -> ImagePrior:
     """Prior from a folder: a pipeline, a U-net with a scheduler, or a latent pipeline.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+        What the prior is called in results.
+    device : torch.device or str
+    label : int or None
+        Class, for a U-net that knows classes.
+    guidance : float
+        Scale of classifier-free guidance towards the class, against the last class of the table.
 
     Raises
     ------
     PriorError
-        If a part is missing, conditional or of an unknown kind.
+        If a part is missing or of an unknown kind, or the class is not one of the U-net's.
     """
     index_file = folder / "model_index.json"
     index = _read_json(index_file) if index_file.is_file() else {}
@@ -196,15 +252,14 @@ def load_diffusers_prior(folder: Path, name: str, device: torch.device | str = "
     class_name = config.get("_class_name", "UNet2DModel")
     if class_name != "UNet2DModel":
         raise PriorError(
-            f"an unconditional prior has a UNet2DModel; found {class_name} in {folder}"
+            f"a prior has a UNet2DModel, with or without classes; found {class_name} in {folder}"
         )
     unet = _load_model("UNet2DModel", _part(folder, "unet")).to(device)
-    if unet.config.class_embed_type is not None or unet.config.num_class_embeds is not None:
-        raise PriorError(f"the U-net in {folder} is class-conditional; use an unconditional one")
     scheduler_file = _part(folder, "scheduler") / "scheduler_config.json"
     if not scheduler_file.is_file():
         raise PriorError(f"{folder} has no scheduler_config.json to say the noise levels")
-    prior = _prior(unet, _read_json(scheduler_file))
+    prior = _labelled(unet, _read_json(scheduler_file), folder, label, guidance)
+    name = name if label is None else f"{name}, class {label}, guidance {guidance:g}"
     height, width = _side(unet, folder)
     shape = (unet.config.in_channels, height, width)
     for part, entry in index.items():
