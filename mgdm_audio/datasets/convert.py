@@ -113,10 +113,12 @@ def convert_dataset(
     Raises
     ------
     SettingsError
-        If the subtype is unknown or the output is the data set itself.
+        If the subtype or the rate is none, or the output is the data set itself.
     """
     if subtype not in SUBTYPES:
         raise SettingsError(f"the subtype must be one of {', '.join(SUBTYPES)}, found {subtype!r}")
+    if not 1000 <= rate <= 768_000:
+        raise SettingsError(f"the rate lies in 1000..768000 Hz; found {rate}")
     if out.resolve() == dataset.root.resolve():
         raise SettingsError(f"{out} is the data set itself; give another folder to write to")
     return _convert_all(dataset, out, rate, subtype, workers)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mgdm_audio.datasets.four_stem import StemFolderTrack, stem_files
 from mgdm_audio.datasets.slakh import SLAKH_STEMS, SlakhTrack
 from mgdm_audio.datasets.tracks import SPLITS, Dataset
-from mgdm_audio.errors import DatasetError, os_reason
+from mgdm_audio.errors import DatasetError, display_name, os_reason
 
 __all__ = ["open_dataset"]
 
@@ -35,7 +35,7 @@ def open_dataset(root: str | Path, stems: Sequence[str] = ()) -> Dataset:
     Raises
     ------
     DatasetError
-        If the folder is not there or holds no track.
+        If the folder is not there, holds no track, or one whose name is no text.
     """
     root = Path(root)
     try:
@@ -61,9 +61,11 @@ def open_dataset(root: str | Path, stems: Sequence[str] = ()) -> Dataset:
                 f"found {', '.join(stems)} asked for"
             )
         named = [(s, p) for s, p in found if p.name.startswith("Track") or _is_slakh(p)]
+        _check_names(p for _, p in named)
         ignored += [p for s, p in found if (s, p) not in named]
         return Dataset(root, "slakh", SLAKH_STEMS, [SlakhTrack(p, s) for s, p in named], ignored)
     files = {p: stem_files(p) for _, p in found}
+    _check_names(path for held in files.values() for path in held.values())
     names = {name for held in files.values() for name in held}
     if not stems:
         stems = [s for s in SLAKH_STEMS if s in names] if names & set(SLAKH_STEMS) else []
@@ -76,6 +78,17 @@ def open_dataset(root: str | Path, stems: Sequence[str] = ()) -> Dataset:
         )
     ignored += [p for _, p in found if not files[p]]
     return Dataset(root, "stems", tuple(stems), tracks, ignored)
+
+
+def _check_names(paths: Iterable[Path]) -> None:
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            raise DatasetError(
+                f"{display_name(path)}: tables of results hold Unicode text, which this name is "
+                f"not; rename it"
+            ) from error
 
 
 def _folders(root: Path) -> list[Path]:

@@ -209,7 +209,7 @@ class Separator:
                 )
             return self._separate(array, file_rate, mix, seed, on_progress, share_residual,
                                   keep_samples)  # fmt: skip
-        data = mix.detach().cpu().numpy() if isinstance(mix, torch.Tensor) else np.asarray(mix)
+        data = _as_array(mix)
         checked = _checked_rate(rate)
         _check_array(data, checked)
         return self._separate(data, checked, mix, seed, on_progress, share_residual, keep_samples)
@@ -285,6 +285,17 @@ def _checked_rate(rate: Any) -> int:
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or float(rate) % 1 != 0:
         raise SettingsError(f"rate is a whole number of hertz, such as 44100; found {rate!r}")
     return int(float(rate))
+
+
+def _as_array(mix: Any) -> np.ndarray:
+    if isinstance(mix, torch.Tensor):
+        return mix.detach().cpu().numpy()
+    try:
+        return np.asarray(mix)
+    except ValueError as error:  # lists of different lengths
+        raise ShapeError(
+            f"a mix is an array (channels, n); numpy makes none of what was found ({error})"
+        ) from error
 
 
 def _check_array(data: np.ndarray, rate: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from hypothesis import Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 __all__ = ["BadFile", "bad_files", "damages", "good_files"]
@@ -191,7 +191,10 @@ def _drawn(strategy: st.SearchStrategy, count: int, number: int) -> list:
     found: list = []
 
     @seed(number)
-    @settings(max_examples=count, database=None, deadline=None, phases=[Phase.generate])
+    @settings(
+        max_examples=count, database=None, deadline=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),  # a busy machine is slow
+    )  # fmt: skip
     @given(strategy)
     def collect(example: object) -> None:
         found.append(example)

@@ -152,6 +152,7 @@ def test_a_failing_track_is_told_and_the_exit_code_is_1(slakh, invoke, monkeypat
         (["compare", "{slakh}", "{slakh}"], 1, "holds no evaluation"),
         (["score", "nowhere", "{slakh}"], 2, "not a folder"),
         (["convert", "{slakh}", "{slakh}"], 2, "the data set itself"),
+        (["convert", "{slakh}", "out", "--rate", "0"], 2, "1000..768000 Hz; found 0"),
         (["--nonsense"], 2, "nonsense"),
     ],
 )

@@ -1,17 +1,22 @@
 """What the fault campaign and the newcomer's list found, each as it was found."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 
-from mgdm_audio.errors import CheckpointError, one_line
+from mgdm_audio.datasets import open_dataset
+from mgdm_audio.errors import CheckpointError, DatasetError, one_line
 from mgdm_audio.evaluation.track_scores import TrackScores
 from mgdm_audio.priors.msdm.importer import read_msdm
 from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
+from mgdm_audio.separation.separator import _as_array
+from mgdm_core.errors import ShapeError
 from recipes.exact_posterior.cli import main as exact_posterior
 from recipes.speed.cli import main as speed
 
@@ -66,6 +71,22 @@ def test_a_spread_that_means_nothing_is_said_to():
     assert request_of(sampling=cold).notes == ()
     warm = sampling_settings("paper", samples=4)
     assert request_of(sampling=warm, uncertainty=True).notes == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+@pytest.mark.parametrize("place", [b"songs/tr\xe9", b"songs/track"])
+def test_a_data_set_whose_names_are_no_text_is_refused_in_a_line(tmp_path, place):
+    """It was an internal error, at the first track that was read or only when results were."""
+    folder = tmp_path / os.fsdecode(place)
+    folder.mkdir(parents=True)
+    (folder / os.fsdecode(b"b\xe4ss.wav")).touch()
+    with pytest.raises(DatasetError, match=r"\\udce[49].*rename it"):
+        open_dataset(tmp_path / "songs")
+
+
+def test_lists_that_are_no_array_are_named():
+    with pytest.raises(ShapeError, match="numpy makes none"):
+        _as_array([[0.1, 0.2], [0.3]])
 
 
 @pytest.mark.parametrize("option", ["--seconds", "--score", "--museval"])
