@@ -118,6 +118,13 @@ def test_the_page_says_what_a_reader_needs(page, run):
     assert "&lt;b&gt;&amp;8" in text
 
 
+def test_players_say_which_they_are_where_a_narrow_screen_hides_the_headings(page):
+    text = page.read_text()
+    for kind in ("reference", "estimate"):
+        assert text.count(f'<td data-column="{kind}">') == text.count(f', {kind}"></audio>') > 0
+    assert ".sounds td::before { content: attr(data-column)" in text
+
+
 def test_excerpts_are_what_was_separated(page, run):
     import soundfile
 
