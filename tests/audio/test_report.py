@@ -174,7 +174,7 @@ def test_comparison_is_paired_by_track(run, tmp_path):
 
 def test_sweep_needs_two_costs(run):
     summary = summarise(run)
-    assert "evaluations" in sweep_plot(summary)
+    assert "evaluations" in (sweep_plot(summary) or "")
     one = replace(summary, variants=summary.variants[:1])
     assert sweep_plot(one) is None
     free = replace(summary, variants=[replace(v, evaluations=0.0) for v in summary.variants])

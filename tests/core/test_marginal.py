@@ -123,7 +123,9 @@ def test_paths_find_the_weights_of_the_modes_from_counts():
 def test_samples_of_a_bent_observation_of_one_mode():
     """y = sinh(x_1) + noise under a Gaussian prior: the law of x_1 by sums over a fine line."""
     n, sigma_y, y = 1500, 1.0, 3.0
-    problem, mean, cov = gaussian_problem(n, torch.eye(3).double()[:1], torch.zeros(1).double(), 1.0)
+    problem, mean, cov = gaussian_problem(
+        n, torch.eye(3).double()[:1], torch.zeros(1).double(), 1.0
+    )
     bent = FunctionOperator(lambda x: x[:, :1].sinh())
     likelihood = GaussianLikelihood(bent, torch.full((n, 1), y).double(), sigma_y)
     posed = Problem(problem.prior, likelihood, (3,))
