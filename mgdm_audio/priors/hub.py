@@ -6,6 +6,7 @@ address.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -144,11 +145,17 @@ def _client(address: HubAddress) -> Any:
 
 
 def _asked(call: Callable[[], _Result], failure: str, advice: str) -> _Result:
+    # It warns of every new try; what fails is said below. The level of the parent it sets itself.
+    logger = logging.getLogger("huggingface_hub.utils")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         return call()
     except Exception as error:  # the hub's client raises what its HTTP library raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise PriorError(f"{failure} ({reason}); {advice}") from error
+    finally:
+        logger.setLevel(before)
 
 
 def _card(address: HubAddress, header: PriorHeader) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import types
@@ -238,6 +239,19 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     fake_hub(monkeypatch, download)
     with pytest.raises(PriorError, match=r"could not be fetched .no route to host"):
         registry.resolve("hf://owner/name/a.safetensors")
+
+
+def test_warnings_of_the_hubs_client_are_not_shown(caplog):
+    def call():
+        logging.getLogger("huggingface_hub").setLevel(logging.WARNING)  # as its modules do
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no network")
+
+    with pytest.raises(PriorError, match=r"not fetched \(no network\); do this"):
+        hub._asked(call, "not fetched", "do this")
+    assert caplog.records == []
+    logging.getLogger("huggingface_hub.utils._http").warning("somebody else's")
+    assert len(caplog.records) == 1
 
 
 def test_without_the_hubs_client(monkeypatch):
