@@ -14,7 +14,7 @@ from mgdm_core.operators import Matrix
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
-from mgdm_core.samplers import MGDM
+from mgdm_core.samplers import MGDM, MGDMMarginal
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.trace import StepRecord, failure_signatures, peak_memory_bytes
 
@@ -43,7 +43,7 @@ def names(trace) -> list[str]:
 
 
 def test_a_healthy_run_names_nothing():
-    assert run(replace(HEALTHY, approach=0.7)).warnings == []
+    assert run(MGDMMarginal(20, budget=300)).warnings == []
     published = replace(
         HEALTHY, levels=20, conditional=Variational(5, 20, learning_rate=0.03), denoising_steps=8
     )
