@@ -145,7 +145,7 @@ def current_players(root: Path, quick: bool = False) -> list[Path]:
     out = root / "build" / ("gallery_quick" if quick else "gallery")
     weights = root / "mgdm_audio" / "weights"
     digest = hashlib.sha256()
-    for path in [*sorted(weights.iterdir()), *sorted(truth.rglob("*.ogg"))]:
+    for path in [*sorted(weights.glob("*.safetensors")), *sorted(truth.rglob("*.ogg"))]:
         digest.update(path.read_bytes())
     stamp = out / "made_from.txt"
     if not stamp.is_file() or stamp.read_text() != digest.hexdigest():

@@ -23,7 +23,12 @@ from recipes.site.reference import page_of, reference_nav, reference_pages  # no
 # Tests build the site without what takes longest: MGDM_SITE=quick.
 QUICK = os.environ.get("MGDM_SITE") == "quick"
 WITH_API = not QUICK
-OUTSIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+OUTSIDE = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "mgdm_audio/weights/model_card.md": "model_card.md",  # travels with the weights
+}
+_TO_DOCS = re.compile(r"\]\((?:\.\./)*docs/")
 _LINK = re.compile(r"(?<!!)\[([^\]\[]*(?:\[[^\]]*\][^\]\[]*)*)\]\(([^)\s]+)\)")
 
 
@@ -45,7 +50,7 @@ def on_files(files: Files, config: Any) -> Files:
     if WITH_API:
         pages |= reference_pages(ROOT)
     for outside, inside in OUTSIDE.items():
-        pages[inside] = (ROOT / outside).read_text(encoding="utf-8").replace("](docs/", "](")
+        pages[inside] = _TO_DOCS.sub("](", (ROOT / outside).read_text(encoding="utf-8"))
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     for path in current_players(ROOT, quick=QUICK):
