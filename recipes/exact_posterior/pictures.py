@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import BboxBase
 
 from recipes.exact_posterior.problems import Case
 from recipes.exact_posterior.table import Row
@@ -71,12 +73,26 @@ def _grid(count: int) -> tuple[Figure, Any]:
     return figure, figure.subplots(rows, columns, squeeze=False).flatten()
 
 
+def _set_apart(labels: Sequence[Annotation], frame: BboxBase) -> None:
+    """Move names up until none covers another, and to the left where the frame ends."""
+    placed: list[BboxBase] = []
+    for label in sorted(labels, key=lambda one: one.get_window_extent().y0):
+        if label.get_window_extent().x1 > frame.x1:
+            label.set_horizontalalignment("right")
+            label.xyann = (-4, 3)
+        while any(label.get_window_extent().overlaps(other) for other in placed):
+            label.xyann = (label.xyann[0], label.xyann[1] + 2)
+        placed.append(label.get_window_extent())
+
+
 def cost_picture(rows: Sequence[Row], path: Path) -> Path:
     """Error against evaluations, one panel per setting, the floor as a line."""
     groups = _settings(rows)
     figure, axes = _grid(len(groups))
+    names: dict[Any, list[Annotation]] = {}
     for axis, (setting, members) in zip(axes, groups.items()):
         axis.axhline(members[0]["floor"], color=GREY, linestyle="--", linewidth=1)
+        names[axis] = []
         for row in members:
             ours = row["sampler"].startswith("mgdm")
             marker = "s" if row["particles"] else "o"
@@ -90,12 +106,14 @@ def cost_picture(rows: Sequence[Row], path: Path) -> Path:
                 markersize=5,
                 elinewidth=0.8,
             )
-            axis.annotate(
-                row["sampler"],
-                (row["cost"], row["sliced_wasserstein"]),
-                xytext=(4, 3),
-                textcoords="offset points",
-                fontsize=7,
+            names[axis].append(
+                axis.annotate(
+                    row["sampler"],
+                    (row["cost"], row["sliced_wasserstein"]),
+                    xytext=(4, 3),
+                    textcoords="offset points",
+                    fontsize=7,
+                )
             )
         axis.set(xscale="log", yscale="log", ylabel="sliced Wasserstein-1")
         axis.margins(x=0.22)
@@ -106,6 +124,9 @@ def cost_picture(rows: Sequence[Row], path: Path) -> Path:
     figure.suptitle(
         "Error against cost; squares: interacting particles; dashed: floor", fontsize=11
     )
+    figure.draw_without_rendering()  # where things are is known after that
+    for axis, labels in names.items():
+        _set_apart(labels, axis.bbox)
     return _save(figure, path)
 
 
