@@ -27,7 +27,14 @@ from mgdm_audio.reports.figures import (
     track_values,
 )
 from mgdm_audio.reports.summary_page import lead
-from mgdm_audio.reports.tables import TITLES, Table, comparison_table, cost_table, score_tables
+from mgdm_audio.reports.tables import (
+    TITLES,
+    Table,
+    comparison_table,
+    cost_table,
+    decimal,
+    score_tables,
+)
 
 __all__ = ["write_comparison", "write_report"]
 
@@ -120,7 +127,7 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
             score,
             ["", "A", "B", "B less A"],
             [
-                [key, *map(_number, (a, b, b - a))]
+                [key, *map(decimal, (a, b, b - a))]
                 for key, (a, b) in zip(comparison.tracks, row.pairs, strict=True)
             ],
         )
@@ -266,16 +273,12 @@ def _sounds(
 
 def _all_tracks(name: str, tracks: dict[str, dict[str, float]], stems: Sequence[str]) -> Table:
     columns = (*stems, ALL)
-    rows = [[key, *(_number(v[s]) for s in columns)] for key, v in sorted(tracks.items())]
+    rows = [[key, *(decimal(v[s]) for s in columns)] for key, v in sorted(tracks.items())]
     return Table(name, "SI-SDR improvement in dB, active stems", ["", *columns], rows)
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
-
-
 def _decibels(value: float) -> str:
-    return "silent" if math.isnan(value) else f"{value:.2f} dB"
+    return "silent" if math.isnan(value) else f"{decimal(value)} dB"
 
 
 def _facts(description: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:

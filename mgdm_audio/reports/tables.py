@@ -24,6 +24,7 @@ __all__ = [
     "Table",
     "comparison_table",
     "cost_table",
+    "decimal",
     "format_interval",
     "score_tables",
 ]
@@ -93,13 +94,17 @@ class Table:
         return "\n".join(lines) + "\n"
 
 
+def decimal(value: float, digits: int = 2) -> str:
+    """A figure without the sign that rounding leaves of nothing; a dash where there is none."""
+    return "–" if math.isnan(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def format_interval(interval: Interval, digits: int = 2) -> str:
     """``12.34 [11.9, 12.8]``; a dash where there is no figure."""
-    if math.isnan(interval.value):
-        return "–"
-    if math.isnan(interval.low):
-        return f"{interval.value:.{digits}f}"
-    return f"{interval.value:.{digits}f} [{interval.low:.1f}, {interval.high:.1f}]"
+    said = decimal(interval.value, digits)
+    if math.isnan(interval.value) or math.isnan(interval.low):
+        return said
+    return f"{said} [{decimal(interval.low, 1)}, {decimal(interval.high, 1)}]"
 
 
 def score_tables(summary: RunSummary) -> list[Table]:

@@ -24,6 +24,7 @@ __all__ = ["Estimate", "estimate"]
 
 _WHOLE_RUN = 4  # evaluations up to which the sampler itself is timed, not its evaluations
 _ARRAYS = 20  # of a chunk that live at once: state, estimates, spectra and their sums
+_HEAP = 1.5  # chunk after chunk, against one: freed blocks lie about in the C library's heap
 _PROBE_SECONDS = 7.5  # one segment of the full-band stage and its cross-fade
 
 
@@ -84,7 +85,8 @@ def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
         rest = {shape: draws * _full_band_speed(*shape, sampler) for shape in shapes}
         seconds += sum(rest[info.rate, info.channels] * (info.seconds or 0.0) for info in known)
     chunk = _ARRAYS * 4 * len(prior.stems) * sampler.settings.samples * max(sizes)
-    return Estimate(seconds, audio, peak_memory(prior.device) + chunk)
+    heap = _HEAP if prior.device.type == "cpu" and len(sizes) > 1 else 1.0
+    return Estimate(seconds, audio, round(heap * (peak_memory(prior.device) + chunk)))
 
 
 def _window_seconds(sampler: StemSampler, size: int) -> float:

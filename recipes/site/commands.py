@@ -29,7 +29,8 @@ def command_pages() -> dict[str, str]:
 
 
 def _page(command: click.Command, path: str, depth: int = 1) -> Iterator[str]:
-    context = click.Context(command, info_name=path)
+    # With its own settings: click keeps the help option that it first makes for a command.
+    context = click.Context(command, info_name=path, **command.context_settings)
     yield f"{'#' * depth} {path}\n"
     yield f"{_prose(command.help)}\n"
     usage = " ".join(command.collect_usage_pieces(context))

@@ -23,6 +23,7 @@ from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
 from mgdm_audio.metrics.statistics import compare_paired
 from mgdm_audio.reports.figures import box_plot, mel_peak, spectrogram, sweep_plot
 from mgdm_audio.reports.html import write_comparison, write_report
+from mgdm_audio.reports.tables import decimal
 
 from .fake_separator import FakeSpec
 from .fake_slakh import write_fake_slakh
@@ -170,6 +171,15 @@ def test_comparison_is_paired_by_track(run, tmp_path):
         choose_variant(run, None)
     with pytest.raises(AudioError, match="no variant 'x'"):
         compare_runs(run, run, "x", "x")
+
+
+def test_a_score_of_nothing_has_no_sign():
+    assert [decimal(v) for v in (-0.004, 0.0, -0.006, float("nan"))] == [
+        "0.00",
+        "0.00",
+        "-0.01",
+        "–",
+    ]
 
 
 def test_sweep_needs_two_costs(run):

@@ -99,6 +99,8 @@ def test_every_option_of_every_command_is_in_the_reference():
     table = [line for line in pages["commands/mgdm-separate.md"].split("\n") if line[:1] == "|"]
     assert not any("`" in line or line.count("|") != 3 for line in table)
     assert "mgdm-models import weakly-msdm" in pages["commands/mgdm-models.md"]
+    # A command keeps the help option that it is first asked for: also for those who call it later.
+    assert all("<code>-h, --help</code>" in page for page in pages.values())
 
 
 def test_every_public_module_has_a_page_and_private_ones_have_none():

@@ -209,13 +209,29 @@ def test_table():
     ]
 
 
-def test_a_very_short_campaign_and_going_on(tmp_path, repo_root):
-    options = ["--quick", "--only", "clock", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "recipes.faults", *options]
+def quick_campaign(repo_root, options):
+    command = [sys.executable, "-m", "recipes.faults", "--quick", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| clock | 1 | 1 | 0 | 0 | 0 |" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("group", "least"),
+    [("bad files", 20), ("streams", 6), pytest.param("signals", 16, marks=pytest.mark.slow)],
+)
+def test_some_of_every_cheap_group_of_the_campaign_is_clean(tmp_path, repo_root, group, least):
+    told = quick_campaign(repo_root, ["--only", group, "--out", str(tmp_path)])
+    (row,) = [line for line in told.split("\n") if line.startswith(f"| {group} |")]
+    tried, clean, *rest = [int(cell) for cell in row.strip("| ").split(" | ")[1:]]
+    assert tried == clean >= least
+    assert rest == [0, 0, 0]
+
+
+def test_a_campaign_goes_on(tmp_path, repo_root):
+    options = ["--quick", "--only", "clock", "--out", str(tmp_path)]
+    assert "| clock | 1 | 1 | 0 | 0 | 0 |" in quick_campaign(repo_root, options[1:])
     (row,) = json.loads((tmp_path / "faults.json").read_text())["cases"]
     (tmp_path / "results.jsonl").write_text(json.dumps({**row, "status": "lost"}) + '\n{"cut o')
     threads = torch.get_num_threads()
