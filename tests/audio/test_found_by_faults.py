@@ -12,13 +12,16 @@ from click.testing import CliRunner
 from mgdm_audio.datasets import open_dataset
 from mgdm_audio.errors import CheckpointError, DatasetError, one_line
 from mgdm_audio.evaluation.track_scores import TrackScores
+from mgdm_audio.priors import load_prior
 from mgdm_audio.priors.msdm.importer import read_msdm
 from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import _as_array
-from mgdm_core.errors import ShapeError
+from mgdm_core.errors import SettingsError, ShapeError
 from recipes.exact_posterior.cli import main as exact_posterior
 from recipes.speed.cli import main as speed
+
+from .tiny_stems_prior import save_tiny_stems
 
 
 def test_a_checkpoint_whose_names_are_no_text(tmp_path):
@@ -28,6 +31,15 @@ def test_a_checkpoint_whose_names_are_no_text(tmp_path):
     path.write_bytes(data.replace(b"byteorder", b"byteord\x85r", 1))
     with pytest.raises(CheckpointError, match="damaged"):
         read_msdm(path)
+
+
+def test_no_stem_is_called_as_the_file_of_what_no_stem_takes(tmp_path):
+    with pytest.raises(SettingsError, match="no stem may be called 'residual'"):
+        save_tiny_stems(tmp_path / "a.safetensors", stems=("bass", "residual"))
+    path = save_tiny_stems(tmp_path / "b.safetensors", stems=("bass", "residuum"))
+    path.write_bytes(path.read_bytes().replace(b"residuum", b"residual"))
+    with pytest.raises(CheckpointError, match=r"b\.safetensors: .*called 'residual'"):
+        load_prior(path)
 
 
 def test_a_track_of_no_more_than_two_seconds_has_no_windows():
