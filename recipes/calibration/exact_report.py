@@ -105,7 +105,7 @@ def draw_exact(records: Sequence[dict[str, Any]], setting: Setting, path: Path) 
         axes.tick_params(labelsize=7)
     if done:
         figure.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
+            *panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2,
             fontsize=8, frameon=False,
         )  # fmt: skip
     figure.suptitle(f"{setting.title}: share of truths covered against share asked", fontsize=9)
