@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,100 +14,21 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mgdm_core.errors import MGDMError
 from mgdm_core.samplers import SAMPLERS, get_sampler
 from recipes.images.demo import run_demo
 from recipes.images.image_io import image_files, read_image, read_observation, write_image
 from recipes.images.metrics import LPIPS, measure_words
+from recipes.images.options import common_options, device_of, made_folder, one_line
 from recipes.images.pictures import comparison
 from recipes.images.presets import apply_changes, describe, settings_for
 from recipes.images.priors import PRIOR_FORMS, load_prior
-from recipes.images.restore import SIGMA_Y, Restoration, measure, observe, restore
+from recipes.images.restore import Restoration, measure, observe, restore
 from recipes.images.sweep import PSEUDO_INVERSE, Sweep, run_sweep
 from recipes.images.tasks import LINEAR_TASKS, TASKS, Degradation, build_task, task_names
 
 __all__ = ["main"]
 
 console = Console(highlight=False)
-
-
-def _one_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the project's errors into one line and exit status 1."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except MGDMError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
-
-    return wrapped
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of every command that loads a prior."""
-    options = [
-        click.option(
-            "--prior", "prior_name", default="digits", show_default=True, help=PRIOR_FORMS
-        ),
-        click.option(
-            "--size", type=int, help="Image side, for guided-diffusion checkpoints [256]."
-        ),
-        click.option(
-            "--head-channels", default=64, show_default=True, help="Channels per head, same."
-        ),
-        click.option("--label", type=int, help="Class, for class-conditional diffusers priors."),
-        click.option(
-            "--guidance",
-            default=1.0,
-            show_default=True,
-            help="Classifier-free guidance towards the class, against the last class.",
-        ),
-        click.option(
-            "-d", "--device", default=None, help="cpu, cuda, ... [cuda where there is one]"
-        ),
-        click.option(
-            "--kernel-weights", type=click.Path(), help="GOPRO_wVAE.pth, for nonlinear_blur."
-        ),
-        click.option(
-            "--sigma-y", default=SIGMA_Y, show_default=True, help="Deviation of the noise."
-        ),
-        click.option("--seed", default=0, show_default=True),
-        click.option(
-            "--convert", is_flag=True, help="Convert modes, crop and resize images to fit."
-        ),
-        click.option(
-            "--set",
-            "changes",
-            multiple=True,
-            metavar="NAME=VALUE",
-            help="Change a setting of the sampler, such as gibbs=4 or conditional.steps=10.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise click.ClickException(f"device {name!r} cannot be used: {reason}") from error
-    return device
-
-
-def _folder(path: Path) -> Path:
-    """Folder for the results, made before anything is computed."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise click.ClickException(
-            f"results cannot be written to {path}: {error.strerror or error}"
-        ) from error
-    return path
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,8 +54,8 @@ def list_tasks() -> None:
 @click.option("--observation", is_flag=True, help="IMAGE is degraded already (.npy for spectra).")
 @click.option("--truth", type=click.Path(), help="The clean image, for metrics with --observation.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("restored"))
-@_common
-@_one_line
+@common_options
+@one_line
 def restore_command(
     image: str,
     task: str,
@@ -162,7 +81,7 @@ def restore_command(
         raise click.UsageError("--truth goes with --observation; without it IMAGE is the truth")
     get_sampler(sampler)
     task_names(task)
-    where = _device(device)
+    where = device_of(device)
     prior = load_prior(
         prior_name,
         device=where,
@@ -173,7 +92,7 @@ def restore_command(
     )
     degradation = build_task(task, prior.image_shape, seed=seed, kernel_weights=kernel_weights)
     settings = apply_changes(settings_for(sampler, task, prior.preset), changes)
-    _folder(out)
+    made_folder(out)
     clean = None
     if observation:
         seen = read_observation(Path(image), prior.image_shape[0], convert=convert)
@@ -301,8 +220,8 @@ def _numbers(text: str) -> list[int]:
 @click.option("-n", "--samples", default=1, show_default=True, help="Posterior samples per image.")
 @click.option("--batch", type=int, help="Images per run [20 for digits, else 1].")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/images"))
-@_common
-@_one_line
+@common_options
+@one_line
 def sweep_command(
     tasks: str,
     samplers: str,
@@ -342,7 +261,7 @@ def sweep_command(
         changes=changes,
         kernel_weights=kernel_weights,
     )
-    where = _device(device)
+    where = device_of(device)
     prior = load_prior(
         prior_name,
         device=where,
@@ -358,7 +277,7 @@ def sweep_command(
     names = image_files(images)
     for name in names:
         load(name)  # a wrong image is better refused now than after hours
-    _folder(out)
+    made_folder(out)
     with _progress() as bar:
         job = bar.add_task("sweep", total=1)
 
@@ -375,10 +294,10 @@ def sweep_command(
 @click.option("--digits", "count", default=8, show_default=True, help="Digits in the row.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples per digit.")
 @click.option("--seed", default=0, show_default=True)
-@_one_line
+@one_line
 def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
     """Restore a row of held-out digits under four tasks with the embedded prior; no download."""
-    _folder(out)
+    made_folder(out)
     with _progress() as bar:
         job = bar.add_task("demo", total=1.0)
         lines = run_demo(
@@ -398,12 +317,12 @@ def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
 @click.option("--steps", default=3000, show_default=True)
 @click.option("--batch", default=32, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@_one_line
+@one_line
 def train_command(out: Path, steps: int, batch: int, seed: int) -> None:
     """Train the digits prior anew (minutes on a CPU); use it as --prior FILE."""
     from recipes.images.train_digits import train_digits
 
-    _folder(out.parent)
+    made_folder(out.parent)
     with _progress() as bar:
         job = bar.add_task("training", total=steps)
         final = train_digits(

@@ -1,0 +1,97 @@
+"""What the commands of the recipe share: options, errors in one line, device, folder of results."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from mgdm_core.errors import MGDMError
+from recipes.images.priors import PRIOR_FORMS
+from recipes.images.restore import SIGMA_Y
+
+__all__ = ["common_options", "device_of", "made_folder", "one_line"]
+
+
+def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the project's errors into one line and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except MGDMError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+    return wrapped
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of every command that loads a prior."""
+    options = [
+        click.option(
+            "--prior", "prior_name", default="digits", show_default=True, help=PRIOR_FORMS
+        ),
+        click.option(
+            "--size", type=int, help="Image side, for guided-diffusion checkpoints [256]."
+        ),
+        click.option(
+            "--head-channels", default=64, show_default=True, help="Channels per head, same."
+        ),
+        click.option("--label", type=int, help="Class, for class-conditional diffusers priors."),
+        click.option(
+            "--guidance",
+            default=1.0,
+            show_default=True,
+            help="Classifier-free guidance towards the class, against the last class.",
+        ),
+        click.option(
+            "-d", "--device", default=None, help="cpu, cuda, ... [cuda where there is one]"
+        ),
+        click.option(
+            "--kernel-weights", type=click.Path(), help="GOPRO_wVAE.pth, for nonlinear_blur."
+        ),
+        click.option(
+            "--sigma-y", default=SIGMA_Y, show_default=True, help="Deviation of the noise."
+        ),
+        click.option("--seed", default=0, show_default=True),
+        click.option(
+            "--convert", is_flag=True, help="Convert modes, crop and resize images to fit."
+        ),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Change a setting of the sampler, such as gibbs=4 or conditional.steps=10.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def device_of(name: str | None) -> torch.device:
+    """Device by its name, tried; without one CUDA where there is some."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.ClickException(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def made_folder(path: Path) -> Path:
+    """Folder for the results, made before anything is computed."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise click.ClickException(
+            f"results cannot be written to {path}: {error.strerror or error}"
+        ) from error
+    return path
