@@ -417,3 +417,10 @@ def test_published_settings_by_task():
     assert settings_for("mgdm", "sr4", "ffhq-pixel").levels == 100
     assert settings_for("pnp_dm", "sr4", "ffhq-pixel").iterations == 100
     json.dumps(describe(settings_for("mgdm", "sr4", "digits")))
+
+
+@pytest.mark.parametrize("asked", [("--label", 3), ("--guidance", 2.0)])
+def test_a_prior_without_classes_takes_none(tmp_path, asked):
+    told = run("restore", "digit:3", "-t", "blur", "-o", tmp_path / "o", *asked, fails=True)
+    assert "U-nets that know classes; found 'digits'" in told
+    assert not (tmp_path / "o").exists()

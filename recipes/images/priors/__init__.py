@@ -57,9 +57,13 @@ def load_prior(
     Raises
     ------
     PriorError
-        With the valid forms, if there is no such prior.
+        With the valid forms, if there is no such prior; if a prior without classes gets a class.
     """
     path = Path(name).expanduser()
+    if (label is not None or guidance != 1.0) and (name == "digits" or path.is_file()):
+        raise PriorError(
+            f"--label and --guidance are for diffusers' U-nets that know classes; found {name!r}"
+        )
     if name == "digits":
         return _digits("digits", load_digits_prior(device=device))
     if path.is_dir():
