@@ -55,7 +55,8 @@ test: dev browser ## the whole suite but the slow tests, a process and a thread 
 test-slow: dev ## the slow tests
 	$(BIN)/python -m pytest -q -m slow
 
-test-gate: dev ## the handful of slow tests that the gate runs as well
+test-gate: dev ## the handful of slow tests that the gate runs as well: a kill, a signal, a Ray run
+	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
 	$(BIN)/python -m pytest -q -m gate
 
 test-wheel: dev ## build the wheel, install it into an empty environment, separate one second with it

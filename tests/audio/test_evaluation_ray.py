@@ -55,6 +55,7 @@ def _one_thread():
 
 
 @pytest.mark.slow
+@pytest.mark.gate
 def test_same_numbers_with_bss(cluster, dataset, tmp_path):
     settings = EvaluationSettings(rate=8000)
     some = dataset.select(names=["Track00001", "Track00002"])

@@ -94,3 +94,12 @@ def test_a_trunk_is_not_dropped():
     origin, network = DualPath(DualPathConfig(**SIZES, **PATH)), STFTUNet(STFTUNetConfig(**SIZES))
     with pytest.raises(SettingsError, match="cannot go on"):
         grown(origin, network, network.average_power)
+
+
+@pytest.mark.parametrize("config", [STFTUNetConfig(**SIZES), DualPathConfig(**SIZES, **PATH)])
+def test_every_parameter_has_a_part_in_every_loss(config):
+    """Processes that train together wait for the gradient of each; none is told of silent stems."""
+    network = config.build()
+    x, sigma = states(4), torch.tensor([0.1, 0.3])
+    network(x, sigma).square().sum().backward()
+    assert not [name for name, value in network.named_parameters() if value.grad is None]

@@ -71,8 +71,8 @@ class DualPath(STFTUNet):
         absent: Bool[Tensor, "batch stems"] | None,
     ) -> Float[Tensor, "batch embedding"]:
         embedding = super()._embed(sigma, noise, absent)
-        if absent is None:
-            return embedding
+        if absent is None:  # no stem is; said, so that every parameter has a part in every loss
+            absent = torch.zeros(len(embedding), self.config.stems, device=embedding.device)
         return embedding + self.absence(absent.to(embedding.dtype))
 
     def _read(
