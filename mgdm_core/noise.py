@@ -65,8 +65,8 @@ class RandomStreams:
         quality.
         """
         wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        rows = [torch.randn(tuple(shape), generator=g, dtype=wide) for g in self._generators]
-        return torch.stack(rows).to(device, dtype)
+        rows = [torch.randn((1, *shape), generator=g, dtype=wide) for g in self._generators]
+        return (rows[0] if len(rows) == 1 else torch.cat(rows)).to(device, dtype)
 
     def normal_like(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Draw standard normal numbers in the shape, dtype and device of ``x``."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import ShapeError
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
-from mgdm_core.operators import flat
+from mgdm_core.operators import SVD, SpectralOperator, flat
 from mgdm_core.priors import Denoised, Prior
 from mgdm_core.schedule import Level, NoiseSchedule
 
@@ -81,6 +82,19 @@ class Problem:
         """Numbers observed per item."""
         return flat(self.likelihood.observation).shape[1]
 
+    @cached_property
+    def components(self) -> tuple[SVD, Tensor, Tensor, Tensor]:
+        """A's SVD, which components are seen, as what, and with which deviation.
+
+        Of a Gaussian likelihood on a :class:`~mgdm_core.SpectralOperator`.
+        """
+        likelihood: GaussianLikelihood = self.likelihood  # type: ignore[assignment]
+        operator: SpectralOperator = likelihood.operator  # type: ignore[assignment]
+        svd = operator.svd(self.shape, likelihood.observation)
+        seen = svd.values > 1e-6 * svd.values.max()
+        safe = torch.where(seen, svd.values, torch.ones_like(svd.values))
+        return svd, seen, svd.u_t(likelihood.observation) / safe, likelihood.sigma_y / safe
+
     def observing(self, observation: Float[Tensor, "batch ..."]) -> Problem:
         """Return the same problem with another observation."""
         return replace(self, likelihood=self.likelihood.observing(observation))
@@ -132,5 +146,4 @@ class Problem:
         """Root mean square of y - A(x_0) per item, where the likelihood has a residual."""
         if not isinstance(self.likelihood, GaussianLikelihood) or len(x_0) != self.items:
             return None
-        with torch.no_grad():
-            return flat(self.likelihood.residual(x_0)).square().mean(-1).sqrt()
+        return flat(self.likelihood.residual(x_0)).square().mean(-1).sqrt()

@@ -154,7 +154,7 @@ class NoiseSchedule:
     @property
     def top(self) -> int:
         """The noisiest level that holds any signal: T, or T - 1 where alpha_T is 0."""
-        return self.last if float(self.alpha[-1]) > 0 else self.last - 1
+        return self.last if self._tables["host"][0][-1] > 0 else self.last - 1
 
     @property
     def ratio(self) -> Float[Tensor, " steps"]:

@@ -119,28 +119,28 @@ class Recorder:
         self.extra: dict[str, list[float]] = {}
         self._finite: list[Tensor] = []
         self._numbers: list[Tensor] = []
-        self._told: list[tuple[int, list[str]]] = []
+        self._told: list[tuple[dict[str, Any], list[str]]] = []
 
     def add(self, info: Info, residual: Float[Tensor, " batch"] | None) -> None:
         """Take note of a step; nothing is read."""
-        items = len(info.x_0)
-        finite = torch.isfinite(info.x.reshape(items, -1)).all(-1)
-        finite = finite & torch.isfinite(flat(info.x_0)).all(-1)
+        # Neither a largest magnitude nor a sum is finite where a number is not.
+        peak = info.x.reshape(len(info.x_0), -1).abs().amax(-1)
+        finite = torch.isfinite(peak + flat(info.x_0).sum(-1))
         self._finite.append(finite if info.valid is None else finite & info.valid)
-        index = info.index
-        if isinstance(index, int):
-            index = torch.full((), index, device=info.x.device)
-        told = {
-            "index": index,
+        told: dict[str, Any] = {"level": info.level, **dict.fromkeys(_RECORDED)}
+        asked = {
+            "index": info.index,
             "loss_before": info.loss_before,
             "loss_after": info.loss_after,
             "residual": residual,
             **(info.extra or {}),
         }
-        known = {name: value for name, value in told.items() if value is not None}
-        numbers = [value.double().mean() for value in known.values()]
-        self._numbers.append(torch.stack([info.x.abs().max().double(), *numbers]))
-        self._told.append((info.level, list(known)))
+        if isinstance(info.index, int):
+            told["index"] = float(asked.pop("index"))
+        means = {name: value.double().mean() for name, value in asked.items() if value is not None}
+        means["magnitude"] = peak.amax().double()
+        self._numbers += means.values()
+        self._told.append((told, list(means)))
 
     def flush(self) -> None:
         """Fetch what was told since the last time.
@@ -153,19 +153,18 @@ class Recorder:
         if not self._told:
             return
         # One transfer for the flags, one for the numbers.
-        finite = torch.stack(self._finite).cpu()
-        numbers = torch.cat(self._numbers).tolist()
-        for (level, names), row in zip(self._told, finite):
-            if not bool(row.all()):
-                raise DivergenceError(self.sampler, level, (~row).nonzero()[:, 0].tolist())
-            values = dict(zip(("magnitude", *names), numbers[: len(names) + 1]))
-            numbers = numbers[len(names) + 1 :]
-            record: dict[str, Any] = {"level": level, **dict.fromkeys(_RECORDED)}
-            record.update({k: v for k, v in values.items() if k in _RECORDED})
+        finite, numbers = torch.stack(self._finite), iter(torch.stack(self._numbers).tolist())
+        if not bool(finite.all()):
+            first = (~finite).nonzero()[:, 0].min()
+            items = (~finite[first]).nonzero()[:, 0].tolist()
+            raise DivergenceError(self.sampler, self._told[int(first)][0]["level"], items)
+        for record, names in self._told:
+            for name in names:
+                if name in _RECORDED:
+                    record[name] = next(numbers)
+                else:
+                    self.extra.setdefault(name, []).append(next(numbers))
             self.records.append(StepRecord(**record))
-            for name, value in values.items():
-                if name not in _RECORDED:
-                    self.extra.setdefault(name, []).append(value)
         self._finite, self._numbers, self._told = [], [], []
 
 

@@ -80,13 +80,12 @@ class Mask(SpectralOperator):
             raise ShapeError(
                 f"the mask has event shape {tuple(self.keep.shape)}; found {tuple(x.shape[1:])}"
             )
-        return flat(x)[:, self._kept(x)]
+        return flat(x).index_select(1, self._kept(x))
 
     def adjoint(self, y: Float[Tensor, "batch kept"]) -> Float[Tensor, "batch ..."]:
         """Put the kept entries back, zeros elsewhere."""
-        out = torch.zeros(y.shape[0], self.keep.numel(), dtype=y.dtype, device=y.device)
-        out[:, self._kept(y)] = y
-        return out.reshape(y.shape[0], *self.keep.shape)
+        out = y.new_zeros(y.shape[0], self.keep.numel())
+        return out.index_copy(1, self._kept(y), y).reshape(y.shape[0], *self.keep.shape)
 
     def svd(self, shape: Sequence[int], like: Tensor) -> SVD:
         """Singular values are one on kept entries and zero elsewhere; V is the identity."""
@@ -96,7 +95,11 @@ class Mask(SpectralOperator):
             return c.reshape(c.shape[0], *self.keep.shape)
 
         return SVD(
-            values, flat, fold, lambda y: flat(self.adjoint(y)), lambda c: c[:, self._kept(c)]
+            values,
+            flat,
+            fold,
+            lambda y: flat(self.adjoint(y)),
+            lambda c: c.index_select(1, self._kept(c)),
         )
 
 

@@ -13,9 +13,9 @@ import torch
 
 from mgdm_core.array_types import Bool, Events, Float, Int, Tensor
 from mgdm_core.noise import RandomStreams
-from mgdm_core.operators import SVD, SpectralOperator, flat
+from mgdm_core.operators import SVD, flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Result, Sampler, Start, first_level, gaussian
+from mgdm_core.sampler import Info, Result, Sampler, Start, first_level
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.settings import at_least, share
 
@@ -186,21 +186,11 @@ class SpectralObservation(NamedTuple):
         return (sigma**2 - alpha**2 * self.ratio2).clamp_min(0)
 
 
-def _svd(problem: Problem) -> SVD:
-    likelihood = gaussian(problem)
-    operator: SpectralOperator = likelihood.operator  # type: ignore[assignment]
-    return operator.svd(problem.shape, likelihood.observation)
-
-
-def _levels_of(problem: Problem, svd: SVD) -> tuple[Bool[Tensor, " n"], Tensor, Tensor]:
-    """Which components are seen, their singular values (1 elsewhere), level nearest to each."""
-    values = svd.values.double()
-    seen = values > 1e-6 * values.max()
-    safe = torch.where(seen, values, torch.ones_like(values))
-    schedule = problem.schedule
-    ratios = schedule.ratio[1 : schedule.top + 1].log().to(values.device)
-    nearest = 1 + _nearest(ratios, (gaussian(problem).sigma_y / safe).log())
-    return seen, safe, nearest
+def _nearest_levels(problem: Problem) -> Int[Tensor, " n"]:
+    """Level whose noise-to-signal ratio is nearest to each component's deviation."""
+    schedule, deviation = problem.schedule, problem.components[-1].double()
+    ratios = schedule.ratio[1 : schedule.top + 1].log().to(deviation.device)
+    return 1 + _nearest(ratios, deviation.log())
 
 
 def spectral_plan(problem: Problem, steps: int, start: Start | None = None) -> SpectralPlan:
@@ -210,7 +200,7 @@ def spectral_plan(problem: Problem, steps: int, start: Start | None = None) -> S
     nearest level of the run.
     """
     top = min(first_level(problem, start), problem.schedule.top)
-    seen, _, nearest = _levels_of(problem, _svd(problem))
+    seen, nearest = problem.components[1], _nearest_levels(problem)
     levels = problem.schedule.spaced(steps, top)
     wanted = {t for t in nearest[seen].unique().tolist() if t <= top}
     merged = len(wanted) > steps
@@ -224,8 +214,8 @@ def spectral_observation(problem: Problem, plan: SpectralPlan) -> SpectralObserv
 
     A deviation below level 1's is met at level 1, and one above the first level's counts as unseen.
     """
-    svd, y = _svd(problem), problem.likelihood.observation
-    seen, safe, nearest = _levels_of(problem, svd)
+    svd, seen, target, _ = problem.components
+    nearest = _nearest_levels(problem)
     if plan.merged:
         grid = torch.tensor(sorted(plan.levels[:-1]), device=nearest.device)
         nearest = grid[_nearest(grid.double(), nearest.double())]
@@ -234,12 +224,11 @@ def spectral_observation(problem: Problem, plan: SpectralPlan) -> SpectralObserv
     tau = torch.where(unseen, torch.full_like(nearest, schedule.last + 1), nearest)
     alpha, sigma = schedule.moments(nearest)
     square = (sigma / alpha) ** 2
-    coefficients = svd.u_t(y) / safe.to(y.dtype)
     return SpectralObservation(
         svd,
-        torch.where(unseen, torch.zeros_like(coefficients), coefficients),
+        torch.where(unseen, torch.zeros_like(target), target),
         tau,
-        torch.where(unseen, torch.zeros_like(square), square).to(y.dtype),  # type: ignore
+        torch.where(unseen, torch.zeros_like(square), square).to(target.dtype),  # type: ignore
     )
 
 

@@ -7,11 +7,10 @@ from typing import ClassVar
 
 import torch
 
-from mgdm_core.array_types import Events, Tensor
+from mgdm_core.array_types import Events
 from mgdm_core.noise import RandomStreams
-from mgdm_core.operators import SVD, SpectralOperator
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Start, draw, first_state, gaussian
+from mgdm_core.sampler import Start, draw, first_state
 from mgdm_core.samplers.descent import Descent, Position
 from mgdm_core.settings import at_least, share
 from mgdm_core.steps.grids import Pairs, pairs_down, ratio_of
@@ -56,7 +55,7 @@ class DDRM(Descent):
         """Noise, with the components that the data reach set to them; or the start."""
         x = first_state(problem, plan.top, noise, start)
         if start is None:
-            svd, seen, target, noise_dev = components(problem)
+            svd, seen, target, noise_dev = problem.components
             alpha, q = problem.schedule.moments(plan.top)[0], ratio_of(problem.schedule, plan.top)
             shrink = (1 - (noise_dev / q) ** 2).clamp_min(0).sqrt()
             c = svd.v_t(x) / alpha
@@ -77,29 +76,16 @@ def meet_components(
 ) -> Events:
     """x_s from x_t = x and D(x_t) = x_0: equations 7 and 8, every component by its own noise."""
     schedule = problem.schedule
-    svd, seen, target, noise_dev = components(problem)
-    q_s = ratio_of(schedule, s)
+    svd, seen, target, noise_dev = problem.components
+    alpha, q = schedule.moments(s)[0], ratio_of(schedule, s)
     c_0, z = svd.v_t(x_0), svd.v_t(z)
-    keep = (1 - eta**2) ** 0.5 * q_s
+    gap = target - c_0
     # The old noise, written so that a schedule without signal at t has it too.
     alpha_t, sigma_t = schedule.moments(t)
-    old = (svd.v_t(x) - alpha_t * c_0) / sigma_t
-    free = c_0 + keep * old + eta * q_s * z
-    weak = c_0 + keep * (target - c_0) / noise_dev + eta * q_s * z
-    rest = (q_s**2 - (eta_b * noise_dev) ** 2).clamp_min(0).sqrt()
-    strong = c_0 + eta_b * (target - c_0) + rest * z
-    c = torch.where(seen, torch.where(noise_dev <= q_s, strong, weak), free)
-    return schedule.moments(s)[0] * svd.v(c)
-
-
-def components(problem: Problem) -> tuple[SVD, Tensor, Tensor, Tensor]:
-    """The operator's SVD, which components are seen, as what, and with which deviation."""
-    likelihood = gaussian(problem)
-    operator: SpectralOperator = likelihood.operator  # type: ignore[assignment]
-    svd = operator.svd(problem.shape, likelihood.observation)
-    seen = svd.values > 1e-6 * svd.values.max()
-    safe = torch.where(seen, svd.values, torch.ones_like(svd.values))
-    return svd, seen, svd.u_t(likelihood.observation) / safe, likelihood.sigma_y / safe
+    old = svd.v_t((x - alpha_t * x_0) / sigma_t)
+    weak = (1 - eta**2) ** 0.5 * q * torch.where(seen, gap / noise_dev, old) + eta * q * z
+    strong = eta_b * gap + (q**2 - (eta_b * noise_dev) ** 2).clamp_min(0).sqrt() * z
+    return alpha * svd.v(c_0 + torch.where(seen & (noise_dev <= q), strong, weak))
 
 
 PRESETS: dict[str, DDRM] = {"published": DDRM(), "hundred-steps": DDRM(steps=100)}

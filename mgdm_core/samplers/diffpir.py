@@ -51,9 +51,10 @@ class DiffPIR(Descent):
         alpha_s, sigma_s = problem.schedule.moments(s)
         weight = posterior_variance(problem.schedule, t, None) / (self.lam * lik.sigma_y**2)
         x_0 = operator.proximal(problem.denoise(x, t), lik.observation, weight)
-        eps = (x - alpha_t * x_0) / sigma_t
-        mixed = (1 - self.zeta) ** 0.5 * eps + self.zeta**0.5 * draw(problem, noise)
-        return alpha_s * x_0 + sigma_s * mixed, x_0
+        # Of the old noise (x - alpha_t x_0) / sigma_t and the fresh, by their shares.
+        old, fresh = (1 - self.zeta) ** 0.5 * sigma_s / sigma_t, self.zeta**0.5 * sigma_s
+        kept = (alpha_s - old * alpha_t) * x_0 + old * x
+        return kept + fresh * draw(problem, noise), x_0
 
 
 PRESETS: dict[str, DiffPIR] = {"masks": DiffPIR(zeta=1.0), "other": DiffPIR(zeta=0.1)}
