@@ -16,7 +16,7 @@ import soundfile
 from recipes.music_prior.sound.sfz import Region, SfzError
 
 LONGEST = 10.0  # seconds of a sample that is not looped
-_GUARD = 46  # silent samples after each, as the specification asks for
+GUARD = 46  # silent samples after each, as the specification asks for
 # FluidSynth turns only this share of an instrument's attenuation into dB, as old hardware did.
 _ATTENUATION_SCALE = 0.4
 _KEYS, _VELOCITIES, _ATTENUATION, _SAMPLE, _MODES = 43, 44, 48, 53, 54
@@ -69,8 +69,8 @@ def write_sf2(path: Path, instruments: Sequence[Instrument]) -> None:
             )
         )
         starts[sample] = number
-        sound += [whole, np.zeros(_GUARD, "<i2")]
-        position = stop + _GUARD
+        sound += [whole, np.zeros(GUARD, "<i2")]
+        position = stop + GUARD
     headers.append(struct.pack("<20sIIIIIBbHH", b"EOS", 0, 0, 0, 0, 0, 0, 0, 0, 0))
 
     phdr, pbag, pgen = b"", b"", b""
@@ -107,12 +107,12 @@ def write_sf2(path: Path, instruments: Sequence[Instrument]) -> None:
         (b"phdr", phdr), (b"pbag", pbag), (b"pmod", pmod), (b"pgen", pgen), (b"inst", inst),
         (b"ibag", ibag), (b"imod", imod), (b"igen", igen), (b"shdr", b"".join(headers)),
     )  # fmt: skip
-    info = _chunk(b"ifil", struct.pack("<HH", 2, 1)) + _chunk(b"isng", b"EMU8000\0")
-    info += _chunk(b"INAM", b"sfz\0")
-    body = b"sfbk" + _list(b"INFO", info)
-    body += _list(b"sdta", _chunk(b"smpl", np.concatenate(sound).tobytes()))
-    body += _list(b"pdta", b"".join(_chunk(*table) for table in tables))
-    path.write_bytes(_chunk(b"RIFF", body))
+    info = chunk(b"ifil", struct.pack("<HH", 2, 1)) + chunk(b"isng", b"EMU8000\0")
+    info += chunk(b"INAM", b"sfz\0")
+    body = b"sfbk" + chunk_list(b"INFO", info)
+    body += chunk_list(b"sdta", chunk(b"smpl", np.concatenate(sound).tobytes()))
+    body += chunk_list(b"pdta", b"".join(chunk(*table) for table in tables))
+    path.write_bytes(chunk(b"RIFF", body))
 
 
 _Cut = tuple[Path, int, int | None, tuple[int, int] | None]
@@ -165,9 +165,11 @@ def _generators(region: Region, sample: int, loudest: float) -> list[bytes]:
     ]
 
 
-def _chunk(name: bytes, data: bytes) -> bytes:
+def chunk(name: bytes, data: bytes) -> bytes:
+    """Return a RIFF chunk."""
     return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
 
 
-def _list(name: bytes, data: bytes) -> bytes:
-    return _chunk(b"LIST", name + data)
+def chunk_list(name: bytes, data: bytes) -> bytes:
+    """Return a RIFF list of chunks."""
+    return chunk(b"LIST", name + data)

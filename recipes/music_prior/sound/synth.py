@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from recipes.music_prior.songs.song import Track
+from recipes.music_prior.sound.sf3 import unpacked
 from recipes.music_prior.sound.soundfonts import DRUM_BANK, Preset, SoundfontError, source_of
 
 BLOCK = 64  # FluidSynth computes in blocks of 64 samples: events fall on their edges
@@ -145,7 +146,8 @@ class Synthesizer:
         self._fonts = []
         self._sources = [source_of(Path(path)) for path in fonts]
         for path in fonts:
-            identity = self._lib.fluid_synth_sfload(loader, str(path).encode(), 0)
+            plain = unpacked(Path(path))
+            identity = self._lib.fluid_synth_sfload(loader, str(plain).encode(), 0)
             if identity < 0:
                 raise SoundfontError(f"FluidSynth cannot read {path} as a soundfont (.sf2, .sf3)")
             self._fonts.append(self._lib.fluid_synth_get_sfont_by_id(loader, identity))
@@ -191,7 +193,7 @@ class Synthesizer:
         lib = self._lib
         address = (identity, preset.bank, preset.program)
         key = (preset.font, preset.bank, preset.program)
-        if key not in self._pinned:  # decoding a compressed preset takes up to a second: do it once
+        if key not in self._pinned:  # read a preset's samples once
             lib.fluid_synth_pin_preset(synth, *address)
             self._pinned.add(key)
         lib.fluid_synth_set_channel_type(synth, channel, int(preset.bank == DRUM_BANK))
