@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from mgdm_core.array_types import Array, Float
+
 __all__ = [
     "PATH",
     "UNFITTED_SPREAD",
@@ -34,16 +36,23 @@ class ImprovementFit:
 
     Attributes
     ----------
-    slope, intercept : float
-        expected = slope x said + intercept.
+    slope, level, intercept : float
+        expected = slope x said + level x level of the stem over the rest + intercept.
     low, high : float
         The central 80 % of true less expected, over seconds.
     """
 
     slope: float
+    level: float
     intercept: float
     low: float
     high: float
+
+    def expected(
+        self, said: Float[Array, " seconds"], level: Float[Array, " seconds"]
+    ) -> Float[Array, " seconds"]:
+        """Expected improvement in dB, from what the shares say and the level over the rest."""
+        return self.slope * said + self.level * level + self.intercept
 
 
 @dataclass(frozen=True)

@@ -277,12 +277,12 @@ class StemSampler:
         x = result.x.float().cpu()
         if cfg.draws == "chain":
             return ChunkResult(x, result.trace)
-        return ChunkResult(self._around(x[0], origin, seed), result.trace, x[0])
+        return ChunkResult(self.around(x[0], origin, seed), result.trace, x[0])
 
-    def _around(
+    def around(
         self, stems: Float[Tensor, "stems length"], origin: int, seed: int
     ) -> Float[Tensor, "samples stems length"]:
-        """Draws of whose a bin is, around a separation."""
+        """Draws of whose a bin is, around a separation of the stretch that begins at ``origin``."""
         prior, count = self.prior, self.settings.samples
         if not isinstance(prior, SpectralPrior):
             raise SettingsError(

@@ -19,7 +19,14 @@ from mgdm_core.errors import SettingsError
 from mgdm_core.priors import Denoised, level_vector
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["VARIANCES", "Pinned", "SpectralWindowedPrior", "WindowedPrior", "windowed"]
+__all__ = [
+    "VARIANCES",
+    "Pinned",
+    "SpectralWindowedPrior",
+    "WindowedPrior",
+    "variance_of_shares",
+    "windowed",
+]
 
 VARIANCES = ("tweedie", "shares")
 
@@ -249,7 +256,11 @@ class SpectralWindowedPrior(WindowedPrior):
         x_0, mask = self._evaluate(x, index, self.prior.denoise_with_mask, (1, spectral.hop))
         power = self.prior.average_power
         noise = self.schedule.at(index, mask)[1] ** 2
-        variance = noise * mask if self.variance == "tweedie" else _of_shares(spectral.forward(x_0))
+        variance = (
+            noise * mask
+            if self.variance == "tweedie"
+            else variance_of_shares(spectral.forward(x_0))
+        )
         if self.variance_floor > 0:
             p = power.to(mask)[None, :, :, None]
             variance = torch.maximum(variance, self.variance_floor * noise * p / (p + noise))
@@ -258,7 +269,7 @@ class SpectralWindowedPrior(WindowedPrior):
         return Denoised(x_0, variance, spectral)
 
 
-def _of_shares(
+def variance_of_shares(
     stems: Complex[Tensor, "batch stems bins frames"],
 ) -> Float[Tensor, "batch stems bins frames"]:
     """Variance of a bin that is wholly one stem's, which one unknown."""

@@ -2,7 +2,8 @@
 
 A bin of magnitude M that is stem k's with probability q_k, its share, is wrong by M^2 q_k (1 - q_k)
 on average. Summed over a second and set against what was removed from the mixture, this says an
-improvement in SI-SDR; a line fitted on validation data turns it into the expected one
+improvement in SI-SDR. With the stem's level over the rest, since a quiet stem has more to gain, a
+plane fitted on validation data turns it into the expected one
 (:mod:`mgdm_audio.sampling.recalibration`).
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling.recalibration import Recalibration
 from mgdm_core.array_types import Array, Float, Int, Tensor
 
-__all__ = ["RELIABLE_DB", "Confidence", "ConfidenceMeter", "Stretch", "said_by_shares"]
+__all__ = ["RELIABLE_DB", "Confidence", "ConfidenceMeter", "Said", "Stretch", "said_by_shares"]
 
 PIECE_SECONDS = 1.0
 
@@ -30,16 +31,34 @@ RELIABLE_DB = 3.0
 _TINY = 1e-9
 
 
-def said_by_shares(
-    stems: Float[Tensor, "stems samples"], spectral: SpectralTransform
-) -> tuple[Float[Tensor, " stems"], Int[Tensor, " stems"]]:
-    """What the stems' shares say of their improvement in dB, and who shares most with each."""
+class Said(NamedTuple):
+    """What the shares of a separation say.
+
+    Attributes
+    ----------
+    improvement : Tensor, shape (stems,)
+        In dB.
+    level : Tensor, shape (stems,)
+        Power of the stem over that of the rest, in dB.
+    confused_with : Tensor of int, shape (stems,)
+        The stem that shares most with each.
+    """
+
+    improvement: Float[Tensor, " stems"]
+    level: Float[Tensor, " stems"]
+    confused_with: Int[Tensor, " stems"]
+
+
+def said_by_shares(stems: Float[Tensor, "stems samples"], spectral: SpectralTransform) -> Said:
+    """What the stems' shares say of their improvement, and who shares most with each."""
     spectrum = spectral.forward(stems)
     magnitude = spectrum.abs()
-    together = torch.einsum("abc,dbc->ad", magnitude, magnitude).fill_diagonal_(0)
-    rest = (spectrum.sum(0) - spectrum).abs().square().sum((1, 2))
-    said = 10 * torch.log10((rest + _TINY) / (together.sum(1) + _TINY))
-    return said, together.argmax(1)
+    together = torch.einsum("abc,dbc->ad", magnitude, magnitude)
+    own = together.diagonal().clone()
+    together.fill_diagonal_(0)
+    rest = (spectrum.sum(0) - spectrum).abs().square().sum((1, 2)) + _TINY
+    said = 10 * torch.log10(rest / (together.sum(1) + _TINY))
+    return Said(said, 10 * torch.log10((own + _TINY) / rest), together.argmax(1))
 
 
 @dataclass(frozen=True)
@@ -157,8 +176,7 @@ class ConfidenceMeter:
         self._stems, self._spectral, self._fit = tuple(stems), spectral, fit
         self._size = round(PIECE_SECONDS * rate)
         self._held = torch.zeros(len(self._stems), 0)
-        self._said: list[Tensor] = []
-        self._confused: list[Tensor] = []
+        self._said: list[Said] = []
 
     def add(self, stems: Float[Tensor, "stems samples"]) -> None:
         """Take the next samples."""
@@ -168,28 +186,28 @@ class ConfidenceMeter:
             self._held = self._held[:, self._size :]
 
     def _measure(self, piece: Tensor) -> None:
-        said, confused = said_by_shares(piece, self._spectral)
+        said = said_by_shares(piece, self._spectral)
         silent = piece.square().mean(1).sqrt() < ACTIVE_RMS
-        self._said.append(torch.where(silent, torch.nan, said))
-        self._confused.append(confused)
+        self._said.append(
+            said._replace(improvement=torch.where(silent, torch.nan, said.improvement))
+        )
 
     def result(self) -> Confidence:
         """Of all pieces; a rest of more than half a piece is one."""
         if self._held.shape[-1] > self._size // 2:
             self._measure(self._held)
             self._held = self._held[:, :0]
-        count = len(self._stems)
-        said = torch.stack(self._said, 1) if self._said else torch.zeros(count, 0)
-        confused = torch.stack(self._confused, 1) if self._confused else said.long()
+        nothing = torch.zeros(len(self._stems), 0)
+        rows = [torch.stack(row, 1) for row in zip(*self._said)] or [nothing] * 2 + [nothing.long()]
+        said, level = (row.double().numpy() for row in rows[:2])
         fits = [self._fit.improvement[stem] for stem in self._stems]
-        columns = np.array([[f.slope, f.intercept, f.low, f.high] for f in fits])[:, :, None]
-        expected = columns[:, 0] * said.double().numpy() + columns[:, 1]
+        expected = np.stack([f.expected(s, p) for f, s, p in zip(fits, said, level)])
         return Confidence(
             self._stems,
             PIECE_SECONDS,
             expected,
-            expected + columns[:, 2],
-            expected + columns[:, 3],
-            confused.numpy(),
+            expected + np.array([[f.low] for f in fits]),
+            expected + np.array([[f.high] for f in fits]),
+            rows[2].numpy(),
             self._fit.fitted_on,
         )

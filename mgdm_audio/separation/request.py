@@ -184,11 +184,10 @@ class SeparateRequest:
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the request before it is carried out, a line each."""
         temperature = self.sampling.temperature
-        if self.uncertainty and temperature < 1:
+        if self.uncertainty and temperature < 1 and self.sampling.draws == "chain":
             return (
                 f"the preset draws its samples at temperature {temperature:g}: they hardly differ, "
-                f"and their deviation is far below the true error; take a preset that draws at "
-                f"temperature 1, such as paper",
+                f"and their deviation is far below the true error; leave out --preset",
             )
         return ()
 

@@ -1,4 +1,4 @@
-"""Picture of where the posterior samples disagree, and of what each stem has probably gained."""
+"""Picture of where the draws disagree, and of what each stem has probably gained."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def draw_uncertainty(
         if confidence is not None:
             _expected(axis.twinx(), confidence, name)
     axes[-1].set_xlabel("seconds")
-    heading = f"Deviation between posterior samples, dBFS: {title}"
+    heading = f"Deviation between draws, dBFS: {title}"
     if confidence is not None:
         heading += (
             "\nline and band, right: expected SI-SDR improvement in dB and its 80 % interval; "
@@ -73,7 +73,7 @@ def _expected(axis, confidence: Confidence, name: str) -> None:
 
 
 def uncertainty_note(request: SeparateRequest, fitted: bool) -> str | None:
-    """What has to be said of error bars before anyone trusts them; None where they hold.
+    """What has to be said of error bars before anyone trusts them; None where none are asked for.
 
     Parameters
     ----------
@@ -93,4 +93,7 @@ def uncertainty_note(request: SeparateRequest, fitted: bool) -> str | None:
             "nothing was fitted for this prior: its error bars are uncalibrated; "
             "python -m recipes.calibration fit"
         )
-    return None
+    return (
+        "the draws are of a model of the errors, fitted on rendered songs, and no samples of the "
+        "posterior; on a real recording intervals may hold more or less than they say"
+    )

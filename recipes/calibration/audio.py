@@ -14,27 +14,56 @@ from scipy import stats
 
 from mgdm_audio.evaluation import calibration as scores
 from mgdm_audio.metrics.silence import ACTIVE_RMS, active_stem_improvement
+from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
-from mgdm_audio.sampling.presets import PRESETS, sampling_settings
+from mgdm_audio.sampling.presets import PRESETS
 from mgdm_audio.sampling.recalibration import spread_of
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
-from mgdm_audio.sampling.windowed_prior import windowed
-from mgdm_core.array_types import Array, Float
+from mgdm_audio.sampling.windowed_prior import variance_of_shares, windowed
+from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.conditionals import Tweedie
+from mgdm_core.errors import SettingsError
+from mgdm_core.index_laws import Fraction
 from mgdm_core.noise import RandomStreams
-from mgdm_core.samplers import TweedieGibbs
+from mgdm_core.operators import SumOverChannels
+from mgdm_core.samplers import MGDMMarginal, TweedieGibbs
 from mgdm_core.steps.bridge import bridge_sample
+from mgdm_core.steps.conditioning import condition_gaussian
+from recipes.calibration.separations import Separations, separate
+from recipes.calibration.takes import gains_of_takes
 
-__all__ = ["VARIANTS", "Piece", "draw_stems", "figures", "measure", "run_piece", "separate"]
+__all__ = ["ONE_DRAW", "VARIANTS", "Piece", "draw_stems", "figures", "measure", "run_piece"]
+
+
+def _chain(levels: int, variance: str = "shares", start: str = "wiener") -> SamplingSettings:
+    """`balanced` with so many levels, drawing at temperature 1."""
+    return replace(
+        PRESETS["balanced"],
+        settings=TweedieGibbs(levels, Fraction(0.5), Tweedie(draw=True)),
+        temperature=1.0,
+        start=start,
+        variance=variance,
+        variance_floor=PRESETS["balanced"].variance_floor if variance == "shares" else 0.0,
+    )
+
 
 VARIANTS: dict[str, SamplingSettings] = {
     **{name: PRESETS[name] for name in ("fast", "balanced", "posterior")},
-    # What a prior that had learnt its noisy states would be sampled with.
-    "temperature 1": SamplingSettings(
-        settings=TweedieGibbs(8, conditional=Tweedie(draw=True)), variance="shares"
+    # Conditional draws of the sampler at temperature 1: with the presets' variance, with that of
+    # Tweedie's formula, from noise, and by the library's default.
+    "chain 2": _chain(2),
+    "chain 8": _chain(8),
+    "tweedie 8": _chain(8, "tweedie"),
+    "noise 16": _chain(16, "tweedie", "noise"),
+    "marginal 8": SamplingSettings(
+        "mgdm_marginal", MGDMMarginal(8, products=1), start="noise", variance_floor=0.0
     ),
 }
-"""What can be asked about: presets, and a chain of real posterior draws."""
+"""What can be asked about: presets, and real draws by chains of the sampler."""
+
+ONE_DRAW = {"exact draw": 1.0, "exact draw x 4": 4.0}
+"""More of it: one draw given the mixture around the default's separation, every bin on its own with
+the variance M^2 q (1 - q) of its share q of the stems' magnitudes M, times a factor."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +83,24 @@ class Piece:
     variant: str
     index: int
     draws: int
+    takes: bool = False
 
     @classmethod
-    def of(cls, identity: str, index: int, variant: str, draws: int, prior: WaveformPrior) -> Piece:
+    def of(
+        cls,
+        identity: str,
+        index: int,
+        variant: str,
+        draws: int,
+        prior: WaveformPrior,
+        takes: bool = False,
+    ) -> Piece:
         """The piece of a set with an identity, under a prior."""
-        told = (identity, index, variant, draws, repr(VARIANTS[variant]), prior.checksum)
+        told = (identity, index, variant, draws, repr(VARIANTS.get(variant)), prior.checksum)
         told += (spread_of(prior.checksum, prior.stems),) if variant == "posterior" else ()
+        told += ("takes",) if takes else ()
         key = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
-        return cls(f"{variant}, {identity} {index}", key, variant, index, draws)
-
-
-def separate(
-    prior: WaveformPrior, sampling: SamplingSettings, mixture: Float[Array, " samples"], seed: int
-) -> tuple[Float[Array, "stems samples"], Float[Array, "draws stems samples"]]:
-    """Separation and posterior samples of a mixture at the prior's rate and level."""
-    sampler = StemSampler(prior, sampling)
-    padded = torch.zeros(sampler.padded_length(len(mixture)))
-    padded[: len(mixture)] = torch.from_numpy(mixture)
-    result = sampler.sample(padded, 0, seed)
-    length = len(mixture)
-    return result.mean[:, :length].numpy(), result.samples[..., :length].numpy()
+        return cls(f"{variant}, {identity} {index}", key, variant, index, draws, takes)
 
 
 def draw_stems(
@@ -98,23 +125,51 @@ def draw_stems(
 
 
 def run_piece(
-    piece: Piece, prior: WaveformPrior, truth: Float[Array, "stems samples"]
+    piece: Piece, kept: Separations, truth: Float[Array, "stems samples"]
 ) -> dict[str, Any]:
-    """Separate the sum of the stems and judge the draws."""
-    sampling = sampling_settings() if piece.variant not in VARIANTS else VARIANTS[piece.variant]
-    sampling = replace(sampling, samples=piece.draws)
-    began, processor = time.perf_counter(), time.process_time()
-    mean, draws = separate(prior, sampling, truth.sum(0), piece.index)
-    spent = {
-        "seconds": time.perf_counter() - began,
-        "processor_seconds": time.process_time() - processor,
-    }
+    """Separate the sum of the stems and judge the draws, and where asked what they are good for."""
+    prior, sampling = (
+        kept.prior,
+        replace(VARIANTS.get(piece.variant, PRESETS["posterior"]), samples=piece.draws),
+    )
+    began, before = time.process_time(), 0.0
+    if sampling.draws == "shares":  # around the default's separation, which may be there already
+        mean, before = kept.of(truth)
+        began = time.process_time()
+        stems = torch.from_numpy(mean)
+        if piece.variant in ONE_DRAW:
+            draws = _exact_draws(stems, prior, ONE_DRAW[piece.variant], piece).numpy()
+        else:
+            draws = StemSampler(prior, sampling).around(stems, 0, piece.index).numpy()
+    else:
+        mean, draws = separate(prior, sampling, truth.sum(0), piece.index)
     names = {"key": piece.key, "name": piece.name, "variant": piece.variant, "index": piece.index}
-    return (
-        names
-        | spent
-        | {"audio": truth.shape[-1] / prior.rate}
-        | measure(mean, draws, truth, prior.rate, prior.stems, piece.index)
+    names |= {
+        "processor_seconds": before + time.process_time() - began,
+        "audio": truth.shape[-1] / prior.rate,
+    }
+    if piece.takes and isinstance(prior, SpectralPrior):
+        e, d, t = (torch.from_numpy(x) for x in (mean, draws, truth))
+        names["takes"] = gains_of_takes(e, d, t, prior.rate, prior.spectral)
+    return names | measure(mean, draws, truth, prior.rate, prior.stems, piece.index)
+
+
+def _exact_draws(
+    stems: Float[Tensor, "stems samples"], prior: WaveformPrior, factor: float, piece: Piece
+) -> Float[Tensor, "draws stems samples"]:
+    """Draws given the sum of some stems, bins independent with a factor times their variance."""
+    if not isinstance(prior, SpectralPrior):
+        raise SettingsError("only priors on spectra have a variance per bin")
+    seeds = range(piece.index, piece.index + piece.draws)
+    mean = stems.expand(piece.draws, -1, -1)
+    return condition_gaussian(
+        mean,
+        factor * variance_of_shares(prior.spectral.forward(mean)),
+        SumOverChannels(len(stems)),
+        mean.sum(1),
+        1e-4,
+        basis=prior.spectral,  # type: ignore[arg-type]
+        noise=RandomStreams(seeds),
     )
 
 

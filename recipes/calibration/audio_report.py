@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
+
+import numpy as np
 
 from mgdm_audio.evaluation.calibration import NOMINAL
 from mgdm_audio.reports.tables import Table
 from recipes.calibration.audio import figures
+from recipes.calibration.takes import TAKES
 
-__all__ = ["audio_table", "draw_audio"]
+__all__ = ["audio_table", "draw_audio", "takes_table"]
 
 
 def audio_table(
@@ -45,6 +49,20 @@ def audio_table(
     return Table("Levels of stems in bands", caption, columns, rows)
 
 
+def takes_table(by_variant: Mapping[str, Sequence[dict[str, Any]]], stems: Sequence[str]) -> Table:
+    """One row per variant and take."""
+    rows = []
+    for variant, records in by_variant.items():
+        for name in TAKES:
+            own = [np.concatenate([np.array(r["takes"][name][k]) for r in records])
+                   for k in range(len(stems))]  # fmt: skip
+            means = [row.mean() if len(row) else np.nan for row in own]
+            cells = [f"{value:.2f}" for value in (*means, np.nanmean(means))]
+            rows.append([f"{variant}, {name}", *cells])
+    caption = "SI-SDR improvement in dB, active stems, of what can be made of the draws"
+    return Table("What draws are good for", caption, ["", *stems, "mean"], rows)
+
+
 def draw_audio(
     by_variant: Mapping[str, Sequence[dict[str, Any]]], stems: Sequence[str], title: str, path: Path
 ) -> None:
@@ -71,5 +89,5 @@ def draw_audio(
     panels[0, 0].set_ylabel("covered")
     panels[1, 0].set_ylabel("share of cells")
     panels[0, 0].legend(fontsize=7, frameon=False)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle("\n".join(wrap(title, 16 + 28 * across)), fontsize=9)
     figure.savefig(path, dpi=110)

@@ -9,7 +9,8 @@ import click
 import torch
 
 from mgdm_audio.cli.common import Group
-from recipes.calibration.audio_commands import fit, music, self_consistent
+from recipes.calibration.audio_commands import music, self_consistent
+from recipes.calibration.fit_commands import expected, fit
 from recipes.calibration.output import RECORDS, out_option, report, tell
 
 __all__ = ["main"]
@@ -89,5 +90,5 @@ def exact(
     report(out, "Tier 1: exact posteriors", tables, began)
 
 
-for command in (fit, music, self_consistent):
+for command in (fit, expected, music, self_consistent):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""Fit what makes error bars hold on validation data: spreads of shares, and lines to true gains."""
+"""Fit what makes error bars hold: spreads of shares, and planes to true improvements."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from mgdm_audio.sampling.share_draws import draw_shares
 from mgdm_audio.separation.confidence import PIECE_SECONDS, said_by_shares
 from mgdm_core.array_types import Array, Bool, Float
 
-__all__ = ["Gains", "fit_line", "fit_spread", "gains", "share_coverage", "store"]
+__all__ = ["Gains", "fit_plane", "fit_spread", "gains", "share_coverage", "store"]
 
-DRAWS = 16
+DRAWS = 9
 SHARE = 0.9
 
 
@@ -56,7 +56,8 @@ def fit_spread(
 ) -> list[float]:
     """Spreads with which every stem's 90 % interval holds 90 %.
 
-    By steps: in terms of the normal law's quantiles, a coverage is a ratio of deviations.
+    By secant steps: in terms of the normal law's quantiles a coverage is a ratio of deviations,
+    which grows as a power of the spread, 0.3 at first guess since shares saturate.
 
     Parameters
     ----------
@@ -65,13 +66,21 @@ def fit_spread(
     """
     from scipy.stats import norm
 
-    wanted = norm.ppf((1 + SHARE) / 2)
-    spread = [first] * stems
+    wanted = np.log(norm.ppf((1 + SHARE) / 2))
+    spread, power = np.full(stems, np.log(first)), np.full(stems, 0.3)
+    before: tuple[np.ndarray, np.ndarray] | None = None
     for _ in range(rounds):
-        held = np.clip(coverage(spread), 0.02, 0.995)
-        ratio = np.clip(wanted / norm.ppf((1 + held) / 2), 0.5, 2.0)
-        spread = [float(np.clip(s * r, 0.05, 8.0)) for s, r in zip(spread, ratio)]
-    return spread
+        held = np.clip(coverage(np.exp(spread).tolist()), 0.02, 0.995)
+        place = np.log(norm.ppf((1 + held) / 2))
+        if before is not None:
+            moved = spread - before[0]
+            far = np.abs(moved) > 0.02
+            slope = (place - before[1]) / np.where(far, moved, 1.0)
+            power = np.where(far, np.clip(slope, 0.15, 1.5), power)
+        before = spread, place
+        step = np.clip((wanted - place) / power, -np.log(2), np.log(2))
+        spread = np.clip(spread + step, np.log(0.05), np.log(8.0))
+    return np.exp(spread).tolist()
 
 
 class Gains:
@@ -79,7 +88,7 @@ class Gains:
 
     Attributes
     ----------
-    true, said : ndarray, shape (stems, pieces)
+    true, said, level : ndarray, shape (stems, pieces)
         In dB.
     counts : ndarray of bool
         Where stem and rest both sound.
@@ -89,9 +98,14 @@ class Gains:
         self,
         true: Float[Array, "stems pieces"],
         said: Float[Array, "stems pieces"],
+        level: Float[Array, "stems pieces"],
         counts: Bool[Array, "stems pieces"],
     ) -> None:
-        self.true, self.said, self.counts = true, said, counts
+        self.true, self.said, self.level, self.counts = true, said, level, counts
+
+    def of(self, stem: int) -> Float[Array, "3 seconds"]:
+        """True, said and level of a stem in the seconds that count."""
+        return np.stack([self.true[stem], self.said[stem], self.level[stem]])[:, self.counts[stem]]
 
 
 def gains(
@@ -102,23 +116,27 @@ def gains(
 ) -> Gains:
     """Of one song, second by second."""
     size = round(PIECE_SECONDS * rate)
-    true, said, counts = [], [], []
+    true, said, level, counts = [], [], [], []
     for start in range(0, truth.shape[-1] - size + 1, size):
         e, r = (torch.from_numpy(x[:, start : start + size]) for x in (estimate, truth))
         mixture = r.sum(0).expand_as(r)
         true.append(si_sdr(e, r) - si_sdr(mixture, r))
-        said.append(said_by_shares(e, spectral)[0])
+        shares = said_by_shares(e, spectral)
+        said.append(shares.improvement)
+        level.append(shares.level)
         loud = [x.square().mean(1).sqrt() >= ACTIVE_RMS for x in (r, mixture - r, e)]
         counts.append(loud[0] & loud[1] & loud[2])
-    return Gains(*(torch.stack(rows, 1).numpy() for rows in (true, said, counts)))
+    return Gains(*(torch.stack(rows, 1).numpy() for rows in (true, said, level, counts)))
 
 
-def fit_line(said: Float[Array, " n"], true: Float[Array, " n"]) -> ImprovementFit:
-    """A line by least squares, and the central 80 % of what is left."""
-    slope, intercept = np.polyfit(said, true, 1)
-    rest = true - (slope * said + intercept)
-    low, high = np.quantile(rest, [0.1, 0.9])
-    return ImprovementFit(*(round(float(v), 3) for v in (slope, intercept, low, high)))
+def fit_plane(
+    true: Float[Array, " n"], said: Float[Array, " n"], level: Float[Array, " n"]
+) -> ImprovementFit:
+    """A plane by least squares, and the central 80 % of what is left."""
+    design = np.stack([said, level, np.ones_like(said)], 1)
+    weights = np.linalg.lstsq(design, true, rcond=None)[0]
+    low, high = np.quantile(true - design @ weights, [0.1, 0.9])
+    return ImprovementFit(*(round(float(v), 3) for v in (*weights, low, high)))
 
 
 def store(path: Path, checksum: str, entry: dict[str, Any]) -> None:

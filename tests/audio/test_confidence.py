@@ -21,8 +21,8 @@ STEMS = ("bass", "drums", "guitar", "piano")
 RATE = 8000
 
 
-def _fit(slope=1.0, intercept=0.0, low=-2.0, high=3.0):
-    line = fits.ImprovementFit(slope, intercept, low, high)
+def _fit(slope=1.0, level=0.0, intercept=0.0, low=-2.0, high=3.0):
+    line = fits.ImprovementFit(slope, level, intercept, low, high)
     return fits.Recalibration("a test", dict.fromkeys(STEMS, 2.0), dict.fromkeys(STEMS, line))
 
 
@@ -32,7 +32,9 @@ def test_shares_say_the_improvement_that_coin_tosses_would_have():
     mixture = SPECTRAL.forward(torch.randn(40_000, generator=g))
     toss = torch.rand(mixture.shape, generator=g) < 0.6
     estimate = torch.stack([0.6 * mixture, 0.4 * mixture])
-    said, who = said_by_shares(SPECTRAL.inverse(estimate, 40_000), SPECTRAL)
+    said, level, who = said_by_shares(SPECTRAL.inverse(estimate, 40_000), SPECTRAL)
+    assert level[0] == pytest.approx(20 * np.log10(0.6 / 0.4), abs=0.01)
+    torch.testing.assert_close(level[1], -level[0], atol=1e-3, rtol=0)
     assert who.tolist() == [1, 0]
     truth = torch.stack([mixture * toss, mixture * ~toss])
     error = (truth - estimate).abs().square().sum((1, 2))
@@ -44,8 +46,8 @@ def test_shares_say_the_improvement_that_coin_tosses_would_have():
 def test_a_clean_split_says_more_than_a_divided_one():
     t = torch.arange(RATE) / RATE
     low, high = (0.1 * torch.sin(2 * torch.pi * f * t) for f in (200, 2000))
-    clean = said_by_shares(torch.stack([low, high]), SPECTRAL)[0]
-    divided = said_by_shares(torch.stack([low + 0.4 * high, 0.6 * high]), SPECTRAL)[0]
+    clean = said_by_shares(torch.stack([low, high]), SPECTRAL).improvement
+    divided = said_by_shares(torch.stack([low + 0.4 * high, 0.6 * high]), SPECTRAL).improvement
     assert (clean > divided + 10).all()
     # And so it is: the truth being the clean one.
     truth = torch.stack([low, high])
@@ -59,7 +61,7 @@ def test_meter_takes_blocks_of_any_length():
     stems[1] = 0
     results = []
     for size in (RATE // 3, RATE * 3):
-        meter = ConfidenceMeter(STEMS, RATE, SPECTRAL, _fit(slope=0.5, intercept=1.0))
+        meter = ConfidenceMeter(STEMS, RATE, SPECTRAL, _fit(slope=0.5, level=-0.2, intercept=1.0))
         for block in stems.split(size, -1):
             meter.add(block)
         results.append(meter.result())
@@ -68,8 +70,9 @@ def test_meter_takes_blocks_of_any_length():
     np.testing.assert_allclose(first.expected, second.expected, rtol=1e-5)
     assert np.isnan(first.expected[1]).all()
     assert np.isnan(first.mean("drums"))
-    said = said_by_shares(stems[:, :RATE], SPECTRAL)[0]
-    assert first.expected[0, 0] == pytest.approx(0.5 * float(said[0]) + 1, abs=1e-4)
+    said, level, _ = said_by_shares(stems[:, :RATE], SPECTRAL)
+    expected = 0.5 * float(said[0]) - 0.2 * float(level[0]) + 1
+    assert first.expected[0, 0] == pytest.approx(expected, abs=1e-4)
     np.testing.assert_allclose(first.high[0] - first.expected[0], 3.0)
     np.testing.assert_allclose(first.low[0] - first.expected[0], -2.0)
 
@@ -103,7 +106,7 @@ def test_a_separation_says_it_where_there_is_a_fit(tmp_path, monkeypatch):
     prior = load_prior(str(path), device="cpu")
     g = np.random.default_rng(0)
     mix = 0.1 * g.standard_normal(2 * prior.rate).astype(np.float32)
-    line = {"slope": 1.0, "intercept": 0.0, "low": -1.0, "high": 1.0}
+    line = {"slope": 1.0, "level": 0.0, "intercept": 0.0, "low": -1.0, "high": 1.0}
     entry = {
         "fitted_on": "a test",
         "spread": dict.fromkeys(prior.stems, 1.0),

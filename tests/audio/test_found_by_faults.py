@@ -17,6 +17,7 @@ from mgdm_audio.priors.msdm.importer import read_msdm
 from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import _as_array
+from mgdm_audio.separation.uncertainty import uncertainty_note
 from mgdm_core.errors import SettingsError, ShapeError
 from recipes.exact_posterior.cli import main as exact_posterior
 from recipes.speed.cli import main as speed
@@ -83,6 +84,16 @@ def test_a_spread_that_means_nothing_is_said_to():
     assert request_of(sampling=cold).notes == ()
     warm = sampling_settings("paper", samples=4)
     assert request_of(sampling=warm, uncertainty=True).notes == ()
+    asked = request_of(sampling=warm, uncertainty=True)
+    assert "leave out --preset" in str(uncertainty_note(asked, fitted=True))
+
+
+def test_draws_of_an_error_model_are_not_passed_off_as_the_posterior():
+    drawn = request_of(sampling=sampling_settings("posterior"), uncertainty=True)
+    assert drawn.notes == ()
+    assert "no samples of the posterior" in str(uncertainty_note(drawn, fitted=True))
+    assert "uncalibrated" in str(uncertainty_note(drawn, fitted=False))
+    assert uncertainty_note(request_of(sampling=sampling_settings("posterior")), True) is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")

@@ -7,6 +7,7 @@ import torch
 
 from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.sampling.chunk_stream import ShiftedStreams
 from mgdm_audio.sampling.presets import PRESETS, sampling_settings
 from mgdm_audio.sampling.recalibration import UNFITTED_SPREAD, recalibration, spread_of
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
@@ -101,6 +102,25 @@ def test_draws_go_on_from_the_chunk_before(prior):
     streams = PositionStreams([1], NOISE_BLOCK, NOISE_BLOCK)
     shifted = PositionStreams([1], 0, 2 * NOISE_BLOCK).normal((2, 2 * NOISE_BLOCK))
     assert torch.equal(streams.normal((2, NOISE_BLOCK)), shifted[..., NOISE_BLOCK:])
+
+
+def test_draws_are_as_wide_where_windows_are_shifted(prior):
+    # Fields are bound to positions, so the streams that are averaged draw the same ones.
+    samples = 2 * NOISE_BLOCK
+    mixture = 0.1 * _white(1, 1, samples, 2)[0, 0]
+    widths, drawn = [], []
+    for shifts in (1, 2):
+        settings = replace(PRESETS["posterior"], samples=4, shifts=shifts)
+        (rows,) = ShiftedStreams(StemSampler(prior, settings), 3, samples).push(mixture)
+        assert rows.shape == (5, len(prior.stems), samples)
+        separation, draws = rows[0], rows[1:]
+        torch.testing.assert_close(draws.sum(1), separation.sum(0).expand(4, -1), atol=1e-4, rtol=0)
+        widths.append(draws.std(0).square().mean(-1).sqrt())
+        drawn.append(draws)
+    torch.testing.assert_close(widths[1], widths[0], rtol=0.1, atol=0)
+    # And draw j is draw j, not an average of other draws.
+    apart = [(d - d.mean(0)).flatten() for d in drawn]
+    assert torch.corrcoef(torch.stack(apart))[0, 1] > 0.9
 
 
 def test_settings_and_fits():

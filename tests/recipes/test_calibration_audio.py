@@ -13,7 +13,10 @@ from mgdm_audio.sampling import recalibration
 from mgdm_core.errors import ShapeError
 from recipes.calibration.audio import figures, measure
 from recipes.calibration.cli import main
-from recipes.calibration.fit import fit_line, fit_spread, gains
+from recipes.calibration.expected import expected_table
+from recipes.calibration.fit import Gains, fit_plane, fit_spread, gains
+from recipes.calibration.separations import parts_of
+from recipes.calibration.takes import TAKES, gains_of_takes, takes
 from tests.audio.tiny_stems_prior import save_tiny_stems
 
 RATE = 8000
@@ -111,15 +114,17 @@ def test_a_fit_finds_the_spread_that_covers():
     def coverage(spread):
         return 2 * norm.cdf(norm.ppf(0.95) * np.array(spread) / true) - 1
 
-    assert fit_spread(coverage, 4, rounds=4) == pytest.approx(true, rel=0.02)
+    assert fit_spread(coverage, 4, rounds=6) == pytest.approx(true, rel=0.02)
 
 
-def test_a_line_and_what_it_leaves():
+def test_a_plane_and_what_it_leaves():
     rng = np.random.default_rng(0)
-    said = rng.uniform(0, 20, 4000)
-    line = fit_line(said, 0.5 * said + 2 + rng.standard_normal(4000))
-    assert (line.slope, line.intercept) == pytest.approx((0.5, 2.0), abs=0.1)
-    assert (line.low, line.high) == pytest.approx((-1.28, 1.28), abs=0.1)
+    said, level = rng.uniform(0, 20, 4000), rng.uniform(-20, 0, 4000)
+    plane = fit_plane(0.5 * said - 0.3 * level + 2 + rng.standard_normal(4000), said, level)
+    found = plane.slope, plane.level, plane.intercept
+    assert found == pytest.approx((0.5, -0.3, 2.0), abs=0.1)
+    assert (plane.low, plane.high) == pytest.approx((-1.28, 1.28), abs=0.1)
+    assert plane.expected(np.array([4.0]), np.array([-10.0])) == pytest.approx([7.0], abs=0.2)
 
 
 def test_gains_are_true_improvements_by_the_second():
@@ -131,6 +136,58 @@ def test_gains_are_true_improvements_by_the_second():
     assert found.true == pytest.approx(np.full((4, 3), 20.0), abs=0.7)
     assert found.counts.all()
     assert np.isfinite(found.said).all()
+    # Powers of 1 + 3 x 0.01 over 0.3^2 + 3 x 1.2^2: the estimates sum to 1.3 of the mixture.
+    assert found.level == pytest.approx(np.full((4, 3), -6.3), abs=0.3)
+    assert found.of(1).tolist() == [found.true[1].tolist(), found.said[1].tolist(),
+                                    found.level[1].tolist()]  # fmt: skip
+
+
+def test_a_piece_is_the_beginning_of_a_song_and_a_single_song_is_many():
+    long, short = np.zeros((4, 25)), np.zeros((4, 7))
+    assert [part.shape[1] for part in parts_of([long, short], 10, 1)] == [10, 7]
+    assert [part.shape[1] for part in parts_of([long], 10, 1)] == [10, 10]
+    assert [part.shape[1] for part in parts_of([short], 10, 1)] == [7]
+
+
+def test_takes_are_what_they_are_called():
+    # Draws of two stems that sum to the mixture, all far off but one that lies in their middle.
+    t, spectral = torch.arange(4 * RATE) / RATE, SpectralTransform(512, 128)
+    a, b = 0.1 * torch.sin(2 * torch.pi * 200 * t), 0.1 * torch.sin(2 * torch.pi * 2000 * t)
+    shares = torch.tensor([0.5, 1.0, 0.75, 0.75, 0.7])
+    draws = torch.stack([torch.stack([s * a, b + (1 - s) * a]) for s in shares])
+    made = takes(draws, spectral)
+    torch.testing.assert_close(made["mean"], draws.mean(0))
+    assert torch.equal(made["nearest to the others"][1], draws[2][1])
+    assert torch.equal(made["best by its shares"], draws[1])
+    # Of draws that are multiples of each other the unit mean is one more.
+    cosine = torch.cosine_similarity(made["unit mean"][0], a, dim=0)
+    assert float(cosine) == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(made["median mask"].sum(0), a + b, atol=1e-4, rtol=0)
+    found = gains_of_takes(draws.mean(0), draws, draws[1], RATE, spectral)
+    assert set(found) == set(TAKES)
+    assert found["separation"][1] == pytest.approx(found["mean"][1])
+    assert min(found["best draw"][1]) > 60
+    assert max(found["one draw"][1]) < min(found["best draw"][1])
+
+
+def test_expected_improvement_is_judged_by_order_and_interval():
+    rng = np.random.default_rng(0)
+    line = recalibration.ImprovementFit(2.0, -1.0, 1.0, -1.28, 1.28)
+    fit = recalibration.Recalibration("a test", {}, dict.fromkeys(STEMS, line))
+    found = []
+    for level in range(30):
+        said = level / 3 + rng.standard_normal((4, 6))
+        counts = np.ones((4, 6), bool)
+        counts[3] = level < 5
+        quiet = rng.uniform(-20, 0, (4, 6))
+        true = 2 * said - quiet + 1 + rng.standard_normal((4, 6))
+        found.append(Gains(true, said, quiet, counts))
+    rows = {row[0]: row[1:] for row in expected_table(found, fit, STEMS, "it").rows}
+    assert rows["bass"][:2] == ["30", "180"]
+    assert rows["piano"][:2] == ["5", "30"]
+    assert float(rows["bass"][4]) == pytest.approx(80, abs=8)
+    assert float(rows["pieces, mean of their stems"][-1]) > 0.9
+    assert rows["stems of pieces"][0] == "95"
 
 
 def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
@@ -139,7 +196,9 @@ def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
     kept = tmp_path / "recalibration.json"
     monkeypatch.setattr(recalibration, "PATH", kept)
     shared = ["-n", str(prior), "--set", str(tmp_path / "own.npz")]
-    result = CliRunner().invoke(main, ["fit", *shared, "--out", str(tmp_path / "fit")])
+    result = CliRunner().invoke(
+        main, ["fit", *shared, "--out", str(tmp_path / "fit"), "--seconds", "1"]
+    )
     assert result.exit_code == 0, result.output
     (entry,) = json.loads(kept.read_text()).values()
     assert set(entry["spread"]) == set(entry["improvement"]) == set(STEMS)
@@ -149,6 +208,22 @@ def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "posterior, piano" in (tmp_path / "m/table.md").read_text()
     assert (tmp_path / "m/reliability.png").stat().st_size > 1000
+    assert "best draw" not in (tmp_path / "m/table.md").read_text()
+    result = CliRunner().invoke(main, [*given, "--takes"])
+    assert "posterior, best draw" in (tmp_path / "m/table.md").read_text()
+    monkeypatch.setattr(recalibration, "_fits", lambda: json.loads(kept.read_text()))
+    # What was separated for the fit is not separated again.
+    separated = set((tmp_path / "separations").iterdir())
+    told = ["expected", *shared, "--seconds", "1", "--out", str(tmp_path / "e")]
+    result = CliRunner().invoke(main, told)
+    assert result.exit_code == 0, result.output
+    assert "stems of pieces" in (tmp_path / "e/table.md").read_text()
+    assert (tmp_path / "e/expected.png").stat().st_size > 1000
+    assert set((tmp_path / "separations").iterdir()) == separated
+    monkeypatch.setattr(recalibration, "_fits", dict)
+    result = CliRunner().invoke(main, told)
+    assert result.exit_code == 2
+    assert "run python -m recipes.calibration fit first" in result.output
     wrong = CliRunner().invoke(main, [*given, "--variants", "coffee"])
     assert wrong.exit_code == 2
 

@@ -1,0 +1,180 @@
+"""The fit of a prior's error bars, and how far the expected improvement holds."""
+
+from __future__ import annotations
+
+import time
+from datetime import date
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+from mgdm_audio.cli.common import Command, prior_option
+from mgdm_audio.priors.closed import OTHER
+from mgdm_audio.priors.protocols import SpectralPrior
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.reports.tables import Table
+from recipes.calibration.options import (
+    cache_option,
+    odd_option,
+    pieces_option,
+    prior_for,
+    set_option,
+    shared_option,
+    truths,
+)
+from recipes.calibration.output import out_option, report
+from recipes.calibration.separations import SEPARATIONS, Separations, parts_of
+
+__all__ = ["expected", "fit"]
+
+_SECONDS = click.option(
+    "--seconds", type=click.FloatRange(1), default=5.94, show_default=True, help="Of each piece."
+)
+
+
+def _kept(prior: str, truth: np.ndarray, out: Path) -> tuple[Separations, SpectralTransform]:
+    """Where separations by the prior are, and where its shares are."""
+    loaded = prior_for(prior, truth)
+    if not isinstance(loaded, SpectralPrior):
+        raise click.UsageError("only priors on spectra have shares; choose another with -n")
+    return Separations(loaded, out.parent / SEPARATIONS), loaded.spectral
+
+
+@click.command("fit", cls=Command)
+@out_option("fit")
+@prior_option
+@click.option(
+    "--set",
+    "which",
+    multiple=True,
+    help="Validation set to fit on: A, B, C or U, of B the even pieces; may be repeated  "
+    "[default: A and B, or U for a prior with other sounds]",
+)
+@shared_option
+@cache_option
+@pieces_option
+@_SECONDS
+@click.option("--write/--dry-run", default=True, show_default=True,
+              help="Keep the fit beside the bundled weights.")  # fmt: skip
+def fit(
+    out: Path,
+    prior: str,
+    which: tuple[str, ...],
+    shared: Path,
+    cache: Path | None,
+    pieces: int,
+    seconds: float,
+    write: bool,
+) -> None:
+    """Fit the spread of `posterior` and the expected improvement of a prior.
+
+    Not on C and the odd pieces of B, which judge. Run it for every new prior: a fit is kept by the
+    prior's checksum, and a prior without one has no expected improvement.
+    """
+    from dataclasses import asdict
+
+    from mgdm_audio.priors.catalogue import resolve
+    from mgdm_audio.priors.checkpoint.store import read_header
+    from mgdm_audio.sampling.recalibration import PATH
+    from recipes.calibration.fit import fit_plane, fit_spread, gains, share_coverage, store
+
+    began, processor = time.perf_counter(), time.process_time()
+    which = which or (("U",) if OTHER in read_header(resolve(prior)).stems else ("A", "B"))
+    sets = [truths(name, shared, cache) for name in which]
+    kept, spectral = _kept(prior, sets[0][1], out)
+    loaded = kept.prior
+    torch.set_num_threads(1)
+    parts, identities = [], []
+    for name, (identity, truth) in zip(which, sets):
+        own = parts_of(truth, seconds, loaded.rate)[:: 2 if name == "B" else 1][:pieces]
+        parts += own
+        identities.append(f"{identity}{' even' if name == 'B' else ''}")
+    estimates = []
+    for index, part in enumerate(parts):
+        click.echo(f"{index + 1}/{len(parts)}", err=True)
+        estimates.append(kept.of(part)[0])
+    rate, stems = loaded.rate, loaded.stems
+
+    def coverage(spread: list[float]) -> np.ndarray:
+        inside = sum(
+            share_coverage(e, t, spread, spectral, rate, i)
+            for i, (e, t) in enumerate(zip(estimates, parts))
+        )
+        held = inside[:, 0] / np.maximum(1, inside[:, 1])  # type: ignore[index]
+        click.echo(f"spread {np.round(spread, 2)}: 90 % hold {np.round(held, 3)}", err=True)
+        return held
+
+    spread = fit_spread(coverage, len(stems))
+    found = [gains(e, t, rate, spectral) for e, t in zip(estimates, parts)]
+    planes, rows = {}, []
+    for k, stem in enumerate(stems):
+        own = np.concatenate([gain.of(k) for gain in found], 1)
+        planes[stem] = asdict(fit_plane(*own))
+        rows.append([stem, f"{spread[k]:.2f}", *(f"{v:.2f}" for v in planes[stem].values()),
+                     str(own.shape[1])])  # fmt: skip
+    fitted_on = f"{' and '.join(identities)}, {len(parts)} pieces, {date.today()}"
+    entry = {
+        "name": loaded.name,
+        "fitted_on": fitted_on,
+        "spread": {stem: round(s, 3) for stem, s in zip(stems, spread)},
+        "improvement": planes,
+    }
+    if write:
+        store(PATH, loaded.checksum, entry)
+        click.echo(f"written to {PATH}", err=True)
+    columns = ["", "spread", "slope", "level", "intercept", "low", "high", "seconds"]
+    caption = (
+        f"Fitted on {fitted_on}, in {time.process_time() - processor:.0f} seconds of one core. "
+        "Spread of the logarithm of a share; expected improvement = slope x said + level x level "
+        "over the rest + intercept, and the central 80 % of the rest, in dB"
+    )
+    report(out, f"Fit of {loaded.name}", [Table("Fit", caption, columns, rows)], began)
+
+
+@click.command("expected", cls=Command)
+@out_option("expected")
+@prior_option
+@set_option
+@shared_option
+@cache_option
+@pieces_option
+@odd_option
+@_SECONDS
+def expected(
+    out: Path,
+    prior: str,
+    which: str,
+    shared: Path,
+    cache: Path | None,
+    pieces: int,
+    odd: bool,
+    seconds: float,
+) -> None:
+    """Does the expected improvement hold on a set? Its order and its intervals.
+
+    The separations that the fit and `music` have made are taken as they are.
+    """
+    from mgdm_audio.sampling.recalibration import recalibration
+    from recipes.calibration.expected import draw_expected, expected_table
+    from recipes.calibration.fit import gains
+
+    began = time.perf_counter()
+    identity, truth = truths(which, shared, cache)
+    kept, spectral = _kept(prior, truth, out)
+    loaded = kept.prior
+    fitted = recalibration(loaded.checksum)
+    if fitted is None:
+        raise click.UsageError(
+            f"nothing was fitted for {loaded.name}; run python -m recipes.calibration fit first"
+        )
+    torch.set_num_threads(1)
+    parts = parts_of(truth, seconds, loaded.rate)[:pieces][odd :: 1 + odd]
+    found = [gains(kept.of(p)[0], p, loaded.rate, spectral) for p in parts]
+    kind = "odd pieces" if odd else "pieces"
+    title = f"{identity}, {len(parts)} {kind} of {seconds:g} s, {loaded.name}"
+    out.mkdir(parents=True, exist_ok=True)
+    draw_expected(found, fitted, loaded.stems, title, out / "expected.png")
+    table = expected_table(found, fitted, loaded.stems, title)
+    report(out, f"Expected improvement: {title}", [table], began)

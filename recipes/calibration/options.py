@@ -1,0 +1,77 @@
+"""Options that the commands share, and what they name: a set's stems, a prior for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+
+from mgdm_audio.priors.closed import OTHER, closed_prior
+from mgdm_audio.priors.waveform_prior import WaveformPrior
+
+__all__ = [
+    "cache_option",
+    "draws_option",
+    "odd_option",
+    "pieces_option",
+    "prior_for",
+    "seconds_option",
+    "set_option",
+    "shared_option",
+    "truths",
+    "variants_option",
+]
+
+set_option = click.option(
+    "--set", "which", default="B", show_default=True, help="Validation set: A, B, C or U."
+)
+shared_option = click.option(
+    "--shared",
+    type=click.Path(path_type=Path),
+    default=Path("shared"),
+    show_default=True,
+    help="Folder of the material that validation sets are made of.",
+)
+cache_option = click.option(
+    "--cache", type=click.Path(path_type=Path), help="Where rendered validation sets are kept."
+)
+variants_option = click.option(
+    "--variants", default="balanced,posterior", show_default=True, metavar="NAME,..."
+)
+draws_option = click.option("--draws", type=click.IntRange(2, 64), default=8, show_default=True)
+pieces_option = click.option(
+    "--pieces", type=click.IntRange(1), default=48, show_default=True, help="At most so many."
+)
+odd_option = click.option(
+    "--odd", is_flag=True, help="Odd-numbered pieces alone: of B, those that nothing was fitted on."
+)
+seconds_option = click.option(
+    "--seconds", type=click.FloatRange(1), default=12.0, show_default=True, help="Of each piece."
+)
+
+
+def truths(which: str, shared: Path, cache: Path | None) -> tuple[str, np.ndarray]:
+    """Identity and stems of a set."""
+    if which.endswith(".npz"):  # a set of one's own: "stems", items x stems x samples
+        return Path(which).stem, np.load(which)["stems"]
+    from recipes.music_prior.sound.validation_sets import validation_set
+
+    found = validation_set(which, shared, cache)
+    return found.identity, found.stems
+
+
+def prior_for(name: str, truth: np.ndarray) -> WaveformPrior:
+    """A prior of the stems that the truth has: a stem for other sounds is told to be silent."""
+    from mgdm_audio.priors.catalogue import load_prior
+
+    loaded = load_prior(name, device="cpu")
+    count = truth.shape[1]
+    if OTHER in loaded.stems and count == len(loaded.stems) - 1:
+        loaded = closed_prior(loaded, [OTHER])
+    if count != len(loaded.stems):
+        raise click.UsageError(
+            f"the set has {count} stems and {loaded.name} has {len(loaded.stems)}; "
+            f"choose another set or prior"
+        )
+    return loaded

@@ -1,0 +1,80 @@
+"""Separations by the default preset, kept on disk: what is fitted and judged is about these."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mgdm_audio.priors.waveform_prior import WaveformPrior
+from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
+from mgdm_core.array_types import Array, Float
+
+__all__ = ["SEPARATIONS", "Separations", "parts_of", "separate"]
+
+SEPARATIONS = "separations"
+"""Folder of them, beside those of the tiers."""
+
+
+def parts_of(
+    songs: Iterable[Float[Array, "stems samples"]], seconds: float, rate: int
+) -> list[Float[Array, "stems part"]]:
+    """The first so many seconds of each song; of a single song as many parts as it holds."""
+    songs, length = list(songs), round(seconds * rate)
+    last = songs[0].shape[-1] - length if len(songs) == 1 else 0
+    return [
+        np.ascontiguousarray(song[:, at : at + length])
+        for song in songs
+        for at in range(0, max(1, last + 1), length)
+    ]
+
+
+def separate(
+    prior: WaveformPrior, sampling: SamplingSettings, mixture: Float[Array, " samples"], seed: int
+) -> tuple[Float[Array, "stems samples"], Float[Array, "draws stems samples"]]:
+    """Separation and posterior samples of a mixture at the prior's rate and level."""
+    sampler = StemSampler(prior, sampling)
+    padded = torch.zeros(sampler.padded_length(len(mixture)))
+    padded[: len(mixture)] = torch.from_numpy(mixture)
+    result = sampler.sample(padded, 0, seed)
+    length = len(mixture)
+    return result.mean[:, :length].numpy(), result.samples[..., :length].numpy()
+
+
+@dataclass(frozen=True)
+class Separations:
+    """What the default preset makes of the parts of a set, made once.
+
+    Attributes
+    ----------
+    prior : WaveformPrior
+    folder : Path
+        One file per part, named by all that it depends on.
+    """
+
+    prior: WaveformPrior
+    folder: Path
+
+    def of(
+        self, truth: Float[Array, "stems samples"]
+    ) -> tuple[Float[Array, "stems samples"], float]:
+        """Separation of the sum of some stems, and the processor's seconds that it took."""
+        mixture = truth.sum(0)
+        told = f"{self.prior.checksum} {sampling_settings()!r}".encode()
+        path = self.folder / f"{hashlib.sha256(told + mixture.tobytes()).hexdigest()[:16]}.npz"
+        if not path.exists():
+            began = time.process_time()
+            stems, _ = separate(self.prior, sampling_settings(), mixture, 0)
+            spent = time.process_time() - began
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".part.npz")
+            np.savez(partial, stems=stems, seconds=spent)
+            partial.rename(path)
+        found = np.load(path)
+        return found["stems"], float(found["seconds"])
