@@ -12,15 +12,17 @@ import click
 
 from mgdm_audio.cli.common import Group
 
-__all__ = ["main"]
+__all__ = ["main", "music_options"]
 
 
 class _Lazy(Group):
-    """Commands of the renderer, imported when they are asked for: they need FluidSynth."""
+    """Commands in files of their own, imported when they are asked for."""
 
     _elsewhere = {  # noqa: RUF012
-        "inspect": "recipes.music_prior.sound.inspect_songs",
-        "instruments": "recipes.music_prior.sound.inspect_instruments",
+        "inspect": ("recipes.music_prior.sound.inspect_songs", "main"),
+        "instruments": ("recipes.music_prior.sound.inspect_instruments", "main"),
+        "kit": ("recipes.music_prior.training.kit", "kit"),
+        "carry": ("recipes.music_prior.training.kit", "carry"),
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -28,7 +30,8 @@ class _Lazy(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in self._elsewhere:
-            return import_module(self._elsewhere[cmd_name]).main
+            module, name = self._elsewhere[cmd_name]
+            return getattr(import_module(module), name)
         return super().get_command(ctx, cmd_name)
 
 
@@ -57,7 +60,7 @@ def _source(data_dir, **stream):
     return source, source.identity
 
 
-def _music_options(command):
+def music_options(command):
     """What songs are made of."""
     for option in (
         click.option(
@@ -102,7 +105,7 @@ def _song_options(command):
             help="A fifth stem: other instruments and voices in half of it.",
         ),
         click.option("--workers", default=1, show_default=True, help="Processes that render."),
-        _music_options,
+        music_options,
         click.option(
             "--data-dir",
             type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -119,7 +122,7 @@ def _song_options(command):
 @click.option("--example", type=click.Path(path_type=Path), help="Folder for the example instead.")
 @click.option("--split", type=click.Choice(("train", "valid")), default="train", show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@_music_options
+@music_options
 def render(hours, out, example, split, seed, **music) -> None:
     """Render whole songs to {out}/{split}/TrackNNNNN/{bass,drums,guitar,piano}.wav at 22 050 Hz.
 

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from recipes.music_prior.sound.sf2_writer import GUARD, Instrument, write_sf2
-from recipes.music_prior.sound.sf3 import Sf3Error, unpack, unpacked
+from recipes.music_prior.sound.sf3 import Sf3Error, shrink, unpack, unpacked
 from recipes.music_prior.sound.sfz import read_sfz
 
 RATE = 22_050
@@ -120,3 +120,18 @@ def test_fluidsynth_plays_it_as_it_plays_the_compressed_one(sf2, tmp_path, monke
         monkeypatch.setattr(synth, "unpacked", lambda p: p)
     assert np.abs(sounds[0]).max() > 0.01
     assert np.abs(sounds[0] - sounds[1]).max() < 1e-2 * np.abs(sounds[1]).max()
+
+
+def test_a_smaller_one_keeps_pitch_and_loops(sf2, tmp_path):
+    """Samples at half the rate: a loop of whole periods stays one, and says its own rate."""
+    shrink(sf2, tmp_path / "small.sf3", rate=RATE // 2)
+    unpack(tmp_path / "small.sf3", tmp_path / "small.sf2")
+    data = (tmp_path / "small.sf2").read_bytes()
+    start, size = chunk_of(data, b"smpl")
+    sound = np.frombuffer(data[start : start + size], "<i2") / 2**15
+    (_, a, b, *_), (_, c, d, loop, end, rate, *_), _ = headers_of(data)
+    assert b - a == pytest.approx(RATE / 2, abs=1)
+    assert end - loop == round((4409 - 2205 + 1) / 2)
+    for wave, own, pitch in ((sound[a:b], RATE // 2, 110), (sound[c:d], rate, 440)):
+        spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 1 << 18))
+        assert spectrum.argmax() * own / (1 << 18) == pytest.approx(pitch, rel=2e-4)

@@ -21,6 +21,7 @@ from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.commands import main
 from recipes.music_prior.sound.validation_sets import ValidationSet
 from recipes.music_prior.training import validate as validation
+from recipes.music_prior.training.batches import BatchStream, draw_batch, random_texture
 from recipes.music_prior.training.corruption import (
     CorruptionSettings,
     Levels,
@@ -34,10 +35,9 @@ from recipes.music_prior.training.data import (
     SegmentPool,
     ShardSource,
     average_power,
-    draw_batch,
-    random_texture,
 )
 from recipes.music_prior.training.export import export, network_from_checkpoint, read_network
+from recipes.music_prior.training.kit import slim
 from recipes.music_prior.training.loss import PowerAverage, choose_bins, denoising_loss
 from recipes.music_prior.training.presets import PRESETS, TrainSettings, preset
 from recipes.music_prior.training.sources import pack
@@ -277,7 +277,6 @@ class TestPool:
         pool.need(3, 13)
         pool.close()
         np.testing.assert_allclose(pool.get(12), source.item(12), atol=1e-4)
-        assert pool.waited > 0
 
     def test_ring_is_used_again(self, tmp_path):
         settings = DataSettings(batch=1, crop=64, window=10, initial=4)
@@ -335,6 +334,18 @@ class TestPool:
         assert a.shape == (16, 4, 512)
         assert 0.1 < (power == 0).mean() < 0.5
         assert power[power > 0].std() > 0
+
+    def test_what_is_drawn_ahead_is_what_would_be_drawn(self, tmp_path):
+        settings = DataSettings(batch=2, crop=512, window=10, initial=4, items_per_step=2.0)
+        expected = SegmentPool(Tones(), settings, tmp_path / "a")
+        pool = SegmentPool(Tones(), settings, tmp_path / "b")
+        batches = BatchStream(pool, settings, seed=1)
+        for step in (0, 1, 2, 5):  # and one that was not
+            drawn = draw_batch(expected, settings, step, seed=1)
+            assert np.array_equal(batches.draw(step), drawn)
+        pool.close()  # a batch that waits for segments is let go
+        batches.close()
+        expected.close()
 
     def test_another_speed_moves_all_stems_of_a_song_by_one_ratio(self, tmp_path):
         """Tones move in frequency; those of one song by the same factor, one of the eight."""
@@ -441,6 +452,25 @@ class TestTraining:
             ]
             assert moments[0]
             assert all(torch.equal(a, b) for a, b in zip(*moments, strict=True))
+
+    def test_a_slim_checkpoint_in_pieces_goes_on(self, tmp_path):
+        whole = train(settings_of(), Tones(), tmp_path / "a", stop_after=2)
+        pieces = slim(tmp_path / "a" / CHECKPOINT, tmp_path / "pieces", megabytes=0.02)
+        assert len(pieces) > 2
+        assert all(piece.stat().st_size <= 20_000 for piece in pieces)
+        (tmp_path / "b").mkdir()
+        joined = b"".join(piece.read_bytes() for piece in pieces)
+        (tmp_path / "b" / CHECKPOINT).write_bytes(joined)
+        state = torch.load(tmp_path / "b" / CHECKPOINT, weights_only=True)
+        for name, value in whole["network"].items():
+            torch.testing.assert_close(state["network"][name].float(), value, rtol=5e-3, atol=1e-12)
+        assert train(settings_of(), Tones(), tmp_path / "b")["step"] == 4
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no checkpoint"])
+    def test_what_is_no_checkpoint_is_said(self, tmp_path, content):
+        (tmp_path / CHECKPOINT).write_bytes(content)
+        with pytest.raises(MGDMError, match="cut off"):
+            train(settings_of(), Tones(), tmp_path)
 
     def test_the_log_has_no_line_twice(self, tmp_path):
         train(settings_of(), Tones(), tmp_path, stop_after=1, report_every=1)

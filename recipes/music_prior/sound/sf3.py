@@ -13,16 +13,18 @@ import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
+import soxr
 from filelock import FileLock
 
 from mgdm_audio.priors.catalogue import home
 from recipes.music_prior.songs.song import SongError
 from recipes.music_prior.sound.sf2_writer import GUARD, chunk, chunk_list
 
-__all__ = ["Sf3Error", "unpack", "unpacked"]
+__all__ = ["Sf3Error", "shrink", "unpack", "unpacked"]
 
 _COMPRESSED = 0x10
 _HEADER = struct.Struct("<20sIIIIIBbHH")  # of a sample: name, start, end, loop (2), rate, ..., type
@@ -75,6 +77,94 @@ def unpack(source: Path, out: Path) -> None:
     Sf3Error
         When it is no soundfont, or a sample cannot be decoded.
     """
+    font = _read(source)
+    silence = np.zeros(GUARD, "<i2")
+    sound, told, position, known = [], [], 0, {}
+    for header in font.headers[:-1]:
+        name, start, stop, first, last, *rest, kind = header
+        wave, offset = font.wave(header)
+        if (start, stop) not in known:
+            known[start, stop] = position
+            sound += [wave, silence]
+            position += len(wave) + GUARD
+        begin = known[start, stop]
+        loop = (begin + first - offset, begin + last - offset)
+        told.append(_HEADER.pack(name, begin, begin + len(wave), *loop, *rest, kind & ~_COMPRESSED))
+    font.write(out, np.concatenate([silence, *sound])[GUARD:].tobytes(), told, (2, 4))
+
+
+def shrink(source: Path, out: Path, rate: int = 22_050, quality: float = 0.0) -> None:
+    """Write a soundfont as .sf3 whose samples are at most at a rate, compressed further.
+
+    For training at that rate it loses next to nothing. A loop stays a whole number of samples:
+    its sample is resampled by just the ratio that makes it one, and says that rate.
+
+    Parameters
+    ----------
+    source
+        .sf2 or .sf3.
+    rate
+        About the highest rate of a sample in Hz.
+    quality
+        Of Vorbis, 0 to 1.
+
+    Raises
+    ------
+    Sf3Error
+        When it is no soundfont, or a sample cannot be decoded.
+    """
+    font = _read(source)
+    streams, told, position, known = [], [], 0, {}
+    for header in font.headers[:-1]:
+        name, start, stop, first, last, own, *rest, kind = header
+        wave, offset = font.wave(header)
+        loop = last - first
+        ratio = min(1.0, rate / own)
+        if ratio < 1 and loop > 0:
+            ratio = max(1, round(loop * ratio)) / loop
+        key = (start, stop, ratio)
+        if key not in known:
+            small = soxr.resample(wave, own, own * ratio) if ratio < 1 and len(wave) else wave
+            stream = io.BytesIO()
+            options = {"format": "OGG", "subtype": "VORBIS", "compression_level": 1 - quality}
+            if len(small):
+                soundfile.write(stream, small, max(1, round(own * ratio)), **options)
+            known[key] = position, position + len(stream.getvalue())
+            streams.append(stream.getvalue())
+            position = known[key][1]
+        begin = round((first - offset) * ratio)
+        edges = (*known[key], begin, begin + round(loop * ratio))
+        told.append(_HEADER.pack(name, *edges, round(own * ratio), *rest, kind | _COMPRESSED))
+    font.write(out, b"".join(streams), told, (3, 1))
+
+
+class _Font(NamedTuple):
+    """A soundfont as it lies in its file, samples decoded."""
+
+    facts: list[tuple[bytes, memoryview]]
+    tables: dict[bytes, memoryview]
+    headers: list[tuple]
+    waves: dict[tuple[int, int], np.ndarray]
+
+    def wave(self, header: tuple) -> tuple[np.ndarray, int]:
+        """Samples (int16) that a header names, and the place that its loop is counted from."""
+        _, start, stop, *_, kind = header
+        return self.waves[start, stop], 0 if kind & _COMPRESSED else start
+
+    def write(self, out: Path, sound: bytes, headers: list[bytes], version: tuple) -> None:
+        """The same instruments over other samples."""
+        tables = {**self.tables, b"shdr": b"".join([*headers, _HEADER.pack(*self.headers[-1])])}
+        facts = {**dict(self.facts), b"ifil": struct.pack("<HH", *version)}
+        lists = (
+            (b"INFO", b"".join(chunk(name, bytes(data)) for name, data in facts.items())),
+            (b"sdta", chunk(b"smpl", sound)),
+            (b"pdta", b"".join(chunk(name, bytes(data)) for name, data in tables.items())),
+        )
+        body = b"".join(chunk_list(name, data) for name, data in lists)
+        out.write_bytes(chunk(b"RIFF", b"sfbk" + body))
+
+
+def _read(source: Path) -> _Font:
     data = memoryview(source.read_bytes())
     try:
         lists = {bytes(body[:4]): body[4:] for name, body in _chunks(data[12:]) if name == b"LIST"}
@@ -83,34 +173,14 @@ def unpack(source: Path, out: Path) -> None:
         headers = list(_HEADER.iter_unpack(tables[b"shdr"]))
         facts = list(_chunks(lists[b"INFO"]))
     except (KeyError, struct.error) as error:
-        raise Sf3Error(f"{source} is not a soundfont (.sf3): {error!r} is missing") from error
-    places = list(dict.fromkeys((h[1], h[2], h[9] & _COMPRESSED) for h in headers[:-1]))
+        raise Sf3Error(f"{source} is not a soundfont (.sf2, .sf3): {error!r}") from error
+    places = {(h[1], h[2]): h[9] & _COMPRESSED for h in headers[:-1]}
     with ThreadPoolExecutor() as pool:
         try:
-            waves = list(pool.map(lambda place: _decode(packed, *place), places))
+            waves = list(pool.map(lambda h: _decode(packed, h, places[h]), places))
         except (soundfile.LibsndfileError, ValueError) as error:
             raise Sf3Error(f"a sample of {source} cannot be decoded: {error}") from error
-    starts = np.concatenate([[0], np.cumsum([len(wave) + GUARD for wave in waves])]).tolist()
-    found = {place: (start, wave) for place, start, wave in zip(places, starts, waves)}
-    told = []
-    for name, start, stop, first, last, *rest, kind in headers[:-1]:
-        flag = kind & _COMPRESSED
-        position, wave = found[start, stop, flag]
-        offset = position if flag else position - start
-        edges = (position, position + len(wave), offset + first, offset + last)
-        told.append(_HEADER.pack(name, *edges, *rest, kind & ~_COMPRESSED))
-    tables[b"shdr"] = memoryview(b"".join([*told, _HEADER.pack(*headers[-1])]))
-    silence = np.zeros(GUARD, "<i2")
-    sound = np.concatenate([part for wave in waves for part in (wave, silence)])
-    body = b"sfbk" + chunk_list(
-        b"INFO",
-        b"".join(
-            chunk(n, struct.pack("<HH", 2, 4) if n == b"ifil" else bytes(d)) for n, d in facts
-        ),
-    )
-    body += chunk_list(b"sdta", chunk(b"smpl", sound.tobytes()))
-    body += chunk_list(b"pdta", b"".join(chunk(n, bytes(d)) for n, d in tables.items()))
-    out.write_bytes(chunk(b"RIFF", body))
+    return _Font(facts, tables, headers, dict(zip(places, waves)))
 
 
 def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
@@ -122,7 +192,8 @@ def _chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         position += 8 + size + size % 2
 
 
-def _decode(packed: memoryview, start: int, stop: int, compressed: int) -> np.ndarray:
+def _decode(packed: memoryview, place: tuple[int, int], compressed: int) -> np.ndarray:
+    start, stop = place
     if not compressed:
         return np.frombuffer(packed[2 * start : 2 * stop], "<i2")
     if start == stop:

@@ -1,4 +1,4 @@
-"""Training batches: a pool of song segments, renewed as the run goes, and what is made of them.
+"""The pool of song segments that batches are drawn from, renewed as the run goes.
 
 A batch depends on the seed, the step and the segments alone. The segments of a step are those with
 numbers in a window that moves on by ``items_per_step`` per step, so nothing has to be stored to
@@ -8,7 +8,6 @@ resume: the window is known from the step, and segments that are gone are made a
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from scipy import signal
 
 from mgdm_audio.priors.spectral import SpectralTransform
-from mgdm_core.array_types import Array, Complex, Float, Tensor
+from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import MGDMError, SettingsError
 
 __all__ = [
@@ -29,13 +27,7 @@ __all__ = [
     "SegmentsFrom",
     "ShardSource",
     "average_power",
-    "draw_batch",
-    "random_equaliser",
-    "random_texture",
 ]
-
-# Rational speeds, as up over down of a resampling: a major third down to one up.
-_SPEEDS = ((5, 4), (6, 5), (8, 7), (12, 11), (11, 12), (7, 8), (5, 6), (4, 5))
 
 # int16 with room up to 4: a song whose mixture has an RMS of 0.1 peaks well below that, and the
 # rounding noise of 4e-5 lies below the lowest noise level.
@@ -199,7 +191,6 @@ class SegmentPool:
             self.numbers = np.lib.format.open_memmap(numbers, "w+", np.int64, (self.slots,))
             self.numbers[:] = -1
             self._label.write_text(label)
-        self.waited = 0.0
         self._start = 0
         self._stop = 0
         self._closing = False
@@ -209,18 +200,16 @@ class SegmentPool:
 
     def need(self, start: int, stop: int) -> None:
         """Wait until segments start..stop-1 are there, and let the thread go on behind them."""
-        begin = time.perf_counter()
         with self._changed:
             self._start, self._stop = start, stop
             if self._thread is None:
                 self._thread = threading.Thread(target=self._fill, daemon=True)
                 self._thread.start()
             self._changed.notify_all()
-            while self._error is None and not self._complete(start, stop):
+            while not (self._error or self._closing or self._complete(start, stop)):
                 self._changed.wait(1.0)
             if self._error is not None:
                 raise MGDMError(f"rendering failed: {self._error}") from self._error
-        self.waited += time.perf_counter() - begin
 
     def get(self, number: int) -> Array:
         """Segment as float32; it must be in the window asked for last."""
@@ -305,85 +294,3 @@ def average_power(
     if total is None:
         raise MGDMError("every segment of the pool is silent: there is nothing to learn")
     return total / count
-
-
-def random_equaliser(
-    items: int, stems: int, bins: int, settings: DataSettings, generator: torch.Generator
-) -> Float[Tensor, "items stems bins 1"]:
-    """Gains that vary smoothly over the logarithm of the frequency, one curve per stem and item.
-
-    Rooms, microphones and equalisers colour instruments: with it, a timbre is known by more than
-    its average spectrum.
-    """
-    device = generator.device
-    knots = 7
-    gains = settings.equaliser_db * torch.randn(
-        items * stems, knots, generator=generator, device=device
-    )
-    place = torch.log1p(torch.arange(bins, device=device) / 4)
-    place = place / place[-1] * (knots - 1)
-    # A raised cosine between knots, so that no curve has corners.
-    reach = (place - torch.arange(knots, device=device)[:, None]).abs().clamp(max=1)
-    curve = gains @ (0.5 + 0.5 * torch.cos(torch.pi * reach))
-    return 10 ** (curve.reshape(items, stems, bins, 1) / 20)
-
-
-def random_texture(
-    spectrum: Complex[Tensor, "items stems bins frames"],
-    settings: DataSettings,
-    generator: torch.Generator,
-) -> Complex[Tensor, "items stems bins frames"]:
-    """Raise the magnitudes of every stem to a random power near 1; its energy stays.
-
-    Partials become more or less unlike in strength and notes die sooner or later, as if played
-    on other instruments.
-    """
-    power = torch.view_as_real(spectrum).square().sum(-1)
-    exponents = settings.texture * torch.randn(
-        *spectrum.shape[:2], 1, 1, generator=generator, device=generator.device
-    )
-    mean = power.mean((2, 3), keepdim=True).clamp_min(1e-20)
-    gains = (power / mean + 1e-8) ** (0.5 * (exponents.exp() - 1))
-    changed = (power * gains.square()).mean((2, 3), keepdim=True).clamp_min(1e-20)
-    return spectrum * (gains * (mean / changed).sqrt())
-
-
-def draw_batch(
-    pool: SegmentPool, settings: DataSettings, step: int, seed: int, rank: int = 0
-) -> Array:
-    """Clean stems of one step.
-
-    Returns
-    -------
-    Array, shape (batch, stems, crop)
-        float32; a song's mixture has an RMS of about 0.1.
-    """
-    start, stop = settings.span(step)
-    pool.need(start, stop)
-    rng = np.random.default_rng([seed, rank, step])
-    stems = pool.ring.shape[1]
-    crop = settings.crop
-    batch = np.empty((settings.batch, stems, crop), np.float32)
-    for item in batch:
-        remix = rng.random() < settings.remix
-        numbers = rng.integers(start, stop, stems if remix else 1)
-        for place, number in enumerate(numbers):
-            rows = slice(place, place + 1) if remix else slice(None)
-            up, down = 1, 1
-            if rng.random() < settings.speed:
-                up, down = _SPEEDS[int(rng.integers(len(_SPEEDS)))]
-            length = -(-crop * down // up)
-            if length > pool.ring.shape[2]:
-                up, down, length = 1, 1, crop
-            offset = int(rng.integers(0, pool.ring.shape[2] - length + 1))
-            piece = pool.ring[int(number) % pool.slots, rows, offset : offset + length]
-            piece = piece.astype(np.float32) / INT16_SCALE
-            if up != down:
-                piece = signal.resample_poly(piece, up, down, axis=-1)
-            item[rows] = piece[:, :crop]
-        gain = settings.stem_gain_db * rng.standard_normal(stems)
-        gain = gain + settings.song_gain_db * rng.standard_normal()
-        factor = 10 ** (gain / 20) * rng.choice([-1.0, 1.0], stems)
-        factor = factor * (rng.random(stems) >= settings.drop)
-        item *= factor.astype(np.float32)[:, None]
-    return batch

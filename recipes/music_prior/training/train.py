@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from math import cos, pi
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,15 +21,13 @@ from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.array_types import Bool, Complex, Float, Tensor
 from mgdm_core.errors import MGDMError
+from recipes.music_prior.training.batches import BatchStream, random_equaliser, random_texture
 from recipes.music_prior.training.corruption import corrupt, draw_absent, draw_levels
 from recipes.music_prior.training.data import (
     SegmentPool,
     SegmentsFrom,
     SegmentSource,
     average_power,
-    draw_batch,
-    random_equaliser,
-    random_texture,
 )
 from recipes.music_prior.training.grow import grown
 from recipes.music_prior.training.loss import ChosenBins, PowerAverage, choose_bins, denoising_loss
@@ -90,6 +89,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise MGDMError(f"no checkpoint at {path}") from error
+    except (EOFError, RuntimeError, UnpicklingError) as error:
+        raise MGDMError(f"{path} is no checkpoint, or was cut off; remove it") from error
 
 
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -229,7 +230,8 @@ def train(
     step, seconds, cpu_before, audio_seconds = 0, 0.0, 0.0, 0.0
     if state is not None:
         try:
-            optimizer.load_state_dict(state["optimizer"])
+            if "optimizer" in state:  # a slim checkpoint has none: its moments begin anew
+                optimizer.load_state_dict(state["optimizer"])
         except ValueError as error:
             raise MGDMError(
                 f"the run in {out} was trained by another optimizer; start a new one from its "
@@ -255,6 +257,7 @@ def train(
             network.start_from_average(power)
         else:
             network.load_state_dict(_adopted(origin, network, settings, power))
+    batches = BatchStream(pool, settings.data, settings.seed, rank)
     log = Log(out / "log.csv", step) if rank == 0 else None
     generator = torch.Generator(device=device)
     stopping = InterruptFlag()
@@ -300,9 +303,9 @@ def train(
             while step < settings.steps:
                 if step == settings.steps - settings.decay_steps and settings.decay_steps:
                     save(BEFORE_DECAY)
-                pool_waited = pool.waited
-                clean_wave = draw_batch(pool, settings.data, step, settings.seed, rank)
-                waited = pool.waited - pool_waited
+                asked = time.perf_counter()
+                clean_wave = batches.draw(step)
+                waited = time.perf_counter() - asked
                 generator.manual_seed(_seed(settings.seed, rank, step, 1))
                 wave = torch.from_numpy(clean_wave).to(device)
                 white = torch.randn(wave.shape, generator=generator, device=device)
@@ -379,4 +382,5 @@ def train(
         save(CHECKPOINT)
     finally:
         pool.close()
+        batches.close()
     return current()
