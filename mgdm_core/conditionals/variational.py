@@ -9,10 +9,14 @@ import torch
 from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.conditionals.protocol import ConditionalDraw, Place
 from mgdm_core.noise import RandomStreams
+from mgdm_core.operators import LinearOperator
 from mgdm_core.problem import Problem
+from mgdm_core.sampler import gaussian
 from mgdm_core.schedule import Level, fit
 from mgdm_core.settings import Settings, at_least, one_of, positive, share
 from mgdm_core.steps.bridge import bridge_moments
+from mgdm_core.steps.conditioning import condition_gaussian
+from mgdm_core.steps.data import decouple, require_exact
 from mgdm_core.steps.gradients import loss_and_gradient
 
 __all__ = ["Variational"]
@@ -51,6 +55,11 @@ class Variational(Settings):
         alpha^2 + sigma^2 = 1, or variance-exploding, where alpha = 1. At a level of the same
         noise-to-signal ratio a state of another schedule is as many times larger, and so is the
         rate.
+    begin : {"bridge", "data"}
+        Where Adam's mean begins: at the bridge's, as published, or where it meets the data in
+        closed form while the noise that the network predicts at a draw of the bridge is held (the
+        decoupled likelihood of DInG), at one evaluation. ``data`` asks for a Gaussian likelihood on
+        a linear operator.
     """
 
     steps: int = at_least(1, 5)
@@ -61,9 +70,12 @@ class Variational(Settings):
     early_learning_rate: float | None = positive(None)
     early: float = share(0.11)
     stated_for: str = one_of(("vp", "ve", "bridge"), "vp")
+    begin: str = one_of(("bridge", "data"), "bridge")
 
     def requires(self, problem: Problem) -> None:
-        """Any problem will do."""
+        """Any problem will do where Adam begins at the bridge."""
+        if self.begin == "data":
+            require_exact(problem, "the variational conditional with begin='data'")
 
     def at(self, place: Place) -> tuple[int, float]:
         """Number of Adam steps and learning rate at this place of the run."""
@@ -82,13 +94,17 @@ class Variational(Settings):
         steps: int,
         rate: float,
         noise: RandomStreams,
+        begin: Events | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Fit N(m, exp(2 rho)) to g_s times N(mean, dev^2); return m, rho, first and last loss."""
+        """Fit N(m, exp(2 rho)) to g_s times N(mean, dev^2); return m, rho, first and last loss.
+
+        m begins at ``begin``, by default at the mean.
+        """
         alpha, sigma = problem.schedule.moments(s)
         scale = alpha if self.stated_for == "ve" else (alpha**2 + sigma**2) ** 0.5
         dev = dev.expand_as(mean)
         rates = (rate * dev if self.stated_for == "bridge" else fit(rate * scale, mean), rate)
-        m, rho = mean.clone(), dev.log()
+        m, rho = mean if begin is None else begin, dev.log()
         prior_precision = dev.square().reciprocal()
         first = [torch.zeros_like(mean) for _ in rates]
         second = [torch.zeros_like(mean) for _ in rates]
@@ -125,5 +141,21 @@ class Variational(Settings):
         """Fit and draw once."""
         mean, dev = bridge_moments(problem.schedule, x_0, x_t, s, place.t)
         steps, rate = self.at(place)
-        m, rho, before, after = self.fit(problem, mean, dev, s, steps, rate, noise)
+        begin = _at_data(problem, mean, dev, s, noise) if self.begin == "data" else None
+        m, rho, before, after = self.fit(problem, mean, dev, s, steps, rate, noise, begin)
         return ConditionalDraw(m + rho.exp() * noise.normal_like(m), before, after)
+
+
+def _at_data(
+    problem: Problem, mean: Events, dev: Float[Tensor, "..."], s: Level, noise: RandomStreams
+) -> Events:
+    """Mean of x_s given y under the decoupled likelihood."""
+    alpha, sigma = (fit(moment, mean) for moment in problem.schedule.moments(s))
+    eps, centre = decouple(problem, mean, dev, s, noise)
+    variance = ((dev / alpha) ** 2).reshape(-1).expand(len(mean))
+    likelihood = gaussian(problem)
+    operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
+    clean = condition_gaussian(
+        centre, variance, operator, likelihood.observation, likelihood.sigma_y
+    )
+    return alpha * clean + sigma * eps

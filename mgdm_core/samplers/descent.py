@@ -83,7 +83,7 @@ class DrawsGivenData(Sampler):
         """An exact draw asks for a Gaussian likelihood on a linear operator."""
         super().requires(problem)
         if self.draw == "exact":
-            require_exact(problem, self.name)
+            require_exact(problem, f"{self.name} with draw='exact'")
 
     def given_data(
         self,

@@ -168,4 +168,16 @@ PRESETS: dict[str, MGDM] = {
         index_law=PublishedMix(floor=0.0011, threshold=0.65),
         last=0.00217,
     ),
+    # Not published: thirty levels, at about the cost of 300 steps of DPS.
+    "unseen-entries": MGDM(
+        levels=30,
+        denoising_steps=5,
+        conditional=Variational(
+            late_steps=15,
+            early_learning_rate=0.05,
+            early=0.7,
+            learning_rate=0.007,
+            begin="data",
+        ),
+    ),
 }

@@ -10,17 +10,25 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, flat
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import gaussian, lacks, like_items, owner_of
+from mgdm_core.schedule import Level, fit
 from mgdm_core.steps.conditioning import condition_gaussian
 from mgdm_core.steps.gradients import data_gradient
 
-__all__ = ["draw_given_data", "langevin", "pull_to_data", "require_exact", "solves_linear"]
+__all__ = [
+    "decouple",
+    "draw_given_data",
+    "langevin",
+    "pull_to_data",
+    "require_exact",
+    "solves_linear",
+]
 
 
 def require_exact(problem: Problem, who: str) -> None:
     """Raise :class:`CapabilityError` unless :func:`solves_linear`."""
     for need in ("gaussian", "linear"):
         if lacks(problem, need):
-            raise CapabilityError(owner_of(problem, need), need, f"{who} with draw='exact'")
+            raise CapabilityError(owner_of(problem, need), need, who)
 
 
 def solves_linear(problem: Problem) -> bool:
@@ -93,6 +101,20 @@ def draw_given_data(
     return condition_gaussian(
         centre, v, operator, likelihood.observation, likelihood.sigma_y, noise=noise
     )
+
+
+def decouple(
+    problem: Problem, mean: Events, dev: Tensor | float, s: Level, noise: RandomStreams
+) -> tuple[Events, Events]:
+    """The noise predicted at a proxy, a draw of N(mean, dev^2 I) at level s, and x_0 by that noise.
+
+    With the noise held the likelihood of x_s is g(y | (x_s - sigma_s eps) / alpha_s), in which
+    ``mean`` stands for the second that is returned (Moufad et al. 2025, arXiv 2512.18365).
+    """
+    alpha, sigma = (fit(moment, mean) for moment in problem.schedule.moments(s))
+    proxy = mean + dev * noise.normal_like(mean)
+    eps = (proxy - alpha * problem.denoise(proxy, s)) / sigma
+    return eps, (mean - sigma * eps) / alpha
 
 
 def pull_to_data(problem: Problem, centre: Events, variance: float, steps: int) -> Events:

@@ -68,13 +68,16 @@ def cases_of(
 ) -> list[Case]:
     """Every problem of the benchmark's grid; those with a posterior by quadrature are planar.
 
-    Of the mixing problem, whose observed numbers follow from the dimension, d up to 20.
+    Of the mixing problem, whose observed numbers follow from the dimension, d up to 20; of the
+    masked one, those that hide something.
     """
     cases = []
     for task in tasks:
-        free = {"linear": dims, "mixing": [d for d in dims if d <= 20]}
+        free = {"linear": dims, "masked": dims, "mixing": [d for d in dims if d <= 20]}
         for dim in free.get(task, (2,)):
             for rows in [dim // stems_of(dim)] if task == "mixing" else observations:
+                if task == "masked" and rows >= dim:
+                    continue
                 for noise in (None,) if task == "poisson" else noises:
                     cases += [Case(task, dim, rows, noise, p) for p in range(problems)]
     return cases
@@ -163,7 +166,7 @@ def _draw_planes(jobs: Sequence[Job], records: list[dict[str, Any]], out: Path) 
 @click.option(
     "--tasks",
     callback=_list_of(str),
-    help="linear, mixing, nonlinear, poisson [all, but linear "
+    help="linear, masked, mixing, nonlinear, poisson [all, but linear "
     "alone once --dims, --observations or --noise is given]",
 )
 @click.option(
@@ -222,8 +225,8 @@ def main(
 ) -> None:
     """Run every sampler against posteriors known exactly; write one table and pictures.
 
-    The prior is a mixture of 25 Gaussians. Linear problems, mixing among them, have their posterior
-    in closed form, the nonlinear and the Poisson one in the plane by quadrature.
+    The prior is a mixture of 25 Gaussians. Linear problems, masks and mixing among them, have their
+    posterior in closed form, the nonlinear and the Poisson one in the plane by quadrature.
     """
     console = Console()
     if list_only:

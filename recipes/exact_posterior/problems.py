@@ -14,7 +14,7 @@ import torch
 
 import mgdm_core
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood, PoissonLikelihood
-from mgdm_core.operators import FunctionOperator, Matrix, SumOverChannels
+from mgdm_core.operators import FunctionOperator, Mask, Matrix, SumOverChannels
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, Prior, isotropic_mixture
 from mgdm_core.schedule import NoiseSchedule
 from recipes.exact_posterior.quadrature import GridPosterior
@@ -95,20 +95,27 @@ def mixture_of_25(dim: int, generator: torch.Generator) -> GaussianMixture:
 
 
 def _linear(case: Case, samples: int) -> Problem:
-    """y = A x + sigma_y eps with a random Gaussian A; the posterior is a mixture again."""
+    """y = A x + sigma_y eps with a random Gaussian A, or the first coordinates (``masked``).
+
+    The posterior is a mixture again.
+    """
     assert case.noise is not None
     noise = case.noise
     generator = torch.Generator().manual_seed(1000 * case.problem + case.dim)
     mixture = mixture_of_25(case.dim, generator)
     shape = (case.observations, case.dim)
-    matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if case.task == "masked":
+        matrix = torch.eye(*shape, dtype=torch.float64)
+        operator = Mask(torch.arange(case.dim) < case.observations)
+    else:
+        matrix = torch.randn(shape, generator=generator, dtype=torch.float64)
+        operator = Matrix(matrix)
     x, _ = mixture.sample(1, generator)
     eps = torch.randn(case.observations, generator=generator, dtype=torch.float64)
     y = matrix @ x[0] + noise * eps
     posterior = mixture.posterior(matrix, y, noise)
     exact, _ = posterior.sample(samples, generator)
     again, _ = posterior.sample(samples, generator)
-    operator = Matrix(matrix)
     return Problem(
         case,
         GaussianMixturePrior(mixture, NoiseSchedule.vp_linear()),
@@ -234,6 +241,7 @@ def _planar(
 
 TASKS: dict[str, Callable[[Case, int], Problem]] = {
     "linear": _linear,
+    "masked": _linear,
     "mixing": _mix,
     "nonlinear": _ranges,
     "poisson": _counts,

@@ -14,13 +14,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mgdm_core.samplers import SAMPLERS, get_sampler
+from mgdm_core.samplers import SAMPLERS
 from recipes.images.demo import run_demo
 from recipes.images.image_io import image_files, read_image, read_observation, write_image
 from recipes.images.metrics import LPIPS, measure_words
 from recipes.images.options import common_options, device_of, made_folder, one_line
 from recipes.images.pictures import comparison
-from recipes.images.presets import apply_changes, describe, settings_for
+from recipes.images.presets import DEFAULT, apply_changes, checked, describe, settings_for
 from recipes.images.priors import PRIOR_FORMS, load_prior
 from recipes.images.restore import Restoration, measure, observe, restore
 from recipes.images.sweep import PSEUDO_INVERSE, Sweep, run_sweep
@@ -42,14 +42,20 @@ def list_tasks() -> None:
     for name, info in TASKS.items():
         kind = "linear" if name in LINEAR_TASKS else "nonlinear"
         console.print(f"{name:20} {info.title} ({kind}{'' if info.published else ', ours'})")
-    console.print(f"samplers: {', '.join(SAMPLERS)}")
+    console.print(f"samplers: {DEFAULT}, {', '.join(SAMPLERS)}")
     console.print(f"priors: {PRIOR_FORMS}")
 
 
 @main.command("restore")
 @click.argument("image")
 @click.option("-t", "--task", required=True, help="See the command 'tasks'.")
-@click.option("-s", "--sampler", default="mgdm", show_default=True)
+@click.option(
+    "-s",
+    "--sampler",
+    default=DEFAULT,
+    show_default=True,
+    help="A name; by default for the problem.",
+)
 @click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples.")
 @click.option("--observation", is_flag=True, help="IMAGE is degraded already (.npy for spectra).")
 @click.option("--truth", type=click.Path(), help="The clean image, for metrics with --observation.")
@@ -79,7 +85,7 @@ def restore_command(
     """Degrade IMAGE (a file or digit:N) and restore it; writes images, a picture and a JSON."""
     if truth is not None and not observation:
         raise click.UsageError("--truth goes with --observation; without it IMAGE is the truth")
-    get_sampler(sampler)
+    checked(sampler)
     task_names(task)
     where = device_of(device)
     prior = load_prior(
@@ -91,7 +97,7 @@ def restore_command(
         guidance=guidance,
     )
     degradation = build_task(task, prior.image_shape, seed=seed, kernel_weights=kernel_weights)
-    settings = apply_changes(settings_for(sampler, task, prior.preset), changes)
+    settings = apply_changes(settings_for(sampler, degradation, prior), changes)
     made_folder(out)
     clean = None
     if observation:
@@ -208,7 +214,7 @@ def _numbers(text: str) -> list[int]:
     "--tasks", default="published", show_default=True, help="Names, or all, published, linear."
 )
 @click.option(
-    "--samplers", default="mgdm", show_default=True, help=f"Names; {PSEUDO_INVERSE} is one too."
+    "--samplers", default=DEFAULT, show_default=True, help=f"Names; {PSEUDO_INVERSE} is one too."
 )
 @click.option(
     "--images",
@@ -249,7 +255,7 @@ def sweep_command(
     chosen = [name.strip() for name in samplers.split(",") if name.strip()]
     for name in chosen:
         if name != PSEUDO_INVERSE:
-            get_sampler(name)
+            checked(name)
     plan = Sweep(
         tasks=task_names(tasks),
         samplers=chosen,

@@ -9,7 +9,7 @@ from pathlib import Path
 from recipes.images.errors import ImageError
 from recipes.images.metrics import LPIPS, psnr
 from recipes.images.pictures import task_grid
-from recipes.images.presets import describe, settings_for
+from recipes.images.presets import DEFAULT, describe, settings_for
 from recipes.images.priors import load_prior
 from recipes.images.priors.digits import digits
 from recipes.images.restore import SIGMA_Y, measure, observe, restore
@@ -45,7 +45,7 @@ def run_demo(
     for k, task in enumerate(DEMO_TASKS):
         degradation = build_task(task, prior.image_shape, seed=seed)
         y = observe(degradation, truth, SIGMA_Y, seed)
-        settings = settings_for("mgdm", task, prior.preset)
+        settings = settings_for(DEFAULT, degradation, prior)
 
         def progress(p, k: int = k, task: str = task) -> None:
             if report is not None:
@@ -70,7 +70,9 @@ def run_demo(
             "trace": result.trace.to_dict(),
         }
     out.mkdir(parents=True, exist_ok=True)
-    task_grid(out / "demo.png", truth, parts, title="MGDM with the embedded digits prior")
+    task_grid(
+        out / "demo.png", truth, parts, title="The library's default with the embedded digits prior"
+    )
     (out / "demo.json").write_text(json.dumps(record, indent=1))
     if report is not None:
         report("done", 1.0)

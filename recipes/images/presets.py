@@ -7,13 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
+import torch
+
 from mgdm_core.conditionals import Variational
 from mgdm_core.errors import SettingsError
 from mgdm_core.index_laws import PublishedMix
-from mgdm_core.samplers import MGDM, PRESETS, get_sampler
+from mgdm_core.samplers import MGDM, PRESETS, default_sampler, get_sampler
 from mgdm_core.settings_text import settings_from
+from recipes.images.priors import ImagePrior
+from recipes.images.restore import posed
+from recipes.images.tasks import Degradation
 
-__all__ = ["apply_changes", "describe", "settings_for", "with_gibbs"]
+__all__ = [
+    "DEFAULT",
+    "apply_changes",
+    "checked",
+    "describe",
+    "published_for",
+    "settings_for",
+    "with_gibbs",
+]
+
+DEFAULT = "default"
+"""Among the samplers' names: what the library chooses for the problem."""
 
 # DPS's published steps by task; the masks and what is not listed there take 1.
 _DPS = {
@@ -57,7 +73,26 @@ _DIGITS = {
 }
 
 
-def settings_for(sampler: str, task: str, prior_preset: str) -> Any:
+def checked(sampler: str) -> str:
+    """The name of a sampler; unknown ones are refused with the valid names."""
+    return sampler if sampler == DEFAULT else get_sampler(sampler).name
+
+
+def settings_for(sampler: str, degradation: Degradation, prior: ImagePrior) -> Any:
+    """What a sampler runs with: :func:`published_for`, or by ``default`` what the library chooses.
+
+    Where that is MGDM by itself, it has the settings for the prior.
+    """
+    if sampler == DEFAULT:
+        y = degradation.operator.forward(torch.zeros(1, *degradation.event_shape))
+        chosen = default_sampler(posed(prior, degradation, y))
+        if chosen != MGDM():
+            return chosen
+        sampler = chosen.name
+    return published_for(sampler, degradation.name, prior.preset)
+
+
+def published_for(sampler: str, task: str, prior_preset: str) -> Any:
     """Published settings of a sampler for a task, or the smaller ones of the embedded prior.
 
     Parameters

@@ -19,7 +19,7 @@ from recipes.images.metrics import LPIPS, psnr, ssim
 from recipes.images.priors import ImagePrior
 from recipes.images.tasks import Degradation
 
-__all__ = ["Restoration", "measure", "observe", "restore"]
+__all__ = ["Restoration", "measure", "observe", "posed", "restore"]
 
 # The paper's deviation of the observation noise, images in [-1, 1].
 SIGMA_Y = 0.05
@@ -53,6 +53,17 @@ class Restoration:
         if self.samples.shape[1] < 2:
             return torch.zeros(self.samples.shape[0], *self.samples.shape[-2:])
         return self.samples.var(1).mean(1).sqrt()
+
+
+def posed(
+    image_prior: ImagePrior,
+    degradation: Degradation,
+    y: Float[Tensor, "images ..."],
+    sigma_y: float = SIGMA_Y,
+) -> Problem:
+    """The library's problem of these observations."""
+    likelihood = GaussianLikelihood(image_prior.operator(degradation.operator), y, sigma_y)
+    return Problem(image_prior.prior, likelihood, image_prior.event_shape)
 
 
 def observe(
@@ -106,10 +117,8 @@ def restore(
         raise ImageError(f"samples is at least 1; found {samples}")
     if not 0 <= seed < 2**20:
         raise ImageError(f"seed lies in [0, 2**20); found {seed}")
-    operator = image_prior.operator(degradation.operator)
     seeds = [(seed << 42) | ((first + i) << 20) | s for i in range(len(y)) for s in range(samples)]
-    likelihood = GaussianLikelihood(operator, y, sigma_y)
-    problem = Problem(image_prior.prior, likelihood, image_prior.event_shape)
+    problem = posed(image_prior, degradation, y, sigma_y)
     began = time.perf_counter()
     result = sample(problem, sampler, n=samples, seed=seeds, callback=callback)
     images = image_prior.images(result.x)

@@ -20,7 +20,7 @@ from recipes.images.presets import apply_changes, describe, settings_for, with_g
 from recipes.images.priors import ImagePrior
 from recipes.images.restore import SIGMA_Y, measure, observe, restore
 from recipes.images.tables import write_tables
-from recipes.images.tasks import build_task
+from recipes.images.tasks import Degradation, build_task
 
 __all__ = ["PSEUDO_INVERSE", "Sweep", "run_sweep"]
 
@@ -59,6 +59,7 @@ class Sweep:
 @dataclass(frozen=True)
 class _Cell:
     task: str
+    degradation: Degradation | str
     sampler: str
     gibbs: int | None
     settings: Any
@@ -103,21 +104,32 @@ def _check(sweep: Sweep) -> None:
             )
 
 
+def _built(task: str, sweep: Sweep, prior: ImagePrior) -> Degradation | str:
+    """The task, or why there is none."""
+    try:
+        return build_task(
+            task, prior.image_shape, seed=sweep.seed, kernel_weights=sweep.kernel_weights
+        )
+    except (WeightsError, TaskError) as error:
+        return str(error)
+
+
 def _cells(sweep: Sweep, prior: ImagePrior, images: Sequence[str]) -> list[_Cell]:
     cells = []
     for task in sweep.tasks:
+        degradation = _built(task, sweep, prior)
         for sampler in sweep.samplers:
-            variants: list[tuple[int | None, Any]] = [(None, None)]
-            if sampler != PSEUDO_INVERSE:
-                base = settings_for(sampler, task, prior.preset)
+            base = None
+            if sampler != PSEUDO_INVERSE and not isinstance(degradation, str):
+                base = settings_for(sampler, degradation, prior)
                 base = apply_changes(base, _changes_for(sampler, sweep.changes))
-                variants = [(None, base)]
-                if sampler == "mgdm" and sweep.gibbs:
-                    variants = [(r, with_gibbs(base, r)) for r in sweep.gibbs]
+            variants: list[tuple[int | None, Any]] = [(None, base)]
+            if sampler == "mgdm" and sweep.gibbs:
+                variants = [(r, base and with_gibbs(base, r)) for r in sweep.gibbs]
             for gibbs, settings in variants:
                 for first in range(0, len(images), sweep.batch):
                     names = tuple(images[first : first + sweep.batch])
-                    cells.append(_Cell(task, sampler, gibbs, settings, first, names))
+                    cells.append(_Cell(task, degradation, sampler, gibbs, settings, first, names))
     return cells
 
 
@@ -176,12 +188,9 @@ def _run_cell(
     progress: Callable[..., Any] | None,
 ) -> dict[str, Any]:
     """Rows of metrics, or the reason why there are none."""
-    try:
-        degradation = build_task(
-            cell.task, prior.image_shape, seed=sweep.seed, kernel_weights=sweep.kernel_weights
-        )
-    except (WeightsError, TaskError) as error:
-        return {"skipped": str(error)}
+    degradation = cell.degradation
+    if isinstance(degradation, str):
+        return {"skipped": degradation}
     y = observe(degradation, truth, sweep.sigma_y, sweep.seed, cell.first)
     if cell.sampler == PSEUDO_INVERSE:
         if not degradation.linear:

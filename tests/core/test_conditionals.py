@@ -7,8 +7,14 @@ from mgdm_core.conditionals import CONDITIONALS, Linearised, Place, Tweedie, Var
 from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.noise import RandomStreams
-from mgdm_core.operators import FunctionOperator, Matrix
-from mgdm_core.priors import Denoised, GaussianMixture, GaussianMixturePrior, VariancePrior
+from mgdm_core.operators import FunctionOperator, Mask, Matrix
+from mgdm_core.priors import (
+    Denoised,
+    GaussianMixture,
+    GaussianMixturePrior,
+    VariancePrior,
+    isotropic_mixture,
+)
 from mgdm_core.problem import Meter, Problem
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.steps.bridge import bridge_moments
@@ -109,6 +115,33 @@ def test_variational_finds_the_best_diagonal_gaussian():
     # It is neither the bridge's deviation nor the target's marginal one.
     assert bool((best < 0.9 * float(dev[0])).any())
     assert bool(((cov.diagonal().sqrt() / best - 1).abs() > 0.05).any())
+
+
+@pytest.mark.parametrize("begin", ["bridge", "data"])
+def test_variational_that_begins_at_the_data_meets_them_in_few_steps(begin):
+    """A bridge in the wrong one of two far modes: short steps alone do not leave it."""
+    means = 8 * torch.tensor([[1.0] * 6, [-1.0] * 6], dtype=torch.float64)
+    prior = GaussianMixturePrior(isotropic_mixture(torch.ones(2), means), SCHEDULE)
+    keep = torch.arange(6) < 4
+    likelihood = GaussianLikelihood(Mask(keep), means[:1, :4].expand(50, 4), 0.1)
+    problem = Problem(prior, likelihood, (6,), Meter(50))
+    alpha, sigma = SCHEDULE.moments(800)
+    noise = RandomStreams.from_seed(0, 50)
+    x_t = alpha * means[1] + sigma * noise.normal((6,), torch.float64)
+    place = Place(800, 850, 750, 0, 10)
+    settings = Variational(learning_rate=0.1, stated_for="bridge", begin=begin)
+    draw = settings(problem, means[1].expand(50, 6), x_t, 500, place, noise)
+    share = float((problem.residual(problem.denoise(draw.x_s, 500)) < 8).double().mean())
+    assert problem.meter.evaluations == 6 + (begin == "data")
+    assert share > 0.8 if begin == "data" else share < 0.2
+
+
+def test_variational_at_the_data_asks_for_a_closed_form():
+    own = CallableLikelihood(lambda x, y: -(x - y).abs().sum(-1), torch.ones(1, DIM))
+    problem, *_ = start(1, likelihood=own)
+    Variational().requires(problem)
+    with pytest.raises(CapabilityError, match="begin='data'"):
+        Variational(begin="data").requires(problem)
 
 
 @pytest.mark.parametrize("steps", [1, 7])

@@ -7,7 +7,17 @@ import torch
 
 from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
-from mgdm_core.operators import FunctionOperator, Matrix
+from mgdm_core.operators import (
+    BlockMeans,
+    FunctionOperator,
+    Mask,
+    Matrix,
+    ReflectBlur,
+    SumOverChannels,
+    compose,
+    half_mask,
+    motion_kernel,
+)
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, isotropic_mixture
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
@@ -264,9 +274,9 @@ def test_the_default_is_one_choice_by_what_the_problem_says():
     def chosen(likelihood):
         return default_sampler(Problem(prior, likelihood, (40,)))
 
-    for rows in (1, 20, 64, 65):
+    for rows in (1, 20, 48, 49):
         seen = GaussianLikelihood(Matrix(normal((rows, 40), 1)), normal((1, rows), 2), 0.1)
-        assert chosen(seen) == (MGDMMarginal() if rows <= 64 else DInG(400, eta=0.5))
+        assert chosen(seen) == (MGDMMarginal() if rows <= 48 else DInG(400, eta=0.85))
     softplus = FunctionOperator(torch.nn.functional.softplus)
     assert chosen(GaussianLikelihood(softplus, normal((1, 40), 2), 0.1)) == MGDMMarginal()
     assert chosen(PoissonLikelihood(softplus, torch.ones(1, 40))) == MGDMMarginal()
@@ -296,3 +306,23 @@ def test_the_default_is_one_choice_by_what_the_problem_says():
 def test_settings_outside_their_domain(setting):
     with pytest.raises(SettingsError, match="; found"):
         MGDMMarginal(**setting)
+
+
+def test_the_default_tells_entries_that_nothing_is_seen_of():
+    """Behind a mask the noise predicted for what is hidden knows nothing of what is seen."""
+    prior = CoordinatePrior(VP)
+
+    def chosen(operator, shape):
+        y = operator.forward(normal((2, *shape), 1))
+        return default_sampler(Problem(prior, GaussianLikelihood(operator, y, 0.1), shape))
+
+    image = (1, 16, 16)
+    keep = half_mask(16, 16)[None]
+    blur = ReflectBlur(motion_kernel(5, torch.Generator().manual_seed(0)))
+    everywhere = DInG(400, eta=0.85)
+    for operator in (Mask(torch.ones(image, dtype=torch.bool)), BlockMeans(2, 16, 16), blur):
+        assert chosen(operator, image) == everywhere
+    assert chosen(SumOverChannels(2), (2, 100)) == everywhere
+    for operator in (Mask(keep), compose(Mask(keep), blur)):
+        # The blur carries the seen half over its edge by its own width alone.
+        assert chosen(operator, image).conditional.begin == "data"

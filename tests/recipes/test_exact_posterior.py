@@ -127,6 +127,7 @@ def test_the_prior_is_the_benchmarks_mixture():
     "case",
     [
         Case("linear", 4, 3, 0.05, 0),
+        Case("masked", 4, 3, 0.05, 0),
         Case("mixing", 20, 5, 0.05, 0),
         Case("nonlinear", 2, 1, 0.5, 0),
         Case("nonlinear", 2, 3, 0.5, 1),
@@ -419,7 +420,7 @@ def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--samplers", "mgmd"], "no sampler 'mgmd'"),
-        (["--tasks", "sine"], "tasks are linear, mixing, nonlinear, poisson; found sine"),
+        (["--tasks", "sine"], "tasks are linear, masked, mixing, nonlinear, poisson; found sine"),
         (["--dims", "3"], "even and at least 2; found 3"),
         (["--dims", "a"], "comma-separated values"),
     ],
@@ -437,9 +438,11 @@ def test_the_command_lists_the_samplers():
 
 
 def test_the_grid_of_problems():
-    tasks = ["linear", "mixing", "nonlinear", "poisson"]
+    tasks = ["linear", "masked", "mixing", "nonlinear", "poisson"]
     cases = cli.cases_of(tasks, [2, 20, 80], [1, 3], [0.05, 0.5], 2)
     assert len([c for c in cases if c.task == "linear"]) == 3 * 2 * 2 * 2
+    masked = {(c.dim, c.observations) for c in cases if c.task == "masked"}
+    assert masked == {(2, 1), (20, 1), (20, 3), (80, 1), (80, 3)}  # something is hidden
     mixing = {(c.dim, c.observations) for c in cases if c.task == "mixing"}
     assert mixing == {(2, 1), (20, 5)}  # 2 stems of 1 number, 4 of 5
     assert {c.dim for c in cases if c.task in ("nonlinear", "poisson")} == {2}

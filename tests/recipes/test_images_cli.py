@@ -8,12 +8,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from mgdm_core.samplers import PRESETS
 from recipes.images.cli import main
 from recipes.images.errors import ImageError
 from recipes.images.image_io import image_files, read_image, read_observation, write_image
 from recipes.images.metrics import LPIPS, psnr, ssim
-from recipes.images.presets import apply_changes, describe, settings_for
+from recipes.images.presets import apply_changes, describe, published_for, settings_for
+from recipes.images.priors import load_prior
 from recipes.images.priors.digits import DIGITS_FILE
+from recipes.images.tasks import build_task
 
 pil = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -31,6 +34,7 @@ FAST = [
     )
     for arg in ("--set", change)
 ]
+MGDM = ["-s", "mgdm", *FAST]
 
 
 def unreachable(*_, **__):
@@ -60,7 +64,7 @@ def complaint(*args):
 
 
 def restore(tmp_path, *args, **kwargs):
-    return run("restore", *args, "-o", tmp_path / "out", "-n", "2", *FAST, **kwargs)
+    return run("restore", *args, "-o", tmp_path / "out", "-n", "2", *MGDM, **kwargs)
 
 
 # -- what restore writes ------------------------------------------------------------
@@ -107,7 +111,7 @@ def test_the_same_seed_gives_the_same_images(tmp_path):
             1,
             "-o",
             tmp_path / name,
-            *FAST,
+            *MGDM,
             "--seed",
             seed,
         )
@@ -122,10 +126,10 @@ def test_a_degraded_image_is_taken_as_it_is(tmp_path, task):
     truth = tmp_path / "truth.png"
     write_image(truth, read_image("digit:3", (1, 32, 32)))
     second = tmp_path / "second"
-    run("restore", seen, "-t", task, "--observation", "-o", second, "-n", 1, *FAST)
+    run("restore", seen, "-t", task, "--observation", "-o", second, "-n", 1, *MGDM)
     assert json.loads((second / "result.json").read_text())["metrics"] is None
     run(
-        "restore", seen, "-t", task, "--observation", "--truth", truth, "-o", second, "-n", 1, *FAST
+        "restore", seen, "-t", task, "--observation", "--truth", truth, "-o", second, "-n", 1, *MGDM
     )
     assert json.loads((second / "result.json").read_text())["metrics"]["psnr_mean"] > 0
 
@@ -134,7 +138,7 @@ def test_a_spectrum_is_read_from_an_array(tmp_path):
     restore(tmp_path, "digit:3", "--task", "phase_retrieval")
     array = tmp_path / "out" / "observation.npy"
     assert np.load(array).shape == (1, 48, 48)
-    run("restore", array, "-t", "phase_retrieval", "--observation", "-o", tmp_path / "b", *FAST)
+    run("restore", array, "-t", "phase_retrieval", "--observation", "-o", tmp_path / "b", *MGDM)
 
 
 # -- sweeps ------------------------------------------------------------
@@ -186,6 +190,8 @@ def test_a_cell_does_not_depend_on_the_batch(tmp_path):
             "sweep",
             "--tasks",
             "motion_blur",
+            "--samplers",
+            "mgdm",
             "--images",
             "digits:3",
             "-o",
@@ -205,7 +211,9 @@ def test_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(
         demo,
         "settings_for",
-        lambda *args: apply_changes(settings_for(*args), [a for a in FAST if "=" in a]),
+        lambda sampler, *rest: apply_changes(
+            settings_for("mgdm", *rest), [a for a in FAST if "=" in a]
+        ),
     )
     output = run("demo", "-o", tmp_path, "--digits", 2, "-n", 2)
     assert pil.open(tmp_path / "demo.png").size[1] > 300
@@ -235,11 +243,13 @@ def test_unknown_names_list_the_valid_ones(tmp_path):
     assert "no prior 'digit'; a prior is one of: 'digits'" in line
     assert "no sampler 'x'" in complaint("sweep", "--samplers", "mgdm,x", "-o", tmp_path)
     assert "no task 'y'" in complaint("sweep", "--tasks", "sr4,y", "-o", tmp_path)
-    line = complaint("restore", "digit:0", "-t", "sr4", "--set", "level=3")
+    line = complaint("restore", "digit:0", "-t", "sr4", "-s", "mgdm", "--set", "level=3")
     assert "no setting 'level'; valid names: levels, " in line
-    assert "found 'levels'" in complaint("restore", "digit:0", "-t", "sr4", "--set", "levels")
+    assert "found 'levels'" in complaint(
+        "restore", "digit:0", "-t", "sr4", "-s", "mgdm", "--set", "levels"
+    )
     assert "levels is at least 2" in complaint(
-        "restore", "digit:0", "-t", "sr4", "--set", "levels=1"
+        "restore", "digit:0", "-t", "sr4", "-s", "mgdm", "--set", "levels=1"
     )
 
 
@@ -411,12 +421,27 @@ def test_lpips_with_weights_tells_images_apart(monkeypatch):
 
 
 def test_published_settings_by_task():
-    assert settings_for("dps", "jpeg2", "ffhq-pixel").gamma == 0.2
-    assert settings_for("diffpir", "inpainting_center", "ffhq-pixel").zeta == 1.0
-    assert settings_for("mgdm", "sr4", "ffhq-latent").conditional.steps == 3
-    assert settings_for("mgdm", "sr4", "ffhq-pixel").levels == 100
-    assert settings_for("pnp_dm", "sr4", "ffhq-pixel").iterations == 100
-    json.dumps(describe(settings_for("mgdm", "sr4", "digits")))
+    assert published_for("dps", "jpeg2", "ffhq-pixel").gamma == 0.2
+    assert published_for("diffpir", "inpainting_center", "ffhq-pixel").zeta == 1.0
+    assert published_for("mgdm", "sr4", "ffhq-latent").conditional.steps == 3
+    assert published_for("mgdm", "sr4", "ffhq-pixel").levels == 100
+    assert published_for("pnp_dm", "sr4", "ffhq-pixel").iterations == 100
+    json.dumps(describe(published_for("mgdm", "sr4", "digits")))
+
+
+def test_the_default_is_the_library_s_own_choice():
+    prior = load_prior("digits")
+
+    def chosen(task):
+        return settings_for("default", build_task(task, prior.image_shape), prior)
+
+    for task in ("blur", "motion_blur", "sr4"):
+        assert chosen(task) == PRESETS["ding"]["many-values"]
+    assert chosen("sr16") == PRESETS["mgdm_marginal"]["default"]
+    for task in ("inpainting_center", "outpainting_half", "outpainting_expand"):
+        assert chosen(task) == PRESETS["mgdm"]["unseen-entries"]
+    # MGDM by itself has the prior's settings.
+    assert chosen("jpeg2") == published_for("mgdm", "jpeg2", "digits")
 
 
 @pytest.mark.parametrize("asked", [("--label", 3), ("--guidance", 2.0)])
