@@ -149,6 +149,23 @@ class TestOutputs:
         said = call(mix, "--uncertainty", "--samples", 2, "--overwrite")
         assert "leave out --preset" in said.output
 
+    def test_error_bars_where_windows_are_shifted(self, prior, tmp_path):
+        mix = tmp_path / "mix.wav"
+        sf.write(mix, song(0.7, 22_050, 1).T, 22_050, subtype="FLOAT")
+        given = ["-n", str(prior), "-o", str(tmp_path / "out"), "-d", "cpu", "--save-samples"]
+        given += ["--preset", "posterior", "--shifts", "2", "--samples", "2", "--uncertainty"]
+        said = CliRunner().invoke(main, [str(mix), *given])
+        assert said.exit_code == 0, said.output
+        where = folder(tmp_path)
+        numbers = np.load(where / "mgdm_uncertainty.npz")
+        assert all((numbers[stem] > 0).any() for stem in STEMS)
+        # Each draw sums to what the stems do.
+        sums = [
+            sum(sf.read(where / f"{stem}{suffix}.wav")[0] for stem in STEMS)
+            for suffix in ("", ".sample00", ".sample01")
+        ]
+        assert np.abs(np.array(sums[1:]) - sums[0]).max() < 1e-3
+
     def test_filename_template_and_folders(self, call, tmp_path):
         songs = tmp_path / "songs"
         songs.mkdir()
