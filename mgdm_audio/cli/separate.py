@@ -330,7 +330,8 @@ def _warn_if_slow(
         return
     message = f"this is going to take about {_cost_words(cost)}"
     if sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty():
-        click.confirm(f"{message}; --preset fast is quicker. Go on?", abort=True, err=True)
+        if not click.confirm(f"{message}; --preset fast is quicker. Go on?", err=True):
+            raise click.ClickException("nothing was separated: the answer was no")
     elif not quiet:
         click.echo(f"note: {message}; --preset fast is quicker, --yes goes unasked", err=True)
 

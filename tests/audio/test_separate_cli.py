@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -502,6 +503,19 @@ class TestDryRun:
         slow = (mix, "--set", "levels=40")
         assert "1 min 40 s, 50.0x slower than real time" in call(*slow, out="a").stderr
         assert "slower" not in call(*slow, "--yes", out="b").stderr
+
+    def test_very_slow_work_is_asked_for(self, call, mix, tmp_path, monkeypatch):
+        from mgdm_audio.separation import estimate
+
+        made = estimate.Estimate(seconds=100.0, seconds_of_audio=2.0, memory=1)
+        monkeypatch.setattr(estimate, "estimate", lambda request, files: made)
+        terminal = SimpleNamespace(isatty=lambda: True)
+        here = SimpleNamespace(stdin=terminal, stderr=terminal)
+        monkeypatch.setattr("mgdm_audio.cli.separate.sys", here)
+        monkeypatch.setattr("click.confirm", lambda *_, **__: False)
+        declined = call(mix, "--set", "levels=40", code=1)
+        assert "answer was no" in one_error(declined)
+        assert not (tmp_path / "out").exists()
 
 
 class TestWords:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,16 +55,20 @@ class Timbre:
 
 
 def _library() -> Any:
+    """FluidSynth's library: the file that MGDM_FLUIDSYNTH names, or what pyfluidsynth finds."""
+    name = os.environ.get("MGDM_FLUIDSYNTH")
     try:
-        # Where the environment has CI, it prints what it found when it is imported.
-        with contextlib.redirect_stdout(io.StringIO()):
-            import fluidsynth
-    except ImportError as error:
+        if name is None:
+            # Where the environment has CI, it prints what it found when it is imported.
+            with contextlib.redirect_stdout(io.StringIO()):
+                import fluidsynth
+            name = fluidsynth._fl._name
+        lib = ctypes.CDLL(name)
+    except (ImportError, OSError) as error:
         raise SoundfontError(
             "rendering needs pyfluidsynth and the FluidSynth library; run "
             f"`pip install pyfluidsynth` and `apt-get install libfluidsynth3` ({error})"
         ) from error
-    lib = ctypes.CDLL(fluidsynth._fl._name)
     pointer, integer, number, text = (
         ctypes.c_void_p,
         ctypes.c_int,

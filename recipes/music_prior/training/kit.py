@@ -27,7 +27,7 @@ __all__ = ["carry", "kit", "slim", "write_kit"]
 ROOT = Path(__file__).resolve().parents[3]
 # What a machine for deep learning has not got. (torch, numpy, scipy, safetensors, click and
 # lightning it has.)
-WHEELS = ("soundfile", "soxr", "mido", "pyfluidsynth", "pedalboard", "platformdirs", "rich")
+WHEELS = ("soundfile", "soxr", "mido", "pedalboard", "platformdirs", "rich")
 # Of FluidSynth's libraries these are every machine's own; others in their place would break it.
 _OWN = re.compile(r"ld-linux|lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s|gomp|z|zstd|lzma|bz2)\.so")
 
@@ -41,12 +41,8 @@ export PYTHONPATH="$here/code:$here/site" MGDM_HOME="$here/home" PYTHONUNBUFFERE
 if [ ! -d "$here/site" ] && compgen -G "$here/wheels/*.whl" > /dev/null; then
   python3 -m pip install -q --no-index --no-deps --target "$here/site" "$here"/wheels/*.whl
 fi
-if [ -w /etc/ld.so.conf.d ]; then
-  echo "$here/lib" > /etc/ld.so.conf.d/mgdm-kit.conf
-  ldconfig
-else
-  export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
-fi
+export MGDM_FLUIDSYNTH=$(echo "$here"/lib/libfluidsynth.so.*)
+export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 mkdir -p "$here/run"
 if compgen -G "$here/last.pt.*" > /dev/null; then cat "$here"/last.pt.* > "$here/run/last.pt"; fi
 fonts=()
@@ -170,7 +166,6 @@ def _add_library(folder: Path) -> None:
     for library in (found[1], *re.findall(r"=> (/\S+)", needed)):
         if not _OWN.match(Path(library).name):
             shutil.copy(library, folder / Path(library).name)
-    (folder / "libfluidsynth.so").symlink_to(name)  # what a linker looks for
 
 
 def _add_wheels(folder: Path, python: str, names: tuple[str, ...]) -> None:
