@@ -21,6 +21,7 @@ class _Lazy(Group):
     _elsewhere = {  # noqa: RUF012
         "inspect": ("recipes.music_prior.sound.inspect_songs", "main"),
         "instruments": ("recipes.music_prior.sound.inspect_instruments", "main"),
+        "average": ("recipes.music_prior.training.average", "average"),
         "kit": ("recipes.music_prior.training.kit", "kit"),
         "carry": ("recipes.music_prior.training.kit", "carry"),
     }

@@ -21,6 +21,7 @@ from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.commands import main
 from recipes.music_prior.sound.validation_sets import ValidationSet
 from recipes.music_prior.training import validate as validation
+from recipes.music_prior.training.average import average_checkpoints
 from recipes.music_prior.training.batches import BatchStream, draw_batch, random_texture
 from recipes.music_prior.training.corruption import (
     CorruptionSettings,
@@ -465,6 +466,32 @@ class TestTraining:
         for name, value in whole["network"].items():
             torch.testing.assert_close(state["network"][name].float(), value, rtol=5e-3, atol=1e-12)
         assert train(settings_of(), Tones(), tmp_path / "b")["step"] == 4
+
+    def test_a_mean_of_checkpoints_and_the_way_back_to_the_start(self, tmp_path):
+        first = train(settings_of(), Tones(), tmp_path / "a", stop_after=2)
+        export(tmp_path / "a" / CHECKPOINT, tmp_path / "start.safetensors")
+        start = read_network(tmp_path / "start.safetensors")
+        begun = train(settings_of(), Tones(), tmp_path / "b", stop_after=1, origin=start)
+        ended = train(settings_of(), Tones(), tmp_path / "c", origin=start)
+        paths = [tmp_path / folder / CHECKPOINT for folder in "bc"]
+        average_checkpoints(paths, tmp_path / "mean.pt")
+        average_checkpoints(paths, tmp_path / "none.pt", tmp_path / "start.safetensors", 0.0)
+        average_checkpoints(paths, tmp_path / "half.pt", tmp_path / "start.safetensors", 0.5)
+        mean, none, half = (
+            torch.load(tmp_path / f"{name}.pt", weights_only=True)["average"]
+            for name in ("mean", "none", "half")
+        )
+        assert not same(begun["average"], ended["average"])
+        held = dict(start.named_parameters())
+        for name, value in mean.items():
+            between = (begun["average"][name] + ended["average"][name]) / 2
+            torch.testing.assert_close(value, between)
+            torch.testing.assert_close(none[name], held[name])
+            torch.testing.assert_close(half[name], (value + held[name]) / 2)
+        assert same({k: v.half() for k, v in held.items()}, {k: v.half() for k, v in none.items()})
+        assert not same(first["average"], mean)
+        with pytest.raises(SettingsError, match="share"):
+            average_checkpoints(paths, tmp_path / "x.pt", share=1.5)
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"no checkpoint"])
     def test_what_is_no_checkpoint_is_said(self, tmp_path, content):

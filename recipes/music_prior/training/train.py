@@ -36,7 +36,14 @@ from recipes.music_prior.training.presets import TrainSettings
 from recipes.music_prior.training.train_log import InterruptFlag, Log, Tally
 from recipes.music_prior.training.widen import widened
 
-__all__ = ["Progress", "learning_rate", "read_checkpoint", "train"]
+__all__ = [
+    "Progress",
+    "adopted",
+    "learning_rate",
+    "read_checkpoint",
+    "train",
+    "write_checkpoint",
+]
 
 RATE = 22_050
 CHECKPOINT = "last.pt"
@@ -93,7 +100,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise MGDMError(f"{path} is no checkpoint, or was cut off; remove it") from error
 
 
-def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint that appears whole."""
     temporary = path.with_suffix(".part")
     torch.save(state, temporary)
     os.replace(temporary, path)
@@ -128,7 +136,7 @@ def _initialised(settings: TrainSettings) -> SpectralNetwork:
         return build_spectral(settings.network)
 
 
-def _adopted(
+def adopted(
     origin: SpectralNetwork,
     network: SpectralNetwork,
     settings: TrainSettings,
@@ -198,7 +206,7 @@ def train(
     # Before there are other processes: what is refused here is said once.
     network = _initialised(settings)
     if origin is not None:
-        network.load_state_dict(_adopted(origin, network, settings, network.average_power))
+        network.load_state_dict(adopted(origin, network, settings, network.average_power))
     device_kind = (
         "cuda" if accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available() else "cpu"
     )
@@ -256,7 +264,7 @@ def train(
         if origin is None:
             network.start_from_average(power)
         else:
-            network.load_state_dict(_adopted(origin, network, settings, power))
+            network.load_state_dict(adopted(origin, network, settings, power))
     batches = BatchStream(pool, settings.data, settings.seed, rank)
     log = Log(out / "log.csv", step) if rank == 0 else None
     generator = torch.Generator(device=device)
@@ -290,7 +298,7 @@ def train(
         nonlocal cpu
         cpu = cpu_of_run()
         if rank == 0:
-            _write_checkpoint(out / name, current())
+            write_checkpoint(out / name, current())
         fabric.barrier()
 
     if rank == 0:
