@@ -173,7 +173,7 @@ def _read(source: Path) -> _Font:
         headers = list(_HEADER.iter_unpack(tables[b"shdr"]))
         facts = list(_chunks(lists[b"INFO"]))
     except (KeyError, struct.error) as error:
-        raise Sf3Error(f"{source} is not a soundfont (.sf2, .sf3): {error!r}") from error
+        raise Sf3Error(f"{source} is no soundfont (.sf2, .sf3), or was cut off") from error
     places = {(h[1], h[2]): h[9] & _COMPRESSED for h in headers[:-1]}
     with ThreadPoolExecutor() as pool:
         try:

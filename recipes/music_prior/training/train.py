@@ -97,7 +97,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise MGDMError(f"no checkpoint at {path}") from error
     except (EOFError, RuntimeError, UnpicklingError) as error:
-        raise MGDMError(f"{path} is no checkpoint, or was cut off; remove it") from error
+        raise MGDMError(
+            f"{path} is no checkpoint of a training, or was cut off; --resume never starts anew"
+        ) from error
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
