@@ -8,7 +8,6 @@ of the SoundFont Technical Specification 2.04, section 7.10).
 from __future__ import annotations
 
 import io
-import os
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import soundfile
 import soxr
 from filelock import FileLock
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors.catalogue import home
 from recipes.music_prior.songs.song import SongError
 from recipes.music_prior.sound.sf2_writer import GUARD, chunk, chunk_list
@@ -60,12 +60,8 @@ def unpacked(path: Path, cache: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(made.with_suffix(".lock")):  # of several renderers one does it
         if not made.is_file():
-            partial = made.with_name(f".{os.getpid()}.{made.name}")
-            try:
+            with replacing(made) as partial:
                 unpack(path, partial)
-                partial.replace(made)
-            finally:
-                partial.unlink(missing_ok=True)
     return made
 
 

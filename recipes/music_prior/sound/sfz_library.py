@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors.catalogue import home
 from recipes.music_prior.sound.sf2_writer import Instrument, write_sf2
 from recipes.music_prior.sound.sfz import SfzError, read_sfz, variants
@@ -89,11 +89,6 @@ def as_soundfont(path: Path, root: Path | None = None, cache: Path | None = None
     instruments = [
         Instrument(path.stem, *place, part) for place, part in zip(places, variants(regions))
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = made.with_name(f".{os.getpid()}.{made.name}")
-    try:
+    with replacing(made) as partial:
         write_sf2(partial, instruments)
-        partial.replace(made)
-    finally:
-        partial.unlink(missing_ok=True)
     return made

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import torch
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.commands import music_options
 from recipes.music_prior.songs.midi_songs import scan
@@ -140,11 +141,8 @@ def write_kit(
                 shutil.copy(song, to)
         if init is not None:
             shutil.copy(init, kit / "start.safetensors")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(out.name + ".part")
-        with tarfile.open(partial, "w:xz") as archive:
+        with replacing(out) as partial, tarfile.open(partial, "w:xz") as archive:
             archive.add(kit, "kit")
-        partial.replace(out)
     return out.stat().st_size
 
 
