@@ -42,7 +42,7 @@ def unpacked(path: Path, cache: Path | None = None) -> Path:
     path
         Soundfont.
     cache
-        Where they are kept, about ten times as large; `soundfonts` beside the registered priors
+        Where they are kept, four to seven times as large; `soundfonts` beside the registered priors
         (`MGDM_HOME`) by default.
 
     Raises
