@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
@@ -72,9 +73,7 @@ class Separations:
             began = time.process_time()
             stems, _ = separate(self.prior, sampling_settings(), mixture, 0)
             spent = time.process_time() - began
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".part.npz")
-            np.savez(partial, stems=stems, seconds=spent)
-            partial.rename(path)
+            with replacing(path) as partial, partial.open("wb") as file:
+                np.savez(file, stems=stems, seconds=spent)
         found = np.load(path)
         return found["stems"], float(found["seconds"])
