@@ -7,63 +7,19 @@ import dataclasses
 import pytest
 import torch
 
-from mgdm_core.conditionals import Tweedie, Variational
-from mgdm_core.errors import (
-    CancelledError,
-    CapabilityError,
-    DivergenceError,
-    SettingsError,
-    ShapeError,
-)
+from mgdm_core.errors import CancelledError, DivergenceError
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.noise import DeviceStreams, RandomStreams
-from mgdm_core.operators import (
-    FunctionOperator,
-    Identity,
-    LinearOperator,
-    Mask,
-    Matrix,
-    SumOverChannels,
-    compose,
-)
+from mgdm_core.operators import FunctionOperator, LinearOperator, Mask, Matrix, SumOverChannels
 from mgdm_core.problem import Problem
-from mgdm_core.sample import sample
 from mgdm_core.sampler import Start
-from mgdm_core.samplers import PRESETS, SAMPLERS, get_sampler
+from mgdm_core.samplers import PRESETS, SAMPLERS
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import normal
 from .samplers_support import CoordinatePrior
+from .short_samplers import ALL, KARRAS, MIXING, SHAPE, SHORT, bent, mixture, run, short
 
-# Settings with few steps; every sampler of the list has an entry, which a test makes sure of.
-SHORT = {
-    "mgdm": {
-        "levels": 6,
-        "denoising_steps": 3,
-        "conditional": Variational(steps=2, late_steps=2),
-    },
-    "mgdm_marginal": {"levels": 8, "budget": 60},
-    "tweedie_gibbs": {"levels": 4, "conditional": Tweedie("isotropic", data_variance=0.5)},
-    "dps": {"steps": 6},
-    "pgdm": {"steps": 6},
-    "ddnm": {"steps": 6},
-    "ddrm": {"steps": 6},
-    "diffpir": {"steps": 6},
-    "diffusion_gibbs": {"iterations": 4, "prior_steps": 2, "rho": 1.0},
-    "ding": {"steps": 6, "langevin_steps": 3},
-    "flow_dps": {"steps": 6, "data_steps": 3},
-    "daps": {"levels": 5, "ode_steps": 2, "langevin_steps": 3},
-    "pnp_dm": {"iterations": 5, "prior_steps": 3, "langevin_steps": 3, "rho": 1.0},
-    "red_diff": {"steps": 8},
-    "guess_and_guide": {"warm_iterations": 3, "steps": 6, "data_steps": 3},
-    "twisted_smc": {"steps": 6, "particles": 5},
-    "mcg_diff": {"steps": 6, "particles": 5},
-    "smc_diff": {"steps": 6, "particles": 5},
-    "msdm_dirac": {"steps": 8},
-    "msdm_gaussian": {"steps": 8},
-}
-ALL = sorted(SHORT)
-MIXING = sorted(name for name in SHORT if "mixing" in SAMPLERS[name].needs)
 ANY_LIKELIHOOD = sorted(
     n for n in SHORT if "gaussian" not in SAMPLERS[n].needs and n != "mgdm_marginal"
 )
@@ -71,39 +27,9 @@ OURS = {"mgdm"}
 NO_GRADIENT = sorted(n for n in SHORT if "vjp" not in SAMPLERS[n].needs and n not in OURS)
 PARTICLES = sorted(name for name in SHORT if SAMPLERS[name].interacting)
 
-SHAPE = (3, 5)
-KARRAS = NoiseSchedule.karras(steps=60, sigma_min=2e-3, sigma_max=10.0)
-
-
-def short(name, **changes):
-    """The sampler's default settings with few steps."""
-    kind = SAMPLERS[name]
-    known = {f.name for f in dataclasses.fields(kind)}
-    return kind(**{k: v for k, v in {**SHORT[name], **changes}.items() if k in known})
-
-
-def mixture(items=3, dtype=torch.float64, sigma_y=0.05):
-    """Mixtures of three stems, five samples each."""
-    y = normal((items, 5), 11).to(dtype)
-    return GaussianLikelihood(SumOverChannels(3), y, sigma_y)
-
-
-def run(name, likelihood=None, shape=SHAPE, streams=None, prior=None, **keywords):
-    likelihood = mixture() if likelihood is None else likelihood
-    streams = streams or RandomStreams.from_seed(5, len(likelihood.observation))
-    prior = prior or CoordinatePrior(KARRAS, mean=0.2, variance=0.5)
-    settings = keywords.pop("settings", None) or short(name)
-    return sample(Problem(prior, likelihood, shape), settings, noise=streams, **keywords)
-
 
 def test_every_sampler_is_tested():
     assert set(SHORT) == set(SAMPLERS)
-
-
-def test_an_unknown_name_lists_the_known_ones():
-    assert get_sampler("ddrm").name == "ddrm"
-    with pytest.raises(SettingsError, match=r"'magic'.*daps, ddnm.*twisted_smc"):
-        get_sampler("magic")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -172,7 +98,7 @@ def test_gradient_free_methods_build_no_graph(name):
     assert result.trace.vjps == 0
     assert result.trace.evaluations > 0
     if name in ANY_LIKELIHOOD:  # gradients reach as far as the likelihood
-        run(name, _bent(), (4,), prior=prior)
+        run(name, bent(), (4,), prior=prior)
 
 
 @pytest.mark.parametrize("name", sorted(set(ALL) - set(NO_GRADIENT) - OURS))
@@ -183,17 +109,11 @@ def test_methods_that_need_products_count_them(name):
     assert trace.vjps == trace.evaluations == steps * per_step
 
 
-def _bent(items=2):
-    """A nonlinear Gaussian observation of a vector of four."""
-    operator = FunctionOperator(lambda x: x[:, :2] ** 2 + x[:, 2:])
-    return GaussianLikelihood(operator, normal((items, 2), 8), 0.3)
-
-
 @pytest.mark.parametrize("kind", ["nonlinear", "poisson", "callable"])
 @pytest.mark.parametrize("name", ANY_LIKELIHOOD)
 def test_any_likelihood(name, kind):
     if kind == "nonlinear":
-        likelihood = _bent()
+        likelihood = bent()
     elif kind == "poisson":
         softplus = FunctionOperator(torch.nn.functional.softplus)
         counts = torch.tensor([[0.0, 1.0, 2.0, 5.0], [3.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
@@ -203,40 +123,6 @@ def test_any_likelihood(name, kind):
     result = run(name, likelihood, (4,))
     assert result.x.shape == (2, 4)
     assert bool(torch.isfinite(result.x).all())
-
-
-LACKING = [
-    *((n, "gaussian") for n in ALL if "gaussian" in SAMPLERS[n].needs),
-    *((n, "spectral") for n in ALL if "spectral" in SAMPLERS[n].needs),
-    *((n, "linear") for n in ALL if "linear" in SAMPLERS[n].needs),
-    *((n, "mixing") for n in MIXING),
-]
-
-
-@pytest.mark.parametrize(("name", "capability"), LACKING)
-def test_what_is_missing_is_named(name, capability):
-    y = normal((2, 5), 1)
-    likelihood = {
-        "gaussian": CallableLikelihood(lambda x, y: -x.square().sum((-1, -2)), y),
-        "spectral": GaussianLikelihood(compose(SumOverChannels(3), Identity()), y, 0.1),
-        "linear": GaussianLikelihood(FunctionOperator(lambda x: x.sum(1)), y, 0.1),
-        "mixing": GaussianLikelihood(Identity(), normal((2, *SHAPE), 1), 0.1),
-    }[capability]
-    with pytest.raises(CapabilityError, match=rf"{name}.*'{capability}'") as caught:
-        run(name, likelihood)
-    assert caught.value.capability == capability
-
-
-@pytest.mark.parametrize("name", ["daps", "pnp_dm"])
-def test_an_exact_draw_asks_for_what_it_needs(name):
-    with pytest.raises(CapabilityError, match="'linear'"):
-        run(name, _bent(), (4,), settings=short(name, draw="exact"))
-
-
-def test_an_inflated_twist_asks_for_a_gaussian_likelihood():
-    likelihood = CallableLikelihood(lambda x, y: -x.abs().sum(-1), normal((2, 4), 4))
-    with pytest.raises(CapabilityError, match="'gaussian'"):
-        run("twisted_smc", likelihood, (4,), settings=short("twisted_smc", twist="inflated"))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -304,60 +190,6 @@ def test_a_start_is_where_the_run_begins(name):
     assert distance < 0.12, distance
     free = run(name, likelihood, settings=settings)
     assert distance < 0.6 * float((free.x - x_0).square().mean().sqrt())
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_start_of_the_wrong_shape_is_refused(name):
-    with pytest.raises(ShapeError, match="start has shape"):
-        run(name, start=Start(torch.zeros(3, 2, 2, dtype=torch.float64)))
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_one_stream_per_observation(name):
-    with pytest.raises(ShapeError, match="found 2 streams"):
-        run(name, streams=RandomStreams.from_seed(0, 2))
-
-
-BAD = [
-    ("dps", {"gamma": 0.0}, "gamma is positive"),
-    ("dps", {"eta": 1.5}, "eta lies"),
-    ("pgdm", {"weighting": "magic"}, "published.*magic"),
-    ("pgdm", {"data_variance": -1.0}, "data_variance"),
-    ("ddnm", {"eta": 1.2}, "eta lies"),
-    ("ddnm", {"steps": 0}, "steps is at least 1"),
-    ("ddrm", {"eta_b": 2.0}, "eta_b lies"),
-    ("diffpir", {"lam": 0.0}, "lam is positive"),
-    ("diffpir", {"zeta": -0.1}, "zeta lies"),
-    ("daps", {"draw": "magic"}, "auto, exact, langevin"),
-    ("daps", {"sigma_max": 1.0}, "sigma_max and sigma_min"),
-    ("daps", {"sigma_max": 1.0, "sigma_min": 2.0}, "sigma_max and sigma_min"),
-    ("daps", {"tau": 0.0}, "tau is positive"),
-    ("pnp_dm", {"floor": 20.0}, "0 < floor <= rho"),
-    ("pnp_dm", {"decay": 0.0}, "decay lies"),
-    ("red_diff", {"learning_rate": 0.0}, "learning_rate is positive"),
-    ("red_diff", {"lam": -1.0}, "lam is not negative"),
-    ("guess_and_guide", {"warm_share": 0.0}, "warm_share lies"),
-    ("guess_and_guide", {"every": 0}, "every is at least 1"),
-    ("twisted_smc", {"particles": 0}, "particles is at least 1"),
-    ("twisted_smc", {"twist": "magic"}, "auto, inflated, plain"),
-    ("mcg_diff", {"threshold": 1.5}, "threshold lies"),
-    ("smc_diff", {"particles": 0}, "particles is at least 1"),
-    ("msdm_dirac", {"source": -1}, "source is at least 0"),
-    ("msdm_dirac", {"sigma_min": 2.0}, "0 < sigma_min < sigma_max"),
-    ("msdm_gaussian", {"weight": 0.0}, "weight is positive"),
-    ("msdm_gaussian", {"resamples": 0}, "resamples is at least 1"),
-]
-
-
-@pytest.mark.parametrize(("name", "changes", "says"), BAD)
-def test_settings_outside_their_domain_are_refused(name, changes, says):
-    with pytest.raises(SettingsError, match=says):
-        SAMPLERS[name](**changes)
-
-
-def test_the_tied_stem_of_msdm_must_exist():
-    with pytest.raises(SettingsError, match="one of 3 stems"):
-        run("msdm_dirac", settings=short("msdm_dirac", source=3))
 
 
 # -- what the one loop owes every sampler ----------------------------------------------------------

@@ -1,6 +1,5 @@
-"""The exact-posterior benchmark: its distances, its posteriors by quadrature, its command."""
+"""The exact-posterior benchmark: its distances, its posteriors by quadrature, its rows."""
 
-import json
 import math
 import os
 import subprocess
@@ -10,19 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from mgdm_core.priors import isotropic_mixture
 from mgdm_core.samplers import PRESETS, SAMPLERS
-from recipes.exact_posterior import cli, runner, variants
+from recipes.exact_posterior import runner, variants
 from recipes.exact_posterior.memory import PeakMeter
 from recipes.exact_posterior.metrics import coverage, sliced_wasserstein, total_variation
-from recipes.exact_posterior.pictures import gibbs_picture, memory_picture
 from recipes.exact_posterior.problems import Case, build
 from recipes.exact_posterior.quadrature import GridPosterior
 from recipes.exact_posterior.runner import Job, cost, plan, refused, run_job
 from recipes.exact_posterior.streams import BatchStreams
-from recipes.exact_posterior.table import markdown, rows_of, write_parquet
 
 CASE = Case("linear", 4, 1, 0.5, 0)
 
@@ -288,167 +284,6 @@ def test_a_new_default_makes_another_measurement(monkeypatch):
     monkeypatch.setitem(PRESETS, "mgdm_marginal", presets)
     assert runner.job_key(Job("mgdm", CASE, 60)) != before
     assert runner.job_key(Job("ddrm", CASE, 60)) == runner.job_key(Job("ddrm", CASE, 60))
-
-
-# -- table and pictures ----------------------------------------------------------------------------
-
-
-def record_of(sampler, problem, distance, gibbs=None, **changes):
-    return {
-        "sampler": sampler,
-        "task": "linear",
-        "dim": 2,
-        "observations": 1,
-        "noise": 0.05,
-        "problem": problem,
-        "samples": 10,
-        "settings": "x",
-        "particles": False,
-        "gibbs": gibbs,
-        "sliced_wasserstein": distance,
-        "floor": 0.4,
-        "mode_error": 0.1,
-        "mode_floor": 0.05,
-        "residual_ratio": 1.2,
-        "coverage": 0.8,
-        "evaluations": 100,
-        "vjps": 10,
-        "seconds": 1.0,
-        "peak_memory": None,
-        "warnings": ["divergence"],
-        **changes,
-    }
-
-
-def test_the_table_holds_means_and_standard_errors():
-    rows = rows_of([record_of("b", 0, 2.0), record_of("b", 1, 4.0), record_of("a", 0, 5.0)])
-    assert [row["sampler"] for row in rows] == ["b", "a"]
-    assert rows[0]["sliced_wasserstein"] == 3.0
-    assert rows[0]["standard_error"] == pytest.approx(1.0)
-    assert rows[0]["cost"] == 120
-    assert rows[1]["standard_error"] is None
-    text = markdown(rows, "Heading")
-    assert text.startswith("# Heading\n")
-    assert "| linear | 2 | 1 | 0.05 | b |  | 3.00 ± 1.00 | 0.40 | 0.10 | 1.20 | 0.80 |" in text
-
-
-def test_parquet_comes_back_and_its_absence_is_told(tmp_path, monkeypatch):
-    pandas = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
-    records = [record_of("a", 0, 2.0), record_of("a", 1, 3.0)]
-    assert write_parquet(records, tmp_path / "table.parquet") is None
-    frame = pandas.read_parquet(tmp_path / "table.parquet")
-    assert frame["sliced_wasserstein"].tolist() == [2.0, 3.0]
-    assert frame["warnings"].tolist() == ["divergence", "divergence"]
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    told = write_parquet(records, tmp_path / "other.parquet")
-    assert "pyarrow is a development dependency" in told
-    assert not (tmp_path / "other.parquet").exists()
-
-
-def test_the_error_against_r_needs_several(tmp_path):
-    one = rows_of([record_of("mgdm-published", 0, 2.0, gibbs=1)])
-    assert gibbs_picture(one, tmp_path / "r.png") is None
-    two = rows_of(
-        [
-            record_of("mgdm-published", 0, 2.0, gibbs=1),
-            record_of("mgdm-published-r4", 0, 1.5, gibbs=4),
-        ]
-    )
-    assert gibbs_picture(two, tmp_path / "r.png").stat().st_size > 5000
-    assert memory_picture([{"peak_memory": None}], tmp_path / "m.png") is None
-
-
-# -- command ---------------------------------------------------------------------------------------
-
-ASKED = ["--dims", "2", "--observations", "1", "--noise", "0.5", "--samples", "30"]
-KEYS = {
-    "sampler",
-    "dim",
-    "observations",
-    "noise",
-    "problem",
-    "sliced_wasserstein",
-    "floor",
-    "evaluations",
-    "vjps",
-    "seconds",
-}
-
-
-def call(*arguments):
-    result = CliRunner().invoke(cli.main, [str(a) for a in arguments], catch_exceptions=False)
-    return result
-
-
-def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
-    points = [
-        {"sampler": s, "particles": n, "dim": 2, "peak_memory": n * 4096}
-        for s in ("mgdm", "mcg_diff")
-        for n in (10, 100)
-    ]
-    monkeypatch.setattr(cli, "growth_curve", lambda counts: points)
-    path, out = tmp_path / "deep" / "records.json", tmp_path / "out"
-    common = (*ASKED, "--json", path, "--out", out)
-    result = call(*common, "--problems", 1, "--samplers", "ddrm,guess_and_guide")
-    assert result.exit_code == 0, result.output
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert {record["sampler"] for record in records} == {"ddrm", "guess_and_guide"}
-    assert all(set(record) >= KEYS for record in records)
-    assert all((record["dim"], record["noise"]) == (2, 0.5) for record in records)
-    assert {record["task"] for record in records} == {"linear"}
-    assert "| ddrm |" in (out / "table.md").read_text()
-    pictures = {p.name for p in out.glob("*.png")}
-    assert pictures == {
-        "error_against_evaluations.png",
-        "memory_against_particles.png",
-        "plane_linear_1_noise0.5.png",
-    }
-
-    # Resuming runs what is missing only, and forgets what was not asked for.
-    marked = [{**record, "seconds": 123.0} for record in records]
-    path.write_text("\n".join(map(json.dumps, marked)) + '\n{"cut off')
-    result = call(*common, "--problems", 2, "--samplers", "ddrm", "--resume", "--no-pictures")
-    assert "1 runs, 1 kept from before" in result.output
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(r["sampler"], r["problem"]) for r in records] == [("ddrm", 0), ("ddrm", 1)]
-    assert records[0]["seconds"] == 123.0
-    assert records[1]["seconds"] < 123.0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--samplers", "mgmd"], "no sampler 'mgmd'"),
-        (["--tasks", "sine"], "tasks are linear, masked, mixing, nonlinear, poisson; found sine"),
-        (["--dims", "3"], "even and at least 2; found 3"),
-        (["--dims", "a"], "comma-separated values"),
-    ],
-)
-def test_the_command_says_what_is_wrong(arguments, message):
-    result = CliRunner().invoke(cli.main, arguments)
-    assert result.exit_code == 2
-    assert message in " ".join(result.output.replace("│", " ").split())
-
-
-def test_the_command_lists_the_samplers():
-    output = " ".join(call("--list").output.split())
-    for name in variants.VARIANTS:
-        assert name in output
-
-
-def test_the_grid_of_problems():
-    tasks = ["linear", "masked", "mixing", "nonlinear", "poisson"]
-    cases = cli.cases_of(tasks, [2, 20, 80], [1, 3], [0.05, 0.5], 2)
-    assert len([c for c in cases if c.task == "linear"]) == 3 * 2 * 2 * 2
-    masked = {(c.dim, c.observations) for c in cases if c.task == "masked"}
-    assert masked == {(2, 1), (20, 1), (20, 3), (80, 1), (80, 3)}  # something is hidden
-    mixing = {(c.dim, c.observations) for c in cases if c.task == "mixing"}
-    assert mixing == {(2, 1), (20, 5)}  # 2 stems of 1 number, 4 of 5
-    assert {c.dim for c in cases if c.task in ("nonlinear", "poisson")} == {2}
-    assert len([c for c in cases if c.task == "nonlinear"]) == 2 * 2 * 2
-    assert len([c for c in cases if c.task == "poisson"]) == 2 * 2
-    assert len(set(cases)) == len(cases)
 
 
 @pytest.mark.slow

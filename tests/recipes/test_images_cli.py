@@ -1,18 +1,15 @@
 """The command line: what it writes, and one clear line for bad input."""
 
 import json
-import math
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 
 from mgdm_core.samplers import PRESETS
 from recipes.images.cli import main
-from recipes.images.errors import ImageError
-from recipes.images.image_io import image_files, read_image, read_observation, write_image
-from recipes.images.metrics import LPIPS, psnr, ssim
+from recipes.images.image_io import read_image, write_image
+from recipes.images.metrics import psnr
 from recipes.images.presets import apply_changes, describe, published_for, settings_for
 from recipes.images.priors import load_prior
 from recipes.images.priors.digits import DIGITS_FILE
@@ -22,7 +19,6 @@ pil = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
 lpip = pytest.importorskip("torchmetrics.image.lpip", reason="torchvision is not installed")
-Perceptual = getattr(lpip, "LearnedPerceptualImagePatchSimilarity", None)
 
 FAST = [
     arg
@@ -320,104 +316,7 @@ def test_files_that_are_no_weights_get_one_line(tmp_path):
     assert "cannot be read safely (it is no file of torch" in line
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I;16", "P"])
-def test_conversion_keeps_the_grey_level(tmp_path, mode):
-    level = 100
-    if mode == "I;16":
-        picture = pil.fromarray(np.full((32, 32), level * 257, np.uint16))
-    else:
-        picture = pil.fromarray(np.full((32, 32), level, np.uint8)).convert(mode)
-    picture.save(tmp_path / "x.png")
-    for channels in (1, 3):
-        image = read_image(tmp_path / "x.png", (channels, 24, 24), convert=True)
-        torch.testing.assert_close(
-            image, torch.full((channels, 24, 24), level / 127.5 - 1), atol=0.01, rtol=0
-        )
-
-
-def test_images_round_trip_through_files(tmp_path):
-    for channels in (1, 3):
-        grid = torch.randint(0, 256, (channels, 9, 7), generator=torch.Generator().manual_seed(0))
-        image = grid / 127.5 - 1
-        write_image(tmp_path / "x.png", image)
-        torch.testing.assert_close(read_image(tmp_path / "x.png", (channels, 9, 7)), image)
-
-
-def test_arrays_with_nan_or_code_are_refused(tmp_path):
-    np.save(tmp_path / "nan.npy", np.full((1, 4, 4), math.nan))
-    np.save(tmp_path / "code.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    for name in ("nan.npy", "code.npy"):
-        with pytest.raises(ImageError, match=r"holds float64 values or NaN|cannot be read"):
-            read_observation(tmp_path / name, 1)
-
-
-def test_folders_are_read_in_order(tmp_path):
-    for name in ("b.png", "a.jpg", "notes.txt"):
-        (tmp_path / name).write_text("")
-    assert [f.rsplit("/", 1)[-1] for f in image_files(str(tmp_path))] == ["a.jpg", "b.png"]
-    assert image_files("digits:2") == ["digit:0", "digit:1"]
-    assert image_files("digits:7-8") == ["digit:7", "digit:8"]
-    for wrong in ("digits:0", "digits:198", "digits:5-197", "digits:8-7", "digits:-1", "digits:x"):
-        with pytest.raises(ImageError, match="digits:N takes N from 1 to 197, digits:A-B"):
-            image_files(wrong)
-
-
-# -- metrics and settings ------------------------------------------------------------
-
-
-def test_psnr_by_its_definition():
-    truth = torch.zeros(2, 1, 16, 16)
-    x = truth.clone()
-    x[0] += 0.2
-    x[1] += 0.02
-    expected = [10 * math.log10(4 / e**2) for e in (0.2, 0.02)]
-    torch.testing.assert_close(psnr(x, truth), torch.tensor(expected), rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("side", [8, 32])
-def test_ssim_is_one_for_equal_images_and_one_value_per_image(side):
-    x = torch.rand(3, 1, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    y = x.clone()
-    y[1] = -y[1]
-    value = ssim(x, y)
-    assert value.shape == (3,)
-    torch.testing.assert_close(value[[0, 2]], torch.ones(2), atol=1e-4, rtol=0)
-    # A negative has the structure reversed, and intensities of 0 to 1 keep the luminance positive.
-    assert float(value[1]) < -0.5
-
-
-@pytest.mark.parametrize("side", [8, 32])
-def test_ssim_of_flat_images_is_the_luminance_term(side):
-    a, b = -0.6, 0.4
-    flat = torch.ones(1, 3, side, side, dtype=torch.float64)
-    p, q = (a + 1) / 2, (b + 1) / 2
-    expected = (2 * p * q + 1e-4) / (p**2 + q**2 + 1e-4)
-    assert abs(float(ssim(a * flat, b * flat)) - expected) < 1e-4
-
-
-def test_lpips_without_weights_is_nan_with_a_reason():
-    lpips = LPIPS()
-    reason = str(lpips.reason)
-    assert reason.startswith("LPIPS is empty: it needs torchvision's weights of AlexNet")
-    assert "could not be fetched (no network)" in reason
-    assert "\n" not in reason
-    assert torch.isnan(lpips(torch.zeros(2, 1, 32, 32), torch.zeros(2, 1, 32, 32))).all()
-
-
-def test_lpips_with_weights_tells_images_apart(monkeypatch):
-    alexnet = pytest.importorskip("torchvision.models", reason="no torchvision").alexnet
-    from torchvision.models._api import WeightsEnum
-
-    # Random weights stand in for the fetched ones: what is tested is the plumbing around them.
-    state = alexnet(weights=None).state_dict()
-    monkeypatch.setattr(lpip, "LearnedPerceptualImagePatchSimilarity", Perceptual)
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: state)
-    lpips = LPIPS()
-    assert lpips.reason is None
-    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    y = torch.stack([x[0], -x[1]])
-    value = lpips(x, y)
-    assert float(value[0]) < 1e-5 < float(value[1])
+# -- settings ------------------------------------------------------------
 
 
 def test_published_settings_by_task():

@@ -1,4 +1,4 @@
-"""The degradations: golden numbers, capabilities, closed forms."""
+"""The degradations: capabilities, closed forms."""
 
 import math
 
@@ -22,8 +22,7 @@ from mgdm_core.operators import (
     motion_kernel,
     reflect_matrix,
 )
-from recipes.images.errors import ImageError, TaskError, WeightsError
-from recipes.images.kernel_network import KernelNetworkBlur, load_kernel_network
+from recipes.images.errors import ImageError, TaskError
 from recipes.images.tasks import LINEAR_TASKS, TASKS, build_task, task_names
 
 
@@ -36,71 +35,6 @@ def image(*shape, seed=0, dtype=torch.float64):
     rough = torch.randn(*shape, generator=gen(seed), dtype=torch.float64)
     smooth = functional.avg_pool2d(rough, 5, 1, 2)
     return (smooth / smooth.abs().amax()).to(dtype)
-
-
-# -- golden numbers ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def golden(shared_dir):
-    file = shared_dir / "golden" / "image_operators.npz"
-    if not file.is_file():
-        pytest.skip("golden/image_operators.npz is not in the reference material")
-    return np.load(file)
-
-
-@pytest.fixture(scope="module")
-def face(golden):
-    u8 = torch.from_numpy(golden["image_uint8_hwc"].astype(np.float32))
-    return ((u8 - 127.5) / 127.5).permute(2, 0, 1)[None]
-
-
-GOLDEN_TASKS = {
-    "sr4": 1e-5,
-    "sr16": 1e-5,
-    "blur": 1e-5,
-    "high_dynamic_range": 1e-5,
-    "phase_retrieval": 1e-4,
-}
-
-
-@pytest.mark.parametrize(("name", "tolerance"), GOLDEN_TASKS.items())
-def test_golden_largest_difference(golden, face, name, tolerance):
-    got = build_task(name, (3, 256, 256)).operator.forward(face)[0]
-    assert float((got - torch.from_numpy(golden[name])).abs().max()) < tolerance
-
-
-def test_golden_motion_blur(golden, face):
-    got = ReflectBlur(torch.from_numpy(golden["motion_kernel"])).forward(face)[0]
-    assert float((got - torch.from_numpy(golden["motion_blur"])).abs().max()) < 1e-5
-
-
-@pytest.mark.parametrize("quality", [2, 10])
-def test_golden_jpeg(golden, face, quality):
-    difference = JPEG(quality).forward(face)[0] - torch.from_numpy(golden[f"jpeg{quality}"])
-    # The issue allows 2e-2; equal up to coefficients that lie on a rounding boundary.
-    assert float(difference.abs().mean()) < 1e-3
-
-
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("inpainting_center", "mask_inpainting_center"),
-        ("outpainting_half", "mask_outpainting_half"),
-        ("outpainting_expand", "mask_outpainting_expand"),
-    ],
-)
-def test_golden_masks(golden, name, key):
-    keep = build_task(name, (3, 256, 256)).keep
-    assert keep is not None
-    assert np.array_equal(keep.numpy(), golden[key])
-
-
-def test_golden_blur_kernel(golden):
-    taps = gaussian_taps(3.0).numpy()
-    full = np.zeros(61)
-    full[30 - len(taps) // 2 : 31 + len(taps) // 2] = taps
-    np.testing.assert_allclose(np.outer(full, full), golden["blur_kernel"], atol=1e-12)
 
 
 # -- the same, reduced, from formulas ---------------------------------------------------------
@@ -359,74 +293,6 @@ def test_masks_of_one_pixel_more_or_less_never_lose_their_meaning():
             assert 0 < int(keep.sum()) < side * side
 
 
-# -- the published kernel network ---------------------------------------------------------------
-
-
-def kernel_network_state(nf=4, code=8, depth=5, front=2, back=3, channels=3):
-    """Random tensors under the published names, at small width."""
-    g, state = gen(0), {}
-
-    def conv(name, n_out, n_in, side, bias=True):
-        spread = 0.5 / (n_in * side**2) ** 0.5
-        state[f"{name}.weight"] = spread * torch.randn(n_out, n_in, side, side, generator=g)
-        if bias:
-            state[f"{name}.bias"] = 0.1 * torch.randn(n_out, generator=g)
-
-    for layer, n_in in ((0, channels), (2, nf), (4, nf)):
-        conv(f"feature_extractor.{layer}", nf, n_in, 3)
-    for prefix, count, start in (("feature_extractor", front, 6), ("recon_trunk", back, 0)):
-        for k in range(count):
-            for part in ("conv1", "conv2"):
-                conv(f"{prefix}.{start + k}.{part}", nf, nf, 3)
-    widths = [nf, nf, 2 * nf, 2 * nf, code, code][: depth + 1]
-    for level in range(depth):
-        name = "adapter.model" + ".submodule" * level
-        outer, inner = widths[level], widths[level + 1]
-        conv(f"{name}.down.{min(level, 1)}", inner, outer, 4, bias=False)
-        conv(f"{name}.up.1.double_conv.0", outer, 2 * inner, 5)
-        conv(f"{name}.up.1.double_conv.2", outer, outer, 5)
-    conv(f"recon_trunk.{back}", 4 * nf, nf, 3)
-    conv(f"recon_trunk.{back + 3}", 16, nf, 3)
-    conv(f"recon_trunk.{back + 6}", 4, 4, 3)
-    conv(f"recon_trunk.{back + 8}", channels, 4, 3)
-    state["kernel_extractor.model.1.weight"] = torch.zeros(1)
-    return state
-
-
-def test_kernel_network_blurs_with_one_kernel(tmp_path):
-    file = tmp_path / "GOPRO_wVAE.pth"
-    torch.save(kernel_network_state(), file)
-    task = build_task("nonlinear_blur", (3, 128, 140), kernel_weights=file, seed=4)
-    operator = task.operator
-    assert isinstance(operator, KernelNetworkBlur)
-    assert operator.code.shape == (1, 8, 1, 2)
-    x = image(2, 3, 128, 140, dtype=torch.float32).requires_grad_(True)
-    y = operator.forward(x)
-    assert y.shape == x.shape
-    assert torch.equal(y, operator.forward(x))  # data and likelihood meet the same kernel
-    torch.testing.assert_close(operator.forward(x[1:]), y[1:])  # items do not mix
-    other = build_task("nonlinear_blur", (3, 128, 140), kernel_weights=file, seed=5).operator
-    assert not torch.allclose(other.forward(x), y)
-    y.square().sum().backward()
-    assert x.grad is not None
-    assert float(x.grad.abs().max()) > 0
-    assert not any(k.startswith("kernel_extractor") for k in load_kernel_network(file))
-
-
-@pytest.mark.parametrize("kind", ["none", "absent", "garbage", "other", "pickle"])
-def test_kernel_network_absent_says_how_to_get_it(tmp_path, kind):
-    file = tmp_path / "weights.pth"
-    if kind == "garbage":
-        file.write_bytes(b"no checkpoint")
-    elif kind == "other":
-        torch.save({"a": torch.zeros(2)}, file)
-    elif kind == "pickle":
-        torch.save({"a": ReflectBlur}, file)
-    with pytest.raises(WeightsError, match="GOPRO_wVAE") as caught:
-        build_task("nonlinear_blur", (3, 64, 64), kernel_weights=None if kind == "none" else file)
-    assert "\n" not in str(caught.value)
-
-
 def test_gamma_blur_keeps_the_centre_and_blurs_the_corner():
     operator = GammaBlur(33, 33, sigma=2.0, gamma=1.0)
     dot = -torch.ones(2, 1, 33, 33, dtype=torch.float64)
@@ -472,10 +338,3 @@ def test_observation_is_taken_as_it_is():
         y = task.operator.forward(x)
         picture = task.picture(y)[0].nan_to_num(0.7)
         torch.testing.assert_close(task.observe(picture), y[0])
-
-
-def test_kernel_network_of_other_channels_is_refused(tmp_path):
-    file = tmp_path / "k.pth"
-    torch.save(kernel_network_state(), file)
-    with pytest.raises(TaskError, match="images of 3 channels; found 1"):
-        build_task("nonlinear_blur", (1, 32, 32), kernel_weights=file)

@@ -12,7 +12,7 @@ from recipes.images.errors import PriorError
 from recipes.images.priors import load_prior
 from recipes.images.restore import observe, restore
 from recipes.images.tasks import TASKS, build_task
-from tests.recipes.test_images_operators import kernel_network_state
+from tests.recipes.test_images_kernel_network import kernel_network_state
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed")
 
