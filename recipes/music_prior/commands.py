@@ -14,6 +14,9 @@ from mgdm_audio.cli.common import Group
 
 __all__ = ["main", "music_options"]
 
+_RATE = 22_050
+_SEGMENT = 131_072  # samples that are cut from a song as one piece
+
 
 class _Lazy(Group):
     """Commands in files of their own, imported when they are asked for."""
@@ -169,6 +172,7 @@ def sets(shared: Path, cache: Path | None) -> None:
 @click.option("--decay-steps", type=int, help="Steps of the final fall of the learning rate.")
 @click.option("--learning-rate", type=float)
 @click.option("--batch", type=int)
+@click.option("--crop", type=click.FloatRange(0.1), help="Seconds of an item  [default: 3].")
 @click.option("--cross-talk", type=float, help="Share of items with cross-talk; 0: white noise.")
 @click.option("--items-per-step", type=float, help="New segments per step.")
 @click.option("--seed", default=0, show_default=True)
@@ -197,6 +201,7 @@ def train(
     decay_steps: int | None,
     learning_rate: float | None,
     batch: int | None,
+    crop: float | None,
     cross_talk: float | None,
     items_per_step: float | None,
     seed: int,
@@ -226,10 +231,12 @@ def train(
         "seed": seed,
     }
     settings = replace(settings, **{k: v for k, v in changes.items() if v is not None})
-    if batch is not None or items_per_step is not None:
-        changes = {"batch": batch, "items_per_step": items_per_step}
-        changes = {k: v for k, v in changes.items() if v is not None}
-        settings = replace(settings, data=replace(settings.data, **changes))
+    samples = None if crop is None else round(crop * _RATE)
+    changes = {"batch": batch, "items_per_step": items_per_step, "crop": samples}
+    changes = {k: v for k, v in changes.items() if v is not None}
+    settings = replace(settings, data=replace(settings.data, **changes))
+    if samples is not None:  # room for an item that is played faster
+        songs["segment"] = max(_SEGMENT, samples * 5 // 4)
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
     source, identity = _source(data_dir, seed=seed, split="train", **songs)
