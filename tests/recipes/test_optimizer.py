@@ -48,6 +48,14 @@ def test_a_stack_is_so_many_matrices():
     assert torch.allclose(orthogonalised(stack), alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(40, 12), (12, 40), (3, 20, 11)])
+def test_products_in_bfloat16_give_nearly_the_same_update(shape):
+    matrices = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    exact, rounded = orthogonalised(matrices), orthogonalised(matrices, torch.bfloat16)
+    assert rounded.dtype == exact.dtype
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.05
+
+
 def test_all_but_matrices_get_adamw():
     mine, theirs = weights(), weights()
     muon = MuonAdamW(mine.values(), lr=0.01, weight_decay=0.1)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mgdm_audio.priors.stft_unet.layers import attend
 from mgdm_core.array_types import Float, Tensor
 
 __all__ = ["AxialAttention", "DualPathLayer", "GatedPerceptron", "last_rms_norm", "rotate"]
@@ -50,7 +51,7 @@ class AxialAttention(nn.Module):
         outer, rows, length, channels = x.shape
         h = self.project(x).reshape(outer * rows, length, 3, self.heads, -1)
         q, k, v = h.permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(rotate(q), rotate(k), v)
+        h = attend(rotate(q), rotate(k), v)
         return self.out(h.transpose(1, 2).reshape(outer, rows, length, channels))
 
 

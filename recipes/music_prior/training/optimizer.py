@@ -3,8 +3,8 @@
 Muon is Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks": the update of
 a matrix is its averaged gradient with all singular values brought near one, so that directions
 which few examples speak of are learnt as fast as the loud ones. ``torch.optim.Muon`` takes
-matrices alone (no convolutions, no stacks of matrices) and computes in bfloat16, which processors
-without instructions for it do a hundred times slower; hence this one.
+matrices alone (no convolutions, no stacks of matrices) and computes in bfloat16 always, which
+processors without instructions for it do a hundred times slower; hence this one.
 """
 
 from __future__ import annotations
@@ -29,16 +29,23 @@ _RMS = 0.2
 _LEAST_SIDE = 9
 
 
-def orthogonalised(matrices: Float[Tensor, "*stack rows columns"]) -> Tensor:
-    """U V^T of the singular value decomposition U S V^T, about: singular values of 0.7 to 1.2."""
+def orthogonalised(
+    matrices: Float[Tensor, "*stack rows columns"], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """U V^T of the singular value decomposition U S V^T, about: singular values of 0.7 to 1.2.
+
+    The products are taken in ``dtype``.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = (matrices.mT if tall else matrices).float()
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).to(dtype)
+    x = x.reshape(-1, *x.shape[-2:]).contiguous()
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = (x.mT if tall else x).to(matrices.dtype)
+    return x.reshape(matrices.shape)
 
 
 def as_matrices(weight: Tensor) -> Tensor:
@@ -60,6 +67,8 @@ class MuonAdamW(torch.optim.AdamW):
         Of both; AdamW's beta is (0.9, 0.99).
     momentum : float
         Of Muon, in Nesterov's form.
+    products : torch.dtype
+        What Muon's matrix products are taken in; where the network is trained in bfloat16, that.
     """
 
     def __init__(
@@ -68,7 +77,9 @@ class MuonAdamW(torch.optim.AdamW):
         lr: float,
         weight_decay: float,
         momentum: float = 0.95,
+        products: torch.dtype = torch.float32,
     ) -> None:
+        self._products = products
         given = list(parameters)
         matrices = [p for p in given if _is_matrix(p)]
         rest = [p for p in given if not _is_matrix(p)]
@@ -105,7 +116,8 @@ class MuonAdamW(torch.optim.AdamW):
                 matrices = as_matrices(weight.grad.lerp(buffer, momentum))
                 rate = group["lr"] * _RMS * max(matrices.shape[-2:]) ** 0.5
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(orthogonalised(matrices).reshape(weight.shape), alpha=rate)
+                update = orthogonalised(matrices, self._products)
+                weight.sub_(update.reshape(weight.shape), alpha=rate)
                 weight.grad = None  # AdamW passes over these
         super().step()
         return loss

@@ -233,7 +233,12 @@ def train(
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is not None:
         network.load_state_dict(state["network"])
-    optimizer = MuonAdamW(network.parameters(), settings.learning_rate, settings.weight_decay)
+    optimizer = MuonAdamW(
+        network.parameters(),
+        settings.learning_rate,
+        settings.weight_decay,
+        products=torch.bfloat16 if half else torch.float32,
+    )
     objective, optimizer = fabric.setup(_Objective(network, settings.compile), optimizer)
     weights: dict[str, Tensor] = dict(network.named_parameters())
     average = PowerAverage(weights, settings.ema_length)
