@@ -17,6 +17,7 @@ from mgdm_audio.priors.stft_unet.layers import (
     BandDecoder,
     BandEncoder,
     BandSpread,
+    attend,
     band_edges,
     band_groups,
 )
@@ -372,6 +373,15 @@ class TestDenoiser:
         command = [sys.executable, "-m", "tests.audio.compiled_network"]
         done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+def test_attention_written_out_for_training_is_torchs():
+    q, k, v = (noise(2, 3, 7, 4, seed=i).double() for i in range(3))
+    with torch.no_grad():
+        fused = attend(q, k, v)
+    written = attend(q.requires_grad_(), k, v)
+    assert torch.allclose(written, fused, rtol=0, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda q: attend(q, k, v), (q,))
 
 
 class TestPrecision:
