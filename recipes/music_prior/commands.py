@@ -25,6 +25,7 @@ class _Lazy(Group):
         "inspect": ("recipes.music_prior.sound.inspect_songs", "main"),
         "instruments": ("recipes.music_prior.sound.inspect_instruments", "main"),
         "average": ("recipes.music_prior.training.average", "average"),
+        "compare": ("recipes.music_prior.training.compare", "compare"),
         "kit": ("recipes.music_prior.training.kit", "kit"),
         "carry": ("recipes.music_prior.training.kit", "carry"),
     }
@@ -235,8 +236,7 @@ def train(
     changes = {"batch": batch, "items_per_step": items_per_step, "crop": samples}
     changes = {k: v for k, v in changes.items() if v is not None}
     settings = replace(settings, data=replace(settings.data, **changes))
-    if samples is not None:  # room for an item that is played faster
-        songs["segment"] = max(_SEGMENT, samples * 5 // 4)
+    songs["segment"] = max(_SEGMENT, settings.data.crop * 5 // 4)  # some are played faster
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
     source, identity = _source(data_dir, seed=seed, split="train", **songs)

@@ -9,6 +9,7 @@ from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
 from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 from mgdm_core.errors import SettingsError
 from recipes.music_prior.training.grow import grown
+from recipes.music_prior.training.tfc_tdf import TFCTDFConfig
 
 SIZES = dict(n_fft=128, hop=32, bands=8, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2)
 SIZES.update(embedding=16, hidden=12)
@@ -36,13 +37,13 @@ def states(stems, seed=3):
     [
         (STFTUNetConfig(**SIZES), DualPathConfig(**SIZES, **PATH)),
         (DualPathConfig(**SIZES, **PATH), DualPathConfig(**SIZES, **PATH)),
+        (STFTUNetConfig(**SIZES), TFCTDFConfig(**SIZES, **PATH)),
     ],
 )
 @torch.no_grad()
 def test_a_second_trunk_changes_nothing_at_first(small, large):
-    build = {STFTUNetConfig: STFTUNet, DualPathConfig: DualPath}
-    origin = filled(build[type(small)](small), 1)
-    network = build[type(large)](large)
+    origin = filled(small.build(), 1)
+    network = large.build()
     network.load_state_dict(grown(origin, network, network.average_power))
     x, sigma = states(4), torch.tensor([0.1, 0.3])
     torch.testing.assert_close(network.eval()(x, sigma), origin(x, sigma))

@@ -41,11 +41,7 @@ class DualPath(STFTUNet):
         bands = (bins, config.bands, config.min_band)
         self.path_features = nn.Conv2d(self.features, config.path_features, 1)
         self.path_encoder = BandEncoder(*bands, config.path_features, config.path_patch, width)
-        hidden = round(config.path_ratio * width)
-        self.path = nn.ModuleList(
-            DualPathLayer(width, config.path_heads, hidden, config.embedding)
-            for _ in range(config.path_layers)
-        )
+        self.path = nn.ModuleList(self._layer() for _ in range(config.path_layers))
         # Stems that are known to be silent, told to every layer.
         self.absence = nn.Linear(config.stems, config.embedding, bias=False)
         nn.init.zeros_(self.absence.weight)
@@ -53,6 +49,12 @@ class DualPath(STFTUNet):
         nn.init.zeros_(self.path_context.weight)
         self.path_rank = nn.Linear(width, config.path_rank, bias=False)
         self.path_decoder = BandDecoder(*bands, self.outputs, config.path_patch, config.path_rank)
+
+    def _layer(self) -> nn.Module:
+        """One layer of the trunk, called with values (batch, bands, columns, channels)."""
+        c = self.config
+        hidden = round(c.path_ratio * c.path_width)
+        return DualPathLayer(c.path_width, c.path_heads, hidden, c.embedding)
 
     @property
     def channel_layout(self) -> ChannelLayout:

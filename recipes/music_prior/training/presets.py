@@ -12,6 +12,7 @@ from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from mgdm_core.errors import SettingsError
 from recipes.music_prior.training.corruption import CorruptionSettings
 from recipes.music_prior.training.data import DataSettings
+from recipes.music_prior.training.tfc_tdf import TFCTDFConfig, register
 
 __all__ = ["PRESETS", "TrainSettings", "preset"]
 
@@ -79,6 +80,7 @@ class TrainSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON; the network's begin with its kind."""
+        register()
         values = asdict(self)
         values["network"] = {"kind": kind_of(self.network), **self.network.to_dict()}
         return values
@@ -86,6 +88,7 @@ class TrainSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainSettings:
         """Back from :meth:`to_dict`."""
+        register()
         values = dict(values)
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
@@ -126,6 +129,13 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": _CPU,
     # Goes on from the weights of "cpu-2h" with --init; four stems, states near the mixture.
     "cpu-dual": replace(_CPU, network=_DUAL),
+    # Rivals of the two, for the comparison of networks (`compare`).
+    "cpu-2h-12s": replace(_CPU, data=DataSettings(batch=1, crop=262_144)),
+    "cpu-dual-12s": replace(_CPU, network=_DUAL, data=DataSettings(batch=1, crop=262_144)),
+    "cpu-2h-4096": replace(_CPU, network=replace(_SMALL, n_fft=4096, hop=1024)),
+    "cpu-tfc": replace(
+        _CPU, network=TFCTDFConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
+    ),
     # Five stems; a quarter of the states are the diffusion's; silent stems told now and then.
     "cpu-open": replace(_CPU, network=replace(_SMALL, stems=5), corruption=_OPEN),
     "cpu-dual-open": replace(_CPU, network=replace(_DUAL, stems=5), corruption=_OPEN),

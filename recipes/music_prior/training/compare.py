@@ -1,0 +1,119 @@
+"""Networks at equal processor time: the same songs, one thread each; what they separate then."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recipes.music_prior.commands import music_options
+
+__all__ = ["compare"]
+
+NETWORKS = ("cpu-2h", "cpu-2h-12s", "cpu-2h-4096", "cpu-dual", "cpu-dual-12s", "cpu-tfc")
+
+
+def _train(out: Path, preset: str, arguments: list[str]) -> None:
+    """One run of the training in a process of its own; goes on where it was stopped."""
+    command = [sys.executable, "-m", "recipes.music_prior", "train", "--out", os.fspath(out)]
+    command += ["--preset", preset, "--threads", "1", "--devices", "1", "--decay-steps", "0"]
+    done = subprocess.run([*command, *arguments], check=False)
+    if done.returncode:
+        raise click.ClickException(f"the training of {preset} ended with {done.returncode}")
+
+
+def _row(run: Path, shared: Path, names: str) -> dict[str, Any]:
+    """Figures of a run: steps, processor time, loss of the last quarter, the sets."""
+    import torch
+
+    from mgdm_audio.sampling.presets import sampling_settings
+    from recipes.music_prior.sound.validation_sets import validation_set
+    from recipes.music_prior.training.validate import read_prior, validate
+
+    torch.set_num_threads(1)
+    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    late = rows[-max(1, len(rows) // 4) :]
+    prior = read_prior(run / "last.pt")
+    sets = [validation_set(name, shared) for name in names]
+    scores = validate(prior, sets, sampling_settings("fast"))
+    return {
+        "steps": prior.training["steps"],
+        "cpu_seconds": prior.training["cpu_seconds"],
+        "parameters": sum(p.numel() for p in prior.network.parameters()),
+        "loss": sum(float(row["loss"]) for row in late) / len(late),
+        "sets": {key[0]: value["per_stem"] for key, value in scores.items()},
+    }
+
+
+def _told(row: dict[str, Any]) -> str:
+    parts = [f"{row['network']:14s} {row['steps']:5d} steps"]
+    parts.append(f"{row['cpu_seconds'] / row['steps']:.2f} CPU s each  loss {row['loss']:.3f}")
+    for name, stems in row["sets"].items():
+        each = ", ".join(f"{value:.1f}" for value in stems)
+        parts.append(f"{name} {sum(stems) / len(stems):.2f} ({each})")
+    return "  ".join(parts)
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--shared",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with midi, soundfonts and audio, which the sets are made of.",
+)
+@click.option("--network", "networks", multiple=True, help="Training preset  [default: six].")
+@click.option("--cpu-seconds", default=1260.0, show_default=True, help="Of every training.")
+@click.option("--learning-rate", default=7e-4, show_default=True)
+@click.option("--sets", "names", default="CB", show_default=True)
+@click.option(
+    "--init",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Weights that all start from, instead of from average spectra.",
+)
+@music_options
+def compare(
+    out: Path,
+    shared: Path,
+    networks: tuple[str, ...],
+    cpu_seconds: float,
+    learning_rate: float,
+    names: str,
+    init: Path | None,
+    midi_dirs: tuple[str, ...],
+    soundfonts: tuple[str, ...],
+    heldout_soundfonts: tuple[str, ...],
+    composed_share: float,
+) -> None:
+    """Train networks for the same processor time, one after the other, and score them.
+
+    What OUT/comparison.jsonl holds already is not done again.
+    """
+    table = out / "comparison.jsonl"
+    out.mkdir(parents=True, exist_ok=True)
+    lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
+    known = {row["network"]: row for row in map(json.loads, lines)}
+    given = ["--cpu-seconds", f"{cpu_seconds:g}", "--learning-rate", f"{learning_rate:g}"]
+    given += ["--composed-share", f"{composed_share:g}"]
+    for option, values in (
+        ("--midi-dir", midi_dirs),
+        ("--soundfont", soundfonts),
+        ("--heldout-soundfont", heldout_soundfonts),
+        ("--init", () if init is None else (init,)),
+    ):
+        for value in values:
+            given += [option, os.fspath(value)]
+    for network in networks or NETWORKS:
+        if network not in known:
+            _train(out / network, network, given)
+            known[network] = {"network": network, **_row(out / network, shared, names)}
+            with table.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[network]) + "\n")
+        click.echo(_told(known[network]))

@@ -1,0 +1,81 @@
+"""Networks at equal processor time: the rival trunk, the command and its table."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mgdm_audio.priors.networks import network_kinds
+from mgdm_core.errors import SettingsError
+from recipes.music_prior.sound import validation_sets
+from recipes.music_prior.training import compare
+from recipes.music_prior.training.loss import choose_bins
+from recipes.music_prior.training.presets import PRESETS, TrainSettings
+from recipes.music_prior.training.tfc_tdf import TFCTDFConfig
+from recipes.music_prior.training.train import train
+
+from .tiny_training import TINY, Tones, settings_of
+
+SIZES = {**TINY.to_dict(), "path_layers": 2, "path_width": 8, "path_heads": 2, "path_patch": 2}
+
+
+def test_the_rival_looks_at_all_bands_of_a_column_and_at_columns_near_by():
+    torch.manual_seed(0)
+    layer = TFCTDFConfig(**SIZES).build()._layer()
+    x = torch.randn(1, 8, 12, 8, requires_grad=True)
+    layer(x, torch.zeros(1, 8))[0, 0, 6].sum().backward()
+    seen = x.grad.abs().sum((0, 3)) > 0
+    assert seen[:, 6].all()
+    assert seen[0].nonzero().flatten().tolist() == [4, 5, 6, 7, 8]
+
+
+def test_every_weight_of_the_rival_learns_and_its_settings_come_back():
+    settings = settings_of(network=TFCTDFConfig(**SIZES))
+    assert TrainSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert "tfc_tdf" in network_kinds()
+    network = settings.network.build()
+    network.start_from_average(torch.rand(4, 33) + 0.1)
+    with torch.no_grad():
+        for p in network.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    chosen = choose_bins(32, 0.5, torch.Generator().manual_seed(0))
+    re, im = torch.randn(2, 2, 4, 16, 33, generator=torch.Generator().manual_seed(1)) * 0.05
+    out = network.denoise_bins(re, im, torch.tensor([0.1, 0.3]), chosen.bins)
+    (out[0].square() + out[1]).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.path.parameters())
+    with pytest.raises(SettingsError, match="path_bottleneck"):
+        TFCTDFConfig(path_bottleneck=0)
+
+
+def test_the_default_networks_are_presets():
+    assert set(compare.NETWORKS) <= set(PRESETS)
+
+
+def test_runs_are_scored_once_and_shown_again(tmp_path, monkeypatch):
+    asked = []
+
+    def quick(out, preset, arguments):
+        asked.append((preset, arguments))
+        train(settings_of(), Tones(), out, report_every=1, devices=1)
+
+    songs = np.stack([Tones().item(i) for i in range(2)]).repeat(30, axis=2)
+    found = validation_sets.ValidationSet("C", songs, "C-0")
+    monkeypatch.setattr(compare, "_train", quick)
+    monkeypatch.setattr(validation_sets, "validation_set", lambda *_: found)
+    given = [str(tmp_path / "out"), "--shared", str(tmp_path), "--sets", "C"]
+    given += ["--network", "cpu-2h", "--network", "cpu-tfc", "--cpu-seconds", "30"]
+    first = CliRunner().invoke(compare.compare, given, catch_exceptions=False)
+    assert first.exit_code == 0
+    assert [preset for preset, _ in asked] == ["cpu-2h", "cpu-tfc"]
+    assert asked[0][1][:2] == ["--cpu-seconds", "30"]
+    rows = [
+        json.loads(line) for line in (tmp_path / "out/comparison.jsonl").read_text().splitlines()
+    ]
+    assert [row["steps"] for row in rows] == [4, 4]
+    assert all(len(row["sets"]["C"]) == 4 for row in rows)
+    again = CliRunner().invoke(compare.compare, given, catch_exceptions=False)
+    assert again.output == first.output
+    assert len(asked) == 2
+    assert f"{sum(rows[0]['sets']['C']) / 4:.2f}" in first.output.splitlines()[0]
