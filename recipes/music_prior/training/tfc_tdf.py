@@ -1,8 +1,8 @@
 """A rival of the dual-path trunk, for the comparison of networks: convolutions and maps over bands.
 
 Blocks of time-frequency convolutions and time-distributed fully connected layers (TFC-TDF: Choi
-et al. 2020, arXiv 1912.02591) in place of attention; all else is the `DualPath`, so that both trunks
-read and feed the same bin network.
+et al. 2020, arXiv 1912.02591) in place of attention; all else is the `DualPath`: both trunks read
+and feed the same bin network.
 """
 
 from __future__ import annotations
