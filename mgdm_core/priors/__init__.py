@@ -1,5 +1,6 @@
 """Diffusion priors: every network, whatever it predicts, becomes ``denoise(x, t)``."""
 
+from mgdm_core.priors.diffusers import autoencoded, from_diffusers, text_conditions
 from mgdm_core.priors.guided import GuidedPrior
 from mgdm_core.priors.latent import LatentPrior
 from mgdm_core.priors.mixture import GaussianMixture, GaussianMixturePrior, isotropic_mixture
@@ -8,6 +9,7 @@ from mgdm_core.priors.network import (
     EDMPrior,
     FlowPrior,
     NoisePredictionPrior,
+    SamplePrior,
     ScorePrior,
     VelocityPrior,
 )
@@ -24,9 +26,13 @@ __all__ = [
     "LatentPrior",
     "NoisePredictionPrior",
     "Prior",
+    "SamplePrior",
     "ScorePrior",
     "VariancePrior",
     "VelocityPrior",
+    "autoencoded",
+    "from_diffusers",
     "isotropic_mixture",
     "level_vector",
+    "text_conditions",
 ]

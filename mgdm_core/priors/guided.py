@@ -40,4 +40,5 @@ class GuidedPrior:
     def denoise(self, x: Events, t: int | Int[Tensor, " batch"]) -> Events:
         """Combine both estimates of x_0."""
         without = self.unconditional.denoise(x, t)
-        return without + self.scale * (self.conditional.denoise(x, t) - without)
+        # Linear interpolation is exact at both ends: at 1 and 0 one of the two to the bit.
+        return without.lerp(self.conditional.denoise(x, t), self.scale)

@@ -19,6 +19,7 @@ __all__ = [
     "EDMPrior",
     "FlowPrior",
     "NoisePredictionPrior",
+    "SamplePrior",
     "ScorePrior",
     "VelocityPrior",
 ]
@@ -126,6 +127,13 @@ class VelocityPrior(NoisePredictionPrior):
     def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         v = self._call(x, self._time(t))
         return (alpha * x - sigma * v) / (alpha**2 + sigma**2)
+
+
+class SamplePrior(VelocityPrior):
+    """Network that predicts x_0 itself; alpha may be 0 at the last level."""
+
+    def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return self._call(x, self._time(t))
 
 
 class FlowPrior(_NetworkPrior):

@@ -21,7 +21,7 @@ from recipes.images.metrics import LPIPS, measure_words
 from recipes.images.options import common_options, device_of, made_folder, one_line
 from recipes.images.pictures import comparison
 from recipes.images.presets import DEFAULT, apply_changes, checked, describe, settings_for
-from recipes.images.priors import PRIOR_FORMS, load_prior
+from recipes.images.priors import PRIOR_FORMS, Told, load_prior
 from recipes.images.restore import Restoration, measure, observe, restore
 from recipes.images.sweep import PSEUDO_INVERSE, Sweep, run_sweep
 from recipes.images.tasks import LINEAR_TASKS, TASKS, Degradation, build_task, task_names
@@ -73,14 +73,13 @@ def restore_command(
     prior_name: str,
     size: int | None,
     head_channels: int,
-    label: int | None,
-    guidance: float,
     device: str | None,
     kernel_weights: str | None,
     sigma_y: float,
     seed: int,
     convert: bool,
     changes: tuple[str, ...],
+    **told: Any,
 ) -> None:
     """Degrade IMAGE (a file or digit:N) and restore it; writes images, a picture and a JSON."""
     if truth is not None and not observation:
@@ -93,8 +92,7 @@ def restore_command(
         device=where,
         size=size,
         head_channels=head_channels,
-        label=label,
-        guidance=guidance,
+        told=Told(**told),
     )
     degradation = build_task(task, prior.image_shape, seed=seed, kernel_weights=kernel_weights)
     settings = apply_changes(settings_for(sampler, degradation, prior), changes)
@@ -239,14 +237,13 @@ def sweep_command(
     prior_name: str,
     size: int | None,
     head_channels: int,
-    label: int | None,
-    guidance: float,
     device: str | None,
     kernel_weights: str | None,
     sigma_y: float,
     seed: int,
     convert: bool,
     changes: tuple[str, ...],
+    **told: Any,
 ) -> None:
     """Restore a folder of images under many tasks with many samplers; resumable; writes a table.
 
@@ -273,8 +270,7 @@ def sweep_command(
         device=where,
         size=size,
         head_channels=head_channels,
-        label=label,
-        guidance=guidance,
+        told=Told(**told),
     )
 
     def load(name: str) -> torch.Tensor:

@@ -43,11 +43,18 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--head-channels", default=64, show_default=True, help="Channels per head, same."
         ),
         click.option("--label", type=int, help="Class, for class-conditional diffusers priors."),
+        click.option("--prompt", help="Text, for diffusers priors with text encoders."),
+        click.option("--negative-prompt", "negative", default="", help="What stands for no text."),
+        click.option(
+            "--prompt-embeds",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="A file of embeddings in place of --prompt.",
+        ),
         click.option(
             "--guidance",
             default=1.0,
             show_default=True,
-            help="Classifier-free guidance towards the class, against the last class.",
+            help="Classifier-free guidance towards the class or text, against none.",
         ),
         click.option(
             "-d", "--device", default=None, help="cpu, cuda, ... [cuda where there is one]"

@@ -346,5 +346,5 @@ def test_the_default_is_the_library_s_own_choice():
 @pytest.mark.parametrize("asked", [("--label", 3), ("--guidance", 2.0)])
 def test_a_prior_without_classes_takes_none(tmp_path, asked):
     told = run("restore", "digit:3", "-t", "blur", "-o", tmp_path / "o", *asked, fails=True)
-    assert "U-nets that know classes; found 'digits'" in told
+    assert "for networks of diffusers; found 'digits'" in told
     assert not (tmp_path / "o").exists()

@@ -9,7 +9,7 @@ import torch
 from mgdm_core.conditionals import Variational
 from mgdm_core.samplers import MGDM
 from recipes.images.errors import PriorError
-from recipes.images.priors import load_prior
+from recipes.images.priors import Told, load_prior
 from recipes.images.restore import observe, restore
 from recipes.images.tasks import TASKS, build_task
 from tests.recipes.test_images_kernel_network import kernel_network_state
@@ -218,27 +218,27 @@ def test_priors_that_do_not_load_get_one_line(tmp_path, pixel, monkeypatch):
     empty = folder("empty")
     no_scheduler = folder("no_scheduler")
     unet().save_pretrained(no_scheduler)
-    text_to_image = folder("text")
-    unet().save_pretrained(text_to_image / "unet")
-    diffusers.DDPMScheduler().save_pretrained(text_to_image / "scheduler")
-    write(text_to_image, "model_index.json", {"text_encoder": ["transformers", "CLIPTextModel"]})
+    more = folder("more")
+    unet().save_pretrained(more / "unet")
+    diffusers.DDPMScheduler().save_pretrained(more / "scheduler")
+    write(more, "model_index.json", {"upscaler": ["diffusers", "UNet2DModel"]})
     conditional = folder("conditional")
     unet(num_class_embeds=10).save_pretrained(conditional)
     diffusers.DDPMScheduler().save_pretrained(conditional)
     other = folder("other")
-    write(other, "config.json", {"_class_name": "UNet2DConditionModel"})
-    flow = folder("flow")
-    unet().save_pretrained(flow)
-    diffusers.FlowMatchEulerDiscreteScheduler().save_pretrained(flow)
+    write(other, "config.json", {"_class_name": "UNet1DModel"})
+    no_levels = folder("no_levels")
+    unet().save_pretrained(no_levels)
+    diffusers.KarrasVeScheduler().save_pretrained(no_levels)
     broken = folder("broken")
     (broken / "config.json").write_text("{")
     cases = {
         str(empty): "neither model_index.json nor config.json",
         str(no_scheduler): "no scheduler_config.json",
-        str(text_to_image): "also has text_encoder",
+        str(more): "also has upscaler",
         str(conditional): "class-conditional: --label is one of 0 to 9; found None",
-        str(other): "found UNet2DConditionModel",
-        str(flow): "no noise levels that are known",
+        str(other): "found UNet1DModel",
+        str(no_levels): "alphas_cumprod or is one for flow matching",
         str(broken): "cannot be read as JSON",
         "digitz": r"no prior 'digitz'; a prior is one of: 'digits'",
         str(tmp_path / "nothing.pt"): "no prior",
@@ -255,8 +255,8 @@ def test_a_class_and_its_guidance(tmp_path, pixel):
     model.save_pretrained(tmp_path)
     diffusers.DDPMScheduler().save_pretrained(tmp_path)
     x, t = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)), 500
-    plain = load_prior(str(tmp_path), label=1)
-    guided = load_prior(str(tmp_path), label=1, guidance=3.0)
+    plain = load_prior(str(tmp_path), told=Told(1))
+    guided = load_prior(str(tmp_path), told=Told(1, guidance=3.0))
     schedule = plain.prior.schedule
     alpha, sigma = (float(v[t]) for v in (schedule.alpha, schedule.sigma))
     with torch.no_grad():
@@ -273,9 +273,9 @@ def test_a_class_and_its_guidance(tmp_path, pixel):
         ({"label": 3, "guidance": 2.0}, "the last class, 3, stands for none"),
     ):
         with pytest.raises(PriorError, match=message):
-            load_prior(str(tmp_path), **options)
+            load_prior(str(tmp_path), told=Told(**options))
     with pytest.raises(PriorError, match="knows no classes; found --label 1"):
-        load_prior(str(pixel), label=1)
+        load_prior(str(pixel), told=Told(1))
 
 
 def test_hub_without_network_is_one_line(monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from recipes.images.errors import PriorError
 from recipes.images.priors.diffusers_prior import (
+    Told,
     download_folder,
     is_diffusers_folder,
     load_diffusers_prior,
@@ -17,7 +18,7 @@ from recipes.images.priors.digits import SIDE, load_digits_prior
 from recipes.images.priors.guided import load_guided_prior
 from recipes.images.priors.image_prior import ImagePrior
 
-__all__ = ["PRIOR_FORMS", "ImagePrior", "load_prior"]
+__all__ = ["PRIOR_FORMS", "ImagePrior", "Told", "load_prior"]
 
 PRIOR_FORMS = (
     "'digits' (embedded); a .safetensors file of train-digits; a folder of diffusers; OWNER/NAME "
@@ -35,8 +36,7 @@ def load_prior(
     device: torch.device | str = "cpu",
     size: int | None = None,
     head_channels: int = 64,
-    label: int | None = None,
-    guidance: float = 1.0,
+    told: Told | None = None,
 ) -> ImagePrior:
     """Prior by name or path.
 
@@ -49,20 +49,18 @@ def load_prior(
         Side of the images, for guided-diffusion checkpoints (256 by default).
     head_channels : int
         Channels per attention head, for guided-diffusion checkpoints.
-    label : int, optional
-        Class, for diffusers' class-conditional U-nets.
-    guidance : float
-        Scale of classifier-free guidance towards it.
+    told : Told, optional
+        Class or text and the guidance towards it, for diffusers' networks.
 
     Raises
     ------
     PriorError
-        With the valid forms, if there is no such prior; if a prior without classes gets a class.
+        With the valid forms, if there is no such prior; if a prior is told what it does not take.
     """
     path = Path(name).expanduser()
-    if (label is not None or guidance != 1.0) and (name == "digits" or path.is_file()):
+    if told not in (None, Told()) and (name == "digits" or path.is_file()):
         raise PriorError(
-            f"--label and --guidance are for diffusers' U-nets that know classes; found {name!r}"
+            f"--label, --prompt and --guidance are for networks of diffusers; found {name!r}"
         )
     if name == "digits":
         return _digits("digits", load_digits_prior(device=device))
@@ -72,7 +70,7 @@ def load_prior(
                 f"folder {path} has neither model_index.json nor config.json; "
                 f"a prior is one of: {PRIOR_FORMS}"
             )
-        return load_diffusers_prior(path, path.name, device, label, guidance)
+        return load_diffusers_prior(path, path.name, device, told)
     if path.is_file():
         if path.suffix == ".safetensors" and _is_digits(path):
             return _digits(path.stem, load_digits_prior(path, device))
@@ -86,9 +84,7 @@ def load_prior(
         return ImagePrior(path.stem, prior, shape, shape, preset)
     if _REPOSITORY.fullmatch(name) and not path.suffix:
         repository = name.removeprefix("hub:")
-        return load_diffusers_prior(
-            download_folder(repository), repository, device, label, guidance
-        )
+        return load_diffusers_prior(download_folder(repository), repository, device, told)
     raise PriorError(f"no prior {name!r}; a prior is one of: {PRIOR_FORMS}")
 
 

@@ -1,4 +1,4 @@
-"""Priors in the formats of diffusers: unconditional pipelines, or a UNet2DModel and a scheduler.
+"""Priors in the formats of diffusers: pipelines, or a network and a scheduler.
 
 Only tensors and JSON are read: safetensors first, else a checkpoint that ``torch.load`` accepts
 with ``weights_only``. No pipeline code of a repository is run.
@@ -6,31 +6,78 @@ with ``weights_only``. No pipeline code of a repository is run.
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import pickle
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mgdm_core.array_types import Float, Int, Tensor
-from mgdm_core.priors import (
-    GuidedPrior,
-    LatentPrior,
-    NoisePredictionPrior,
-    Prior,
-    ScorePrior,
-    VelocityPrior,
-)
+from mgdm_core.errors import SettingsError
+from mgdm_core.priors import Prior, ScorePrior, autoencoded, from_diffusers, text_conditions
+from mgdm_core.priors.diffusers import Condition
 from mgdm_core.schedule import NoiseSchedule
 from recipes.images.errors import PriorError
 from recipes.images.priors.guided import read_state_dict
 from recipes.images.priors.image_prior import ImagePrior
 
-__all__ = ["UnitRangePrior", "download_folder", "is_diffusers_folder", "load_diffusers_prior"]
+__all__ = [
+    "Told",
+    "UnitRangePrior",
+    "download_folder",
+    "is_diffusers_folder",
+    "load_diffusers_prior",
+]
 
 _VAES = ("VQModel", "AutoencoderKL")
+_NETWORKS = (
+    "UNet2DModel",
+    "UNet2DConditionModel",
+    "SD3Transformer2DModel",
+    "DiTTransformer2DModel",
+)
+_TEXT_PARTS = tuple(
+    f"{part}{number}" for part in ("tokenizer", "text_encoder") for number in ("", "_2", "_3")
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a prior is told, and the guidance towards it.
+
+    Parameters
+    ----------
+    label : int or None
+        Class, of a network with a table of them.
+    prompt, negative : str
+        Text, and what stands for none; the pipeline's text encoders read both.
+    prompt_embeds : Path or None
+        File of embeddings in their place: ``prompt_embeds``, ``negative_prompt_embeds`` and, where
+        the network takes them, ``pooled_prompt_embeds`` and ``negative_pooled_prompt_embeds``.
+    guidance : float
+        Scale of classifier-free guidance.
+    """
+
+    label: int | None = None
+    prompt: str | None = None
+    negative: str = ""
+    prompt_embeds: Path | None = None
+    guidance: float = 1.0
+
+    def named(self, name: str) -> str:
+        """Name of a prior that is told this."""
+        about = {"class": self.label, "text": self.prompt or self.prompt_embeds}
+        said = [f"{kind} {value}" for kind, value in about.items() if value is not None]
+        return ", ".join([name, *said, f"guidance {self.guidance:g}"]) if said else name
+
+
+def _line(error: Exception) -> str:
+    """What an error says first."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _diffusers() -> Any:
@@ -61,7 +108,7 @@ def download_folder(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        plain = ["*.json", "*/*.json"]
+        plain = ["*.json", "*/*.json", "*/*.txt", "*/*.model"]
         folder = Path(
             snapshot_download(
                 repository, allow_patterns=[*plain, "*.safetensors", "*/*.safetensors"]
@@ -72,8 +119,9 @@ def download_folder(repository: str) -> Path:
                 snapshot_download(repository, allow_patterns=[*plain, "*.bin", "*/*.bin"])
             )
     except Exception as error:  # the hub's client raises many kinds, all meaning the same here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PriorError(f"{repository!r} cannot be fetched from the hub: {reason}") from error
+        raise PriorError(
+            f"{repository!r} cannot be fetched from the hub: {_line(error)}"
+        ) from error
     return folder
 
 
@@ -102,16 +150,8 @@ def _load_model(class_name: str, folder: Path) -> Any:
             folder, use_safetensors=safe, local_files_only=True, low_cpu_mem_usage=False
         )
     except (OSError, RuntimeError, ValueError, TypeError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise PriorError(f"{folder} does not load as {class_name}: {reason}") from error
+        raise PriorError(f"{folder} does not load as {class_name}: {_line(error)}") from error
     return model.float().eval().requires_grad_(False)
-
-
-class _SamplePrior(NoisePredictionPrior):
-    """Network that predicts x_0 itself from x_t."""
-
-    def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return self._call(x, self._time(t))
 
 
 class UnitRangePrior:
@@ -137,82 +177,103 @@ class UnitRangePrior:
         return 2 * self.inner.denoise(0.5 * (x + 1), t) - 1
 
 
-def _network(unet: Any, label: int | None) -> Callable[[Tensor, Tensor], Tensor]:
-    if label is None:
-        return lambda x, time: unet(x, time).sample
-    return lambda x, time: unet(x, time, torch.full((len(x),), label, device=x.device)).sample
-
-
-def _labelled(
-    unet: Any, scheduler: dict[str, Any], folder: Path, label: int | None, guidance: float
-) -> Prior:
-    """Prior of a U-net, of a class where it knows classes, with classifier-free guidance."""
-    classes = unet.config.num_class_embeds
-    if unet.config.class_embed_type is not None:
+def _conditions(
+    network: Any, part: str, folder: Path, told: Told
+) -> tuple[Condition | None, Condition | None]:
+    """What the network is told, and what stands for none; (None, None) where it takes nothing."""
+    config, name = network.config, type(network).__name__
+    takes_text = "encoder_hidden_states" in inspect.signature(network.forward).parameters
+    if takes_text:
+        if (told.prompt is None) == (told.prompt_embeds is None) or told.label is not None:
+            raise PriorError(
+                f"the {name} in {folder} takes a text: --prompt, or --prompt-embeds with a file of "
+                f"its embeddings; found {told}"
+            )
+        if told.prompt is not None:
+            pipeline = _text_pipeline(folder, part, network)
+            return text_conditions(pipeline, told.prompt, told.negative)
+        assert told.prompt_embeds is not None
+        return _embeddings(told.prompt_embeds)
+    if told.prompt is not None or told.prompt_embeds is not None:
+        raise PriorError(f"the {name} in {folder} takes no text; found --prompt")
+    if config.get("class_embed_type") is not None:
         raise PriorError(
-            f"the U-net in {folder} takes a class as {unet.config.class_embed_type!r}; known here "
-            f"is a table of classes (num_class_embeds)"
+            f"the {name} in {folder} takes a class as {config.class_embed_type!r}; known here is a "
+            f"table of classes (num_class_embeds)"
         )
-    if classes is None:
-        if label is not None or guidance != 1:
-            raise PriorError(f"the U-net in {folder} knows no classes; found --label {label}")
-        return _prior(unet, scheduler)
-    if label is None or not 0 <= label < classes:
+    # With guidance in mind a U-net's table has one class more at its end, for none; DiT's has one
+    # more than it says.
+    beyond = config.get("num_embeds_ada_norm")
+    count = config.get("num_class_embeds") if beyond is None else beyond
+    if count is None:
+        if told.label is not None or told.guidance != 1:
+            raise PriorError(f"the {name} in {folder} knows no classes; found --label {told.label}")
+        return None, None
+    if told.label is None or not 0 <= told.label < count:
         raise PriorError(
-            f"the U-net in {folder} is class-conditional: --label is one of 0 to {classes - 1}; "
-            f"found {label}"
+            f"the {name} in {folder} is class-conditional: --label is one of 0 to {count - 1}; "
+            f"found {told.label}"
         )
-    of_class = _prior(unet, scheduler, label)
-    if guidance == 1:
-        return of_class
-    # Trained for guidance, such a table has one class more at its end, for none.
-    if label == classes - 1:
+    none = count - 1 if beyond is None else beyond
+    if told.guidance != 1 and told.label == none:
         raise PriorError(
-            f"with guidance the last class, {label}, stands for none; choose one below it"
+            f"with guidance the last class, {none}, stands for none; choose one below it"
         )
-    return GuidedPrior(of_class, _prior(unet, scheduler, classes - 1), guidance)
+    told_class, no_class = ({"class_labels": torch.tensor([k])} for k in (told.label, none))
+    return told_class, no_class
 
 
-def _prior(unet: Any, scheduler: dict[str, Any], label: int | None = None) -> Prior:
-    """Prior of a U-net under a scheduler's configuration."""
-    diffusers = _diffusers()
+def _embeddings(file: Path) -> tuple[Condition, Condition | None]:
+    """Conditions of a file of embeddings, under the names that diffusers' pipelines have."""
+    state = read_state_dict(file)
+    names = {"prompt_embeds": "encoder_hidden_states", "pooled_prompt_embeds": "pooled_projections"}
+    told, untold = (
+        {ours: state[start + theirs] for theirs, ours in names.items() if start + theirs in state}
+        for start in ("", "negative_")
+    )
+    if "encoder_hidden_states" not in told:
+        raise PriorError(
+            f"{file} holds prompt_embeds, and with guidance negative_prompt_embeds; found "
+            f"{', '.join(sorted(state))}"
+        )
+    return told, untold or None
+
+
+def _text_pipeline(folder: Path, part: str, network: Any) -> Any:
+    """The pipeline with its text encoders, around a network that is loaded already."""
+    try:
+        return _diffusers().DiffusionPipeline.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, **{part: network, "vae": None}
+        )
+    except (OSError, RuntimeError, ValueError, TypeError, ImportError) as error:
+        raise PriorError(f"the text encoders in {folder} do not load: {_line(error)}") from error
+
+
+def _prior(network: Any, scheduler: dict[str, Any], folder: Path, part: str, told: Told) -> Prior:
+    """Prior of a network under a scheduler's configuration."""
     name = scheduler.get("_class_name", "DDPMScheduler")
+    condition, without = _conditions(network, part, folder, told)
     if name == "ScoreSdeVeScheduler":
-        low, high = float(scheduler["sigma_min"]), float(scheduler["sigma_max"])
+        low, high = math.log10(scheduler["sigma_min"]), math.log10(scheduler["sigma_max"])
         steps = int(scheduler["num_train_timesteps"])
-        sigmas = torch.logspace(
-            torch.tensor(low).log10().item(),
-            torch.tensor(high).log10().item(),
-            steps,
-            dtype=torch.float64,
-        )
+        levels = NoiseSchedule.from_sigmas(torch.logspace(low, high, steps, dtype=torch.float64))
         # The images of these networks lie in [0, 1].
-        return UnitRangePrior(ScorePrior(_network(unet, label), NoiseSchedule.from_sigmas(sigmas)))
-    kind = getattr(diffusers, name, None)
-    built = None if kind is None else kind.from_config(scheduler)
-    if not hasattr(built, "alphas_cumprod"):
-        raise PriorError(
-            f"scheduler {name} has no noise levels that are known here; use a pipeline with a "
-            f"DDPM, DDIM or other scheduler with alphas_cumprod, or ScoreSdeVeScheduler"
+        return UnitRangePrior(ScorePrior(lambda x, time: network(x, time).sample, levels))
+    kind = getattr(_diffusers(), name, None)
+    if kind is None:
+        raise PriorError(f"diffusers has no scheduler {name}")
+    try:
+        return from_diffusers(
+            network, kind.from_config(scheduler), condition, without, told.guidance
         )
-    schedule = NoiseSchedule.from_alphas_cumprod(built.alphas_cumprod, name)  # pyright: ignore
-    predicts = scheduler.get("prediction_type", "epsilon")
-    families = {
-        "epsilon": NoisePredictionPrior,
-        "v_prediction": VelocityPrior,
-        "sample": _SamplePrior,
-    }
-    if predicts not in families:
-        raise PriorError(
-            f"prediction_type is one of {', '.join(families)}; found {predicts!r} in {name}"
-        )
-    return families[predicts](_network(unet, label), schedule)
+    except SettingsError as error:
+        raise PriorError(f"{folder}: {error}") from error
 
 
-def _side(unet: Any, folder: Path) -> tuple[int, int]:
-    size = unet.config.sample_size
+def _side(network: Any, folder: Path) -> tuple[int, int]:
+    size = network.config.sample_size
     if size is None:
-        raise PriorError(f"the U-net in {folder} does not say its sample_size")
+        raise PriorError(f"the network in {folder} does not say its sample_size")
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
@@ -222,13 +283,9 @@ def _part(folder: Path, name: str) -> Path:
 
 
 def load_diffusers_prior(
-    folder: Path,
-    name: str,
-    device: torch.device | str = "cpu",
-    label: int | None = None,
-    guidance: float = 1.0,
+    folder: Path, name: str, device: torch.device | str = "cpu", told: Told | None = None
 ) -> ImagePrior:
-    """Prior from a folder: a pipeline, a U-net with a scheduler, or a latent pipeline.
+    """Prior from a folder: a pipeline, a network with a scheduler, or a latent pipeline.
 
     Parameters
     ----------
@@ -236,66 +293,48 @@ def load_diffusers_prior(
     name : str
         What the prior is called in results.
     device : torch.device or str
-    label : int or None
-        Class, for a U-net that knows classes.
-    guidance : float
-        Scale of classifier-free guidance towards the class, against the last class of the table.
+    told : Told or None
+        Class or text, for a network that takes one, and the guidance towards it.
 
     Raises
     ------
     PriorError
-        If a part is missing or of an unknown kind, or the class is not one of the U-net's.
+        If a part is missing or of an unknown kind, or what the network is told is not what it
+        takes.
     """
+    told = told or Told()
     index_file = folder / "model_index.json"
     index = _read_json(index_file) if index_file.is_file() else {}
-    config = _read_json(_part(folder, "unet") / "config.json")
+    part = "transformer" if (folder / "transformer").is_dir() else "unet"
+    config = _read_json(_part(folder, part) / "config.json")
     class_name = config.get("_class_name", "UNet2DModel")
-    if class_name != "UNet2DModel":
+    if class_name not in _NETWORKS:
         raise PriorError(
-            f"a prior has a UNet2DModel, with or without classes; found {class_name} in {folder}"
+            f"a prior's network is one of {', '.join(_NETWORKS)}; found {class_name} in {folder}"
         )
-    unet = _load_model("UNet2DModel", _part(folder, "unet")).to(device)
     scheduler_file = _part(folder, "scheduler") / "scheduler_config.json"
     if not scheduler_file.is_file():
         raise PriorError(f"{folder} has no scheduler_config.json to say the noise levels")
-    prior = _labelled(unet, _read_json(scheduler_file), folder, label, guidance)
-    name = name if label is None else f"{name}, class {label}, guidance {guidance:g}"
-    height, width = _side(unet, folder)
-    shape = (unet.config.in_channels, height, width)
-    for part, entry in index.items():
-        if isinstance(entry, list) and len(entry) == 2 and entry[1] in _VAES:
-            vae = _load_model(entry[1], _part(folder, part)).to(device)
-            return _latent(name, prior, vae, entry[1], shape)
-    known = ("unet", "scheduler")
+    known = (part, "scheduler", *_TEXT_PARTS)
+    vaes = {k: v[1] for k, v in index.items() if isinstance(v, list) and v[1] in _VAES}
     other = [k for k, v in index.items() if isinstance(v, list) and v[1] and k not in known]
-    if other:
+    if other and not vaes:
         raise PriorError(
-            f"{folder} is no unconditional pipeline that is known here: it also has "
-            f"{', '.join(other)}"
+            f"{folder} is no pipeline that is known here: it also has {', '.join(other)}"
         )
-    return ImagePrior(name, prior, shape, shape, "ffhq-pixel")
-
-
-def _latent(
-    name: str, prior: Prior, vae: Any, kind: str, shape: tuple[int, int, int]
-) -> ImagePrior:
-    """Latent prior with the autoencoder's decoder, differentiable through the quantiser too."""
-    if vae.config.latent_channels != shape[0]:
-        raise PriorError(
-            f"the autoencoder of {name} has {vae.config.latent_channels} latent channels, its "
-            f"U-net {shape[0]}"
-        )
-    shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
-
-    def encode(x: Tensor) -> Tensor:
-        out = vae.encode(x)
-        z = out.latents if kind == "VQModel" else out.latent_dist.mode()
-        return z - shift
-
-    def decode(z: Tensor) -> Tensor:
-        return vae.decode(z + shift).sample
-
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    latent = LatentPrior(prior, encode, decode, float(vae.config.scaling_factor))
-    image_shape = (vae.config.out_channels, shape[1] * factor, shape[2] * factor)
-    return ImagePrior(name, latent, image_shape, shape, "ffhq-latent")
+    network = _load_model(class_name, _part(folder, part)).to(device)
+    prior = _prior(network, _read_json(scheduler_file), folder, part, told)
+    height, width = _side(network, folder)
+    shape = (network.config.in_channels, height, width)
+    for vae_part, kind in vaes.items():
+        vae = _load_model(kind, _part(folder, vae_part)).to(device)
+        if vae.config.latent_channels != shape[0]:
+            raise PriorError(
+                f"the autoencoder of {name} has {vae.config.latent_channels} latent channels, its "
+                f"network {shape[0]}"
+            )
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        image_shape = (vae.config.out_channels, height * factor, width * factor)
+        latent = autoencoded(prior, vae)
+        return ImagePrior(told.named(name), latent, image_shape, shape, "ffhq-latent")
+    return ImagePrior(told.named(name), prior, shape, shape, "ffhq-pixel")
