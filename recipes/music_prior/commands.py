@@ -109,6 +109,12 @@ def _song_options(command):
             is_flag=True,
             help="A fifth stem: other instruments and voices in half of it.",
         ),
+        click.option(
+            "--strange",
+            default=1.0,
+            show_default=True,
+            help="How often computed instruments and those of other classes play: of the usual.",
+        ),
         click.option("--workers", default=1, show_default=True, help="Processes that render."),
         music_options,
         click.option(
@@ -176,6 +182,7 @@ def sets(shared: Path, cache: Path | None) -> None:
 @click.option("--crop", type=click.FloatRange(0.1), help="Seconds of an item  [default: 3].")
 @click.option("--cross-talk", type=float, help="Share of items with cross-talk; 0: white noise.")
 @click.option("--items-per-step", type=float, help="New segments per step.")
+@click.option("--augmentation", type=click.FloatRange(0, 1), help="Share of the usual.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dry", is_flag=True, help="Every part of the preset, in a few tiny steps.")
 @click.option("--compile/--no-compile", "compiled", default=None)
@@ -205,6 +212,7 @@ def train(
     crop: float | None,
     cross_talk: float | None,
     items_per_step: float | None,
+    augmentation: float | None,
     seed: int,
     dry: bool,
     compiled: bool | None,
@@ -236,6 +244,8 @@ def train(
     changes = {"batch": batch, "items_per_step": items_per_step, "crop": samples}
     changes = {k: v for k, v in changes.items() if v is not None}
     settings = replace(settings, data=replace(settings.data, **changes))
+    if augmentation is not None:
+        settings = replace(settings, data=settings.data.augmented(augmentation))
     songs["segment"] = max(_SEGMENT, settings.data.crop * 5 // 4)  # some are played faster
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))

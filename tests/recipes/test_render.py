@@ -301,6 +301,8 @@ def test_other_instruments_stand_in_in_training_only(fonts):
     share = np.mean([program in STAND_INS["guitar"] for program in programs])
     expected = STAND_IN_SHARE if fonts.stand_ins["guitar"] else 0.0
     assert abs(share - expected) < 0.05
+    seldom = Fonts(FONT, strange=0.0)
+    assert not {seldom.choose(track, rng).program for _ in range(300)} & {*STAND_INS["guitar"]}
     held_out = Fonts(FONT, "valid")
     assert not {held_out.choose(track, rng).program for _ in range(300)} & {*STAND_INS["guitar"]}
 

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.errors import MGDMError
-from recipes.music_prior.training.batches import BatchStream, draw_batch, random_texture
+from recipes.music_prior.training.batches import (
+    BatchStream,
+    draw_batch,
+    random_equaliser,
+    random_texture,
+)
 from recipes.music_prior.training.data import DataSettings, SegmentPool, ShardSource, average_power
 from recipes.music_prior.training.sources import pack
 
@@ -176,3 +181,15 @@ class TestShards:
     def test_empty_folder_says_what_to_do(self, tmp_path):
         with pytest.raises(MGDMError, match="pack"):
             ShardSource(tmp_path)
+
+
+def test_less_augmentation_leaves_the_songs_as_they_are():
+    settings = DataSettings(batch=4, crop=512, window=10, initial=8, texture=0.2)
+    none = settings.augmented(0.0)
+    assert (none.remix, none.equaliser_db, none.speed, none.texture) == (0, 0, 0, 0)
+    assert settings.augmented(1.0) == settings
+    spectrum = torch.randn(2, 4, 65, 9, dtype=torch.complex64, generator=stream_of(1))
+    torch.testing.assert_close(random_texture(spectrum, none, stream_of(2)), spectrum)
+    assert (random_equaliser(2, 4, 65, none, stream_of(2)) == 1).all()
+    half = random_equaliser(2, 4, 65, settings.augmented(0.5), stream_of(2))
+    torch.testing.assert_close(half.square(), random_equaliser(2, 4, 65, settings, stream_of(2)))

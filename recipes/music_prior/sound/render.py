@@ -70,6 +70,9 @@ class Fonts:
     stems
         `STEMS`, or `FIVE_STEMS`: then instruments of no class play the stem "other" only, from
         `paths`.
+    strange
+        How often computed instruments and those of another class play in training, as a share of
+        their usual share.
 
     Raises
     ------
@@ -84,8 +87,10 @@ class Fonts:
         split: str = "train",
         heldout: Sequence[str] = (),
         stems: tuple[str, ...] = STEMS,
+        strange: float = 1.0,
     ) -> None:
         self.split = split
+        self.strange = strange
         self.foreign = bool(heldout) and split == "valid"
         self.paths = find_soundfonts(tuple(heldout if self.foreign else paths), split)
         foreign = len(self.paths) if self.foreign else 0
@@ -142,7 +147,7 @@ class Fonts:
         rest, to whole chords rather than to single notes.
         """
         others = self.stand_ins[track.stem] if self.split == "train" else []
-        if others and rng.random() < STAND_IN_SHARE:
+        if others and rng.random() < STAND_IN_SHARE * self.strange:
             return others[int(rng.integers(len(others)))]
         any_of_class = self.split == "train" and rng.random() < ANY_INSTRUMENT_SHARE
         if self.foreign or any_of_class:
@@ -181,7 +186,7 @@ def draw_timbre(track: Track, rng: np.random.Generator) -> Timbre:
 def _patch(track: Track, fonts: Fonts, rng: np.random.Generator) -> Patch | None:
     """Say whether a computed instrument plays a track; never in validation, nor bent strings."""
     many = len(fonts.instruments[track.stem]) >= MANY_INSTRUMENTS
-    computed = rng.random() < SHARE[track.stem] / (3 if many else 1)
+    computed = rng.random() < fonts.strange * SHARE[track.stem] / (3 if many else 1)
     if not computed or fonts.split != "train" or track.bends:
         return None
     return draw_patch(track, rng)

@@ -55,6 +55,8 @@ class StreamSettings:
         fifth stem. The songs and notes of the four are the same; no sitar plays the guitar.
     segments_per_song
         How many consecutive segments are cut from one rendered song.
+    strange
+        How often computed instruments and those of another class play, as a share of what is usual.
     """
 
     segment: int = 131_072
@@ -67,6 +69,7 @@ class StreamSettings:
     split: str = "train"
     segments_per_song: int = 12
     stems: tuple[str, ...] = STEMS
+    strange: float = 1.0
 
     def __post_init__(self) -> None:
         for name, least in (("segment", 1), ("segments_per_song", 1), ("workers", 0), ("seed", 0)):
@@ -74,6 +77,8 @@ class StreamSettings:
                 raise StreamError(f"{name} must be at least {least}; got {getattr(self, name)}")
         if not 0 <= self.composed_share <= 1:
             raise StreamError(f"composed_share must be in 0..1; got {self.composed_share}")
+        if not 0 <= self.strange <= 1:
+            raise StreamError(f"strange must be in 0..1; got {self.strange}")
         if self.stems not in (STEMS, FIVE_STEMS):
             raise StreamError(f"stems must be {STEMS} or {FIVE_STEMS}; got {self.stems}")
         if self.split not in SPLITS:
@@ -82,7 +87,8 @@ class StreamSettings:
 
 def open_fonts(settings: StreamSettings) -> Fonts:
     """Load the soundfonts of a stream's split."""
-    return Fonts(settings.soundfonts, settings.split, settings.heldout_soundfonts, settings.stems)
+    s = settings
+    return Fonts(s.soundfonts, s.split, s.heldout_soundfonts, s.stems, s.strange)
 
 
 class SongSource:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -84,6 +84,11 @@ class DataSettings:
             raise SettingsError(f"items_per_step must not be negative; found {self.items_per_step}")
         if not (0 <= self.remix <= 1 and 0 <= self.speed <= 1 and 0 <= self.drop < 1):
             raise SettingsError("remix, speed and drop are shares in [0, 1]")
+
+    def augmented(self, share: float) -> DataSettings:
+        """Return these settings with so much of their remixing, speeds, textures, equalisers."""
+        names = ("remix", "equaliser_db", "speed", "texture")
+        return replace(self, **{name: share * getattr(self, name) for name in names})
 
     def span(self, step: int) -> tuple[int, int]:
         """First segment of the window at a step, and the one after its last."""
