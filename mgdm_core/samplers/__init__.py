@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from mgdm_core.errors import SettingsError
 from mgdm_core.sampler import Sampler
+from mgdm_core.samplers.calibrated_guidance import CalibratedGuidance
 from mgdm_core.samplers.daps import DAPS
 from mgdm_core.samplers.ddnm import DDNM
 from mgdm_core.samplers.ddrm import DDRM
@@ -24,15 +25,22 @@ from mgdm_core.samplers.msdm_dirac import MSDMDirac
 from mgdm_core.samplers.msdm_gaussian import MSDMGaussian
 from mgdm_core.samplers.pgdm import PGDM
 from mgdm_core.samplers.pnp_dm import PnPDM
+from mgdm_core.samplers.psld import PSLD
 from mgdm_core.samplers.red_diff import REDDiff
+from mgdm_core.samplers.resample import ReSample
 from mgdm_core.samplers.smc_diff import SMCDiff
 from mgdm_core.samplers.tweedie_gibbs import TweedieGibbs
 from mgdm_core.samplers.twisted_smc import TwistedSMC
 
 __all__ = [
+    "MGDM",
+    "MGDMMarginal",
+    "TweedieGibbs",
+    "CalibratedGuidance",
     "DAPS",
     "DDNM",
     "DDRM",
+    "DPS",
     "DiffPIR",
     "DiffusionGibbs",
     "DInG",
@@ -42,42 +50,19 @@ __all__ = [
     "MSDMDirac",
     "MSDMGaussian",
     "PGDM",
+    "PSLD",
     "PnPDM",
     "REDDiff",
+    "ReSample",
     "SMCDiff",
     "TwistedSMC",
-    "DPS",
-    "MGDM",
-    "MGDMMarginal",
-    "TweedieGibbs",
     "PRESETS",
     "SAMPLERS",
     "default_sampler",
     "get_sampler",
 ]
 
-_KINDS: tuple[type[Sampler], ...] = (
-    MGDM,
-    MGDMMarginal,
-    TweedieGibbs,
-    DPS,
-    DAPS,
-    DDNM,
-    DDRM,
-    DiffPIR,
-    DiffusionGibbs,
-    DInG,
-    FlowDPS,
-    GuessAndGuide,
-    MCGDiff,
-    MSDMDirac,
-    MSDMGaussian,
-    PGDM,
-    PnPDM,
-    REDDiff,
-    SMCDiff,
-    TwistedSMC,
-)
+_KINDS = [kind for name in __all__ if isinstance(kind := globals().get(name), type)]
 
 SAMPLERS: dict[str, type[Sampler]] = {kind.name: kind for kind in _KINDS}
 """Every sampler by name, for command lines and tables."""

@@ -142,6 +142,7 @@ def test_nan_stops_the_run_at_its_level(name):
         "pnp_dm",
         "ding",
         "diffusion_gibbs",
+        "calibrated_guidance",
     ):  # an inner chain goes below the level of its step
         assert min(prior.levels) <= 30
     else:
@@ -175,7 +176,11 @@ def test_a_start_is_where_the_run_begins(name):
     likelihood = GaussianLikelihood(SumOverChannels(3), x_0.sum(1), 0.05)
     seen = []
     level = KARRAS.level_of_sigma(0.05)
-    gentle = {"red_diff": {"learning_rate": 0.01}, "dps": {"gamma": 0.01}}
+    gentle = {
+        "red_diff": {"learning_rate": 0.01},
+        "dps": {"gamma": 0.01},
+        "psld": {"eta": 0.01, "gamma": 0.01},
+    }
     settings = short(name, **gentle.get(name, {}))
     result = run(
         name,

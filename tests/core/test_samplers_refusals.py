@@ -71,6 +71,9 @@ def test_one_stream_per_observation(name):
 BAD = [
     ("dps", {"gamma": 0.0}, "gamma is positive"),
     ("dps", {"eta": 1.5}, "eta lies"),
+    ("psld", {"eta": -0.1}, "eta is not negative"),
+    ("resample", {"gamma": 0.0}, "gamma is positive"),
+    ("calibrated_guidance", {"draws": 0}, "draws is at least 1"),
     ("pgdm", {"weighting": "magic"}, "published.*magic"),
     ("pgdm", {"data_variance": -1.0}, "data_variance"),
     ("ddnm", {"eta": 1.2}, "eta lies"),

@@ -1,0 +1,39 @@
+"""What a problem on latent codes is on the data that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
+from typing import NamedTuple
+
+from mgdm_core.array_types import Tensor
+from mgdm_core.errors import SettingsError
+from mgdm_core.operators import Composition
+from mgdm_core.priors import LatentPrior
+from mgdm_core.problem import Problem
+
+__all__ = ["OnData", "on_data"]
+
+
+class OnData(NamedTuple):
+    """Maps between latents and data, and the problem whose likelihood is of data."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    problem: Problem
+
+
+def on_data(problem: Problem) -> OnData:
+    """Take the decoder out of the likelihood; without a latent prior nothing is to be done."""
+    prior, operator = problem.prior, getattr(problem.likelihood, "operator", None)
+    if not isinstance(prior, LatentPrior):
+        return OnData(lambda x: x, lambda z: z, problem)
+    if not isinstance(operator, Composition):
+        raise SettingsError(
+            "a latent prior observes through compose(operator, prior.decoder_operator()); "
+            f"found {type(operator).__name__}"
+        )
+    likelihood = copy(problem.likelihood)
+    likelihood.operator = operator.outer  # type: ignore[attr-defined]
+    return OnData(prior.encode, prior.decode, replace(problem, likelihood=likelihood))
