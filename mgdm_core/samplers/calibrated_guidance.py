@@ -88,5 +88,5 @@ class CalibratedGuidance(Descent):
 
 PRESETS: dict[str, CalibratedGuidance] = {
     "default": CalibratedGuidance(),
-    "published": CalibratedGuidance(draws=1000, prior_steps=20),
+    "thousand-draws": CalibratedGuidance(draws=1000, prior_steps=20),
 }
