@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "CapabilityError",
-    "CancelledError",
-    "DivergenceError",
-    "MGDMError",
-    "SettingsError",
-    "ShapeError",
-]
-
 
 class MGDMError(Exception):
     """Base class of every error that this project raises on purpose."""

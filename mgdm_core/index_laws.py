@@ -17,20 +17,6 @@ from mgdm_core.sampler import gaussian
 from mgdm_core.schedule import Level
 from mgdm_core.settings import Settings, at_least, check, positive, share
 
-__all__ = [
-    "INDEX_LAWS",
-    "Fraction",
-    "IndexLaw",
-    "NearZero",
-    "NextLevel",
-    "PublishedMix",
-    "ResidualLaw",
-    "UniformFraction",
-    "UniformLaw",
-    "WeightsLaw",
-]
-
-
 PUBLISHED_FLOOR = 0.0436
 """Noise-to-signal ratio of level 10 of DDPM's linear schedule."""
 

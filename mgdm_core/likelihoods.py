@@ -11,14 +11,6 @@ from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators import Operator, Scaled, flat, scaled
 
-__all__ = [
-    "CallableLikelihood",
-    "GaussianLikelihood",
-    "ImageLikelihood",
-    "Likelihood",
-    "PoissonLikelihood",
-]
-
 
 class Likelihood:
     """What a sampler asks of a likelihood: subclasses give ``log_prob``.

@@ -11,8 +11,6 @@ import torch
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["DeviceStreams", "RandomStreams"]
-
 
 class RandomStreams:
     """Independent generators, one per batch item; every draw has the batch as its first axis.

@@ -15,8 +15,6 @@ from mgdm_core.operators import SVD, SpectralOperator, flat
 from mgdm_core.priors import Denoised, Prior
 from mgdm_core.schedule import Level, NoiseSchedule
 
-__all__ = ["Meter", "Problem"]
-
 
 @dataclass
 class Meter:

@@ -26,8 +26,6 @@ from mgdm_core.trace import (
     peak_memory_bytes,
 )
 
-__all__ = ["SampleResult", "SavedRun", "sample"]
-
 
 @dataclass(frozen=True)
 class SampleResult:

@@ -19,21 +19,6 @@ from mgdm_core.operators import LinearOperator, SpectralOperator, SumOverChannel
 from mgdm_core.problem import Problem
 from mgdm_core.settings import Settings, check
 
-__all__ = [
-    "Info",
-    "Plan",
-    "Result",
-    "Sampler",
-    "Start",
-    "State",
-    "check",
-    "first_state",
-    "first_level",
-    "gaussian",
-    "lacks",
-    "locally_gaussian",
-]
-
 
 class Plan(Protocol):
     """What is settled before the first step: what the steps need, and their number."""
@@ -131,9 +116,7 @@ class Sampler(Settings):
 
     def requires(self, problem: Problem) -> None:
         """Raise :class:`CapabilityError`, naming what is missing, if the problem will not do."""
-        for need in ("gaussian", "linear", "spectral", "mixing"):
-            if need in self.needs and lacks(problem, need):
-                raise CapabilityError(owner_of(problem, need), need, self.name)
+        require(problem, self.name, *sorted(self.needs))
 
     def plan(self, problem: Problem, start: Start | None = None) -> Any:
         """Settle the levels that are really run, phases and rates, once."""
@@ -170,26 +153,26 @@ def lacks(problem: Problem, need: str) -> bool:
     return False
 
 
-def owner_of(problem: Problem, need: str) -> object:
-    """Return what the need is asked of: the likelihood, or its operator."""
-    about_likelihood = need in ("gaussian", "local_gaussian")
-    owner = problem.likelihood
-    return owner if about_likelihood else getattr(owner, "operator", owner)
+def require(problem: Problem, who: str, *needs: str) -> None:
+    """Raise :class:`CapabilityError` for the first of the needs that the problem lacks."""
+    for need in needs:
+        if lacks(problem, need):
+            owner = problem.likelihood
+            if need not in ("gaussian", "local_gaussian"):
+                owner = getattr(owner, "operator", owner)
+            raise CapabilityError(owner, need, who)
 
 
 def gaussian(problem: Problem) -> GaussianLikelihood:
     """Return the likelihood of a problem that a sampler has found to be Gaussian."""
-    likelihood = problem.likelihood
-    if not isinstance(likelihood, GaussianLikelihood):
-        raise CapabilityError(likelihood, "gaussian")
-    return likelihood
+    require(problem, "this method", "gaussian")
+    return problem.likelihood  # type: ignore[return-value]
 
 
 def locally_gaussian(problem: Problem, who: str) -> ImageLikelihood:
     """Return the likelihood as one that looks Gaussian near a point, or say that it does not."""
-    if not isinstance(problem.likelihood, ImageLikelihood):
-        raise CapabilityError(problem.likelihood, "local_gaussian", who)
-    return problem.likelihood
+    require(problem, who, "local_gaussian")
+    return problem.likelihood  # type: ignore[return-value]
 
 
 def first_level(problem: Problem, start: Start | None, level: int | None = None) -> int:
@@ -230,8 +213,3 @@ def draw(
     shape: Sequence[int] = (particles, *problem.shape) if particles else problem.shape
     drawn = noise.normal(shape, problem.dtype, problem.device)
     return drawn.flatten(0, 1) if particles else drawn
-
-
-def like_items(value: Float[Tensor, " batch"], x: Events) -> Float[Tensor, "batch ..."]:
-    """One value per item, shaped to multiply ``x``, in its dtype."""
-    return value.to(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1))

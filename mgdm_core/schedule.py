@@ -12,8 +12,6 @@ import torch
 from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["Level", "Moment", "NoiseSchedule", "fit", "root"]
-
 Level = int | Int[Tensor, " levels"]
 Moment = float | Float[Tensor, " levels"]
 """A number of the schedule: a float at a level that the host knows, else one per item, float64."""

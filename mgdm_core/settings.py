@@ -14,17 +14,6 @@ from typing import Any
 
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "Settings",
-    "above_0",
-    "at_least",
-    "check",
-    "not_negative",
-    "one_of",
-    "positive",
-    "share",
-]
-
 
 def check(condition: bool, rule: str, found: object) -> None:
     """Raise :class:`SettingsError` with the rule and the value found unless ``condition``."""

@@ -8,8 +8,6 @@ from typing import Any
 
 from mgdm_core.errors import SettingsError
 
-__all__ = ["change_settings", "setting_names", "settings_from"]
-
 
 def setting_names(settings: Any) -> list[str]:
     """Names that :func:`change_settings` accepts, nested ones with a dot."""

@@ -14,8 +14,6 @@ from mgdm_core.errors import DivergenceError
 from mgdm_core.operators import flat
 from mgdm_core.sampler import Info
 
-__all__ = ["Progress", "Recorder", "StepRecord", "Trace", "failure_signatures"]
-
 
 @dataclass(frozen=True)
 class StepRecord:

@@ -18,8 +18,6 @@ from mgdm_core.schedule import Level
 from mgdm_core.settings import Settings, at_least
 from mgdm_core.steps.bridge import bridge_moments
 
-__all__ = ["Linearisation", "Linearised", "linearise"]
-
 
 class Linearisation(NamedTuple):
     """``image`` A(D_s(x)) flattened, its ``jacobian`` in x (batch, rows, n), -log g."""

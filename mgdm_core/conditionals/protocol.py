@@ -9,8 +9,6 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
 from mgdm_core.schedule import Level
 
-__all__ = ["Conditional", "ConditionalDraw", "Place"]
-
 
 class Place(NamedTuple):
     """Where in the run a step stands, from the grid that is really run.

@@ -13,13 +13,11 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, flat
 from mgdm_core.priors import VariancePrior
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import gaussian, lacks, owner_of
+from mgdm_core.sampler import gaussian, require
 from mgdm_core.schedule import Level, fit
 from mgdm_core.settings import Settings, not_negative, one_of, positive
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.conditioning import condition_gaussian
-
-__all__ = ["Tweedie"]
 
 
 @dataclass(frozen=True)
@@ -52,9 +50,7 @@ class Tweedie(Settings):
 
     def requires(self, problem: Problem) -> None:
         """A Gaussian likelihood on a linear operator; ``prior``: a prior that has variances."""
-        for need in ("gaussian", "linear"):
-            if lacks(problem, need):
-                raise CapabilityError(owner_of(problem, need), need, "the Tweedie conditional")
+        require(problem, "the Tweedie conditional", "gaussian", "linear")
         if self.variance == "prior" and not isinstance(problem.prior, VariancePrior):
             raise CapabilityError(problem.prior, "denoise_with_variance", "variance='prior'")
 

@@ -11,15 +11,13 @@ from mgdm_core.conditionals.protocol import ConditionalDraw, Place
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import gaussian
+from mgdm_core.sampler import gaussian, require
 from mgdm_core.schedule import Level, fit
 from mgdm_core.settings import Settings, at_least, one_of, positive, share
 from mgdm_core.steps.bridge import bridge_moments
 from mgdm_core.steps.conditioning import condition_gaussian
-from mgdm_core.steps.data import decouple, require_exact
+from mgdm_core.steps.data import decouple
 from mgdm_core.steps.gradients import loss_and_gradient
-
-__all__ = ["Variational"]
 
 BETA_1, BETA_2, EPS = 0.9, 0.999, 1e-8
 
@@ -75,7 +73,7 @@ class Variational(Settings):
     def requires(self, problem: Problem) -> None:
         """Any problem will do where Adam begins at the bridge."""
         if self.begin == "data":
-            require_exact(problem, "the variational conditional with begin='data'")
+            require(problem, "the variational conditional with begin='data'", "gaussian", "linear")
 
     def at(self, place: Place) -> tuple[int, float]:
         """Number of Adam steps and learning rate at this place of the run."""

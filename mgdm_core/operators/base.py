@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 
 from mgdm_core.array_types import Events, Float, Shaped, Tensor
-
-__all__ = ["SVD", "LinearOperator", "Operator", "SpectralOperator", "conjugate_gradient", "flat"]
+from mgdm_core.schedule import fit
 
 
 def flat(x: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch size"]:
@@ -52,7 +51,7 @@ def conjugate_gradient(
     """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (flat(a) * flat(b)).sum(-1).reshape((-1,) + (1,) * (a.ndim - 1))
+        return fit((flat(a) * flat(b)).sum(-1), a)  # type: ignore[return-value]
 
     u = torch.zeros_like(rhs)
     residual, direction = rhs.clone(), rhs.clone()
@@ -114,7 +113,7 @@ class LinearOperator(Operator):
         weight : float or Tensor of shape (batch,)
             One weight, or one per item.
         """
-        w = _per_item(weight, y)
+        w = fit(weight, y)
 
         def gram(u: Tensor) -> Tensor:
             return w * self.forward(self.adjoint(u)) + u
@@ -128,7 +127,7 @@ class LinearOperator(Operator):
         shape: Sequence[int],
     ) -> Float[Tensor, "batch ..."]:
         """(weight A A^T + I)^-1 v for events of ``shape``."""
-        w = _per_item(weight, v)
+        w = fit(weight, v)
         return conjugate_gradient(lambda u: w * self.forward(self.adjoint(u)) + u, v)
 
 
@@ -156,7 +155,7 @@ class SpectralOperator(LinearOperator):
         """(weight A A^T + I)^-1 v for events of ``shape``, in closed form."""
         svd = self.svd(shape, v)
         d = svd.u_t(v)
-        square = _per_item(weight, d) * svd.values**2
+        square = fit(weight, d) * svd.values**2
         # What U does not reach passes as it is.
         return v - svd.u(square / (1 + square) * d)
 
@@ -166,15 +165,9 @@ class SpectralOperator(LinearOperator):
         """Minimise weight ||A x - y||^2 + ||x - z||^2 over x, in closed form."""
         svd = self.svd(z.shape[1:], z)
         c, d = svd.v_t(z), svd.u_t(y)
-        w = _per_item(weight, c)
+        w = fit(weight, c)
         gain = w * svd.values / (1 + w * svd.values**2)
         return svd.v(c + gain * (d - svd.values * c))
-
-
-def _per_item(weight: Tensor | float, like: Tensor) -> Tensor | float:
-    if not isinstance(weight, Tensor):
-        return float(weight)
-    return weight.to(like.dtype).reshape((-1,) + (1,) * (like.ndim - 1))
 
 
 def size_of(shape: Sequence[int]) -> int:

@@ -10,8 +10,6 @@ from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.operators.base import LinearOperator, Operator, flat, size_of
 
-__all__ = ["Composition", "Scaled", "Stack", "compose", "scaled", "stack"]
-
 
 class Composition(Operator):
     """outer after inner."""

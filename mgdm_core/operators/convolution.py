@@ -14,8 +14,6 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.operators.base import SVD, LinearOperator, SpectralOperator
 
-__all__ = ["CircularBlur", "ReflectBlur", "gaussian_taps", "motion_kernel"]
-
 
 def gaussian_taps(sigma: float, truncate: float = 4.0) -> Float[Tensor, " taps"]:
     """Samples of a Gaussian out to ``truncate`` deviations, normalised to sum one.

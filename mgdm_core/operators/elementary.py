@@ -10,8 +10,6 @@ from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators.base import SVD, Operator, SpectralOperator, flat, size_of
 
-__all__ = ["FunctionOperator", "Identity", "Mask", "Matrix", "SumOverChannels"]
-
 
 class FunctionOperator(Operator):
     """Any differentiable function as a (nonlinear) operator.

@@ -11,8 +11,6 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators.base import Operator
 
-__all__ = ["JPEG"]
-
 # ITU-T T.81, tables K.1 (luminance) and K.2 (chrominance).
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),

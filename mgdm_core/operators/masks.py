@@ -11,8 +11,6 @@ import torch
 from mgdm_core.array_types import Bool, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["centre_mask", "expand_mask", "half_mask"]
-
 
 def _band(length: int, first: int, last: int) -> Bool[Tensor, " length"]:
     """True on the share [first / 256, last / 256) of an axis, never empty, never everything."""

@@ -11,8 +11,6 @@ from mgdm_core.operators.base import Operator
 from mgdm_core.operators.convolution import gaussian_taps
 from mgdm_core.operators.separable import SeparableBlur
 
-__all__ = ["GammaBlur", "HighDynamicRange", "PhaseRetrieval"]
-
 
 class HighDynamicRange(Operator):
     """y = clip(gain x, -1, 1): a sensor that saturates.

@@ -15,8 +15,6 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators.base import SVD, SpectralOperator
 
-__all__ = ["BlockMeans", "Separable", "SeparableBlur", "reflect_matrix"]
-
 # Below this share of the largest, a singular value is rounding noise of the 1-D matrices.
 _RANK_TOLERANCE = 1e-6
 

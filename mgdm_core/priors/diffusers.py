@@ -28,8 +28,6 @@ from mgdm_core.priors.network import (
 from mgdm_core.priors.protocol import Prior
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["Condition", "autoencoded", "from_diffusers", "text_conditions"]
-
 Condition = Mapping[str, Any]
 """Keyword arguments of a network: tensors with one row, for all items, or mappings of such."""
 

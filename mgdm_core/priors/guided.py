@@ -6,8 +6,6 @@ from mgdm_core.array_types import Events, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.priors.protocol import Prior
 
-__all__ = ["GuidedPrior"]
-
 
 class GuidedPrior:
     """D = D_0 + scale (D_1 - D_0): Ho and Salimans 2022, arXiv 2207.12598, equation 6.

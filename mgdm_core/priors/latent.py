@@ -8,8 +8,6 @@ from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.operators import FunctionOperator
 from mgdm_core.priors.protocol import Prior
 
-__all__ = ["LatentPrior"]
-
 
 class LatentPrior:
     """A prior on latent codes z with a decoder to the data space.

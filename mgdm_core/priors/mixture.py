@@ -14,8 +14,6 @@ from mgdm_core.errors import SettingsError
 from mgdm_core.priors.protocol import level_vector
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["GaussianMixture", "GaussianMixturePrior", "isotropic_mixture"]
-
 
 class GaussianMixture:
     """sum_i w_i N(m_i, C_i) in any dimension, float64.

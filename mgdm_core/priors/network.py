@@ -14,16 +14,6 @@ from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.priors.protocol import level_vector
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = [
-    "DenoiserPrior",
-    "EDMPrior",
-    "FlowPrior",
-    "NoisePredictionPrior",
-    "SamplePrior",
-    "ScorePrior",
-    "VelocityPrior",
-]
-
 Network = Callable[[Tensor, Tensor], Tensor]
 
 

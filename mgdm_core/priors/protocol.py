@@ -14,8 +14,6 @@ import torch
 from mgdm_core.array_types import Events, Int, Tensor
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["Denoised", "Prior", "VariancePrior", "level_vector"]
-
 
 @runtime_checkable
 class Prior(Protocol):

@@ -13,8 +13,6 @@ from mgdm_core.operators import Composition
 from mgdm_core.priors import LatentPrior
 from mgdm_core.problem import Problem
 
-__all__ = ["OnData", "on_data"]
-
 
 class OnData(NamedTuple):
     """Maps between latents and data, and the problem whose likelihood is of data."""

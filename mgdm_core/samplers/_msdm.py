@@ -18,8 +18,6 @@ from mgdm_core.sampler import Info, Result, Sampler, Start, draw, first_level, f
 from mgdm_core.settings import at_least, check, not_negative, positive
 from mgdm_core.steps.grids import karras_levels, ratio_of
 
-__all__ = ["MSDM", "MSDMPlan", "MSDMState"]
-
 
 class MSDMPlan(NamedTuple):
     """Levels (t, raised, s) of every step: from t, raised by the churn, down to s."""

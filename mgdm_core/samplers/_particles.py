@@ -19,22 +19,6 @@ from mgdm_core.sampler import Info, Result, Sampler, Start, first_level
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.settings import at_least, share
 
-__all__ = [
-    "ParticleSampler",
-    "SpectralObservation",
-    "SpectralPlan",
-    "best",
-    "effective_size",
-    "owners",
-    "resample",
-    "row_sum",
-    "spectral_observation",
-    "spectral_plan",
-    "systematic",
-    "told",
-    "weigh",
-]
-
 
 def effective_size(log_weights: Float[Tensor, "batch particles"]) -> Float[Tensor, " batch"]:
     """Effective sample size 1 / sum w^2 of normalised weights."""

@@ -17,8 +17,6 @@ from mgdm_core.settings import at_least, share
 from mgdm_core.steps.bridge import bridge_coefficients, bridge_sample
 from mgdm_core.steps.grids import Pairs
 
-__all__ = ["PRESETS", "CalibratedGuidance"]
-
 
 @dataclass(frozen=True)
 class CalibratedGuidance(Descent):

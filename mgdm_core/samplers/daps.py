@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mgdm_core.errors import CapabilityError
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Start, check, draw, first_level, first_state, gaussian, lacks
+from mgdm_core.sampler import Info, Start, check, draw, first_level, first_state, gaussian, require
 from mgdm_core.samplers.descent import DrawsGivenData, Position
 from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.backward import backward_chain
 from mgdm_core.steps.grids import Pairs, karras_levels, posterior_variance
-
-__all__ = ["PRESETS", "DAPS"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,6 @@ class DAPS(DrawsGivenData):
     x_0 given x_t is taken as a Gaussian around the estimate; with ``ode_steps=1`` and
     ``data_variance`` this is exact for data of independent Gaussian coordinates of that variance.
     Works with any likelihood; no gradient of a network. The ODE's steps are even in the levels.
-
 
     Parameters
     ----------
@@ -70,8 +66,8 @@ class DAPS(DrawsGivenData):
     def requires(self, problem: Problem) -> None:
         """Further, ``tau`` asks for a Gaussian likelihood."""
         super().requires(problem)
-        if self.tau is not None and lacks(problem, "gaussian"):
-            raise CapabilityError(problem.likelihood, "gaussian", "daps with tau")
+        if self.tau is not None:
+            require(problem, "daps with tau", "gaussian")
 
     def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
         """Karras levels between the two deviations, or even ones."""

@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mgdm_core.array_types import Events
-from mgdm_core.errors import CapabilityError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import draw, gaussian, lacks, owner_of
+from mgdm_core.sampler import draw, gaussian, require
 from mgdm_core.samplers.ddrm import meet_components
 from mgdm_core.samplers.descent import Descent
 from mgdm_core.settings import share
-
-__all__ = ["PRESETS", "DDNM"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,6 @@ class DDNM(Descent):
     """Replace the part of D(x_t) that the data determine, then take the backward step.
 
     No gradient of a network. ``noise_aware=False`` asks for a linear operator only.
-
 
     Parameters
     ----------
@@ -49,9 +45,7 @@ class DDNM(Descent):
 
     def requires(self, problem: Problem) -> None:
         """A Gaussian likelihood; singular values to be noise-aware, else an adjoint."""
-        for need in ("gaussian", "spectral" if self.noise_aware else "linear"):
-            if lacks(problem, need):
-                raise CapabilityError(owner_of(problem, need), need, self.name)
+        require(problem, self.name, "gaussian", "spectral" if self.noise_aware else "linear")
 
     def move(
         self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams

@@ -15,8 +15,6 @@ from mgdm_core.samplers.descent import Descent, Position
 from mgdm_core.settings import at_least, share
 from mgdm_core.steps.grids import Pairs, pairs_down, ratio_of
 
-__all__ = ["PRESETS", "DDRM"]
-
 
 @dataclass(frozen=True)
 class DDRM(Descent):
@@ -25,7 +23,6 @@ class DDRM(Descent):
     Written on x_t / alpha_t with q = sigma_t / alpha_t, where the observed component i is
     ybar_i = (U^T y)_i / s_i with deviation sigma_y / s_i (equations 7 and 8). No gradient of a
     network.
-
 
     Parameters
     ----------

@@ -14,8 +14,6 @@ from mgdm_core.samplers.mgdm import PRESETS as MGDM_PRESETS
 from mgdm_core.samplers.mgdm_marginal import MGDMMarginal
 from mgdm_core.steps.data import solves_linear
 
-__all__ = ["default_sampler"]
-
 FEW = 48
 
 

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 from mgdm_core.array_types import Events
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, first_state
+from mgdm_core.sampler import Info, Sampler, Start, first_state, gaussian, require
 from mgdm_core.settings import at_least, one_of, positive
-from mgdm_core.steps.data import draw_given_data, require_exact, solves_linear
+from mgdm_core.steps.conditioning import condition_gaussian
+from mgdm_core.steps.data import langevin, solves_linear
 from mgdm_core.steps.grids import Pairs, pairs_down
-
-__all__ = ["Descent", "DrawsGivenData", "Position"]
 
 
 class Position(NamedTuple):
@@ -83,7 +82,7 @@ class DrawsGivenData(Sampler):
         """An exact draw asks for a Gaussian likelihood on a linear operator."""
         super().requires(problem)
         if self.draw == "exact":
-            require_exact(problem, f"{self.name} with draw='exact'")
+            require(problem, f"{self.name} with draw='exact'", "gaussian", "linear")
 
     def given_data(
         self,
@@ -95,13 +94,16 @@ class DrawsGivenData(Sampler):
         rate_share: float = 1.0,
     ) -> Events:
         """Draw x from N(x; centre, variance I) g(y | x); Langevin steps begin at ``x_0``."""
-        return draw_given_data(
-            problem,
+        if self.draw == "langevin" or not solves_linear(problem):
+            rate = None if self.learning_rate is None else rate_share * self.learning_rate
+            first = centre if x_0 is None else x_0
+            return langevin(problem, first, centre, variance, self.langevin_steps, rate, noise)
+        likelihood = gaussian(problem)
+        return condition_gaussian(
             centre,
-            variance,
-            noise,
-            exact=self.draw != "langevin" and solves_linear(problem),
-            x_0=x_0,
-            steps=self.langevin_steps,
-            rate=None if self.learning_rate is None else rate_share * self.learning_rate,
+            centre.new_full((len(centre),), variance),
+            likelihood.operator,  # type: ignore[arg-type]
+            likelihood.observation,
+            likelihood.sigma_y,
+            noise=noise,
         )

@@ -14,15 +14,12 @@ from mgdm_core.samplers.descent import Descent
 from mgdm_core.settings import positive, share
 from mgdm_core.steps.grids import posterior_variance
 
-__all__ = ["PRESETS", "DiffPIR"]
-
 
 @dataclass(frozen=True)
 class DiffPIR(Descent):
     """Denoise, solve min ||y - A x||^2 + (lam sigma_y^2 / q^2) ||x - D(x_t)||^2, noise again.
 
     The result is that minimiser at the last level, q = sigma_t / alpha_t. No gradient of a network.
-
 
     Parameters
     ----------

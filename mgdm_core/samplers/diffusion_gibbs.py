@@ -16,8 +16,6 @@ from mgdm_core.samplers.descent import Position
 from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.bridge import bridge_sample
 
-__all__ = ["PRESETS", "DiffusionGibbs"]
-
 
 class GibbsPlan(NamedTuple):
     """Level and stem of every step; the first level."""

@@ -13,8 +13,6 @@ from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.settings import above_0, at_least
 from mgdm_core.steps.data import decouple
 
-__all__ = ["PRESETS", "DInG"]
-
 
 @dataclass(frozen=True)
 class DInG(DrawsGivenData, Descent):

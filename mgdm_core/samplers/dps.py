@@ -12,13 +12,11 @@ from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import like_items
 from mgdm_core.samplers.descent import Descent
+from mgdm_core.schedule import fit
 from mgdm_core.settings import positive, share
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.gradients import data_gradient, loss_and_gradient
-
-__all__ = ["DPS", "PRESETS"]
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,13 @@ def _guidance(problem: Problem, x: Events, t: int, gamma: float) -> tuple[Events
 
         x_0, square, grad = loss_and_gradient(problem, x, t, misfit)
         norm = square.double().sqrt().clamp_min(1e-12)
-        return x_0, like_items(gamma / norm, x) * grad
+        return x_0, fit(gamma / norm, x) * grad
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         x_0 = problem.denoise_differentiably(x, t)
         _, up = data_gradient(likelihood, x_0)
         size = (2 / flat(up).double().norm(dim=-1).clamp_min(1e-300)).clamp_max(1.0)
-        (grad,) = torch.autograd.grad(x_0, x, -like_items(gamma * size, up) * up)
+        (grad,) = torch.autograd.grad(x_0, x, -fit(gamma * size, up) * up)
     return x_0.detach(), grad
 
 

@@ -15,8 +15,6 @@ from mgdm_core.settings import at_least, positive, share
 from mgdm_core.steps.data import pull_to_data
 from mgdm_core.steps.grids import posterior_variance
 
-__all__ = ["PRESETS", "FlowDPS", "flow_time"]
-
 
 @dataclass(frozen=True)
 class FlowDPS(Descent):

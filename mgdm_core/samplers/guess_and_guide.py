@@ -20,8 +20,6 @@ from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.data import pull_to_data
 from mgdm_core.steps.grids import posterior_variance
 
-__all__ = ["PRESETS", "GuessAndGuide"]
-
 
 class GuidePlan(NamedTuple):
     """Steps (t, s, guided), those of the warm start with s = t before the others."""
@@ -37,7 +35,6 @@ class GuessAndGuide(Descent):
 
     Works with any likelihood; gradients reach no further than the likelihood. The warm start's
     level is the start's own if it has one.
-
 
     Parameters
     ----------

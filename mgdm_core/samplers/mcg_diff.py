@@ -23,8 +23,6 @@ from mgdm_core.samplers._particles import (
 )
 from mgdm_core.steps.bridge import bridge_coefficients
 
-__all__ = ["PRESETS", "MCGDiff"]
-
 
 class MCGState(NamedTuple):
     """Particles and their log-weights."""

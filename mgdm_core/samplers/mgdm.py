@@ -15,8 +15,6 @@ from mgdm_core.settings import at_least, check, one_of, positive
 from mgdm_core.steps.backward import METHODS, backward_chain
 from mgdm_core.steps.bridge import between_sample, bridge_sample, noise_to
 
-__all__ = ["MGDM", "PRESETS", "MGDMPlan", "MGDMState", "outer_places"]
-
 
 class MGDMPlan(NamedTuple):
     """The outer levels that are run, and the two choices that may depend on the problem."""

@@ -59,16 +59,14 @@ from mgdm_core.sampler import (
     first_level,
     first_state,
     gaussian,
-    like_items,
     locally_gaussian,
 )
+from mgdm_core.schedule import fit
 from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.bridge import bridge_coefficients, bridge_sample
 from mgdm_core.steps.data import solves_linear
 from mgdm_core.steps.grids import ratio_of
 from mgdm_core.steps.krylov import covariance_at, log_evidence, pull, seen_near
-
-__all__ = ["PRESETS", "MGDMMarginal"]
 
 
 class MarginalPlan(NamedTuple):
@@ -256,7 +254,7 @@ class MGDMMarginal(Sampler):
         x_0, w = problem.denoise(x, t), noise.normal_like(x)
         product = covariance_at(problem, x, t, x_0, self.reach)(w)
         scale = (flat(w * product).sum(-1) / flat(w * w).sum(-1)).clamp_min(0)
-        z = x_0 + like_items(scale, x).sqrt() * noise.normal_like(x)
+        z = x_0 + fit(scale.sqrt(), x) * noise.normal_like(x)
         passes = 0 if solves_linear(problem) else self.passes - 1
         near = seen_near(problem, self._mean(problem, x, t, x_0, passes))
         likelihood = gaussian(near)

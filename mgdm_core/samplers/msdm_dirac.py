@@ -13,8 +13,6 @@ from mgdm_core.sampler import gaussian
 from mgdm_core.samplers._msdm import MSDM
 from mgdm_core.settings import at_least, check
 
-__all__ = ["PRESETS", "MSDMDirac"]
-
 
 @dataclass(frozen=True)
 class MSDMDirac(MSDM):

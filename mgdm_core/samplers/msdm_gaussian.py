@@ -11,8 +11,6 @@ from mgdm_core.sampler import gaussian
 from mgdm_core.samplers._msdm import MSDM
 from mgdm_core.settings import positive
 
-__all__ = ["PRESETS", "MSDMGaussian"]
-
 
 @dataclass(frozen=True)
 class MSDMGaussian(MSDM):

@@ -17,8 +17,6 @@ from mgdm_core.settings import one_of, positive, share
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
 
-__all__ = ["PRESETS", "PGDM"]
-
 
 @dataclass(frozen=True)
 class PGDM(Descent):
@@ -26,7 +24,6 @@ class PGDM(Descent):
 
     The pseudo-inverse of the noiseless formula and the solve of the noisy one are both the
     operator's proximal map.
-
 
     Parameters
     ----------

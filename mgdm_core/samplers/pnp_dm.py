@@ -15,8 +15,6 @@ from mgdm_core.settings import above_0, at_least, check, positive
 from mgdm_core.steps.backward import backward_chain
 from mgdm_core.steps.grids import posterior_variance
 
-__all__ = ["PRESETS", "PnPDM"]
-
 
 class PnPPlan(NamedTuple):
     """Level of each sweep."""
@@ -41,7 +39,6 @@ class PnPDM(DrawsGivenData):
     halves use the sweep's own rho. Works with any likelihood; no gradient of a network. A start
     gives x, and skips the sweeps at levels above its own (one sweep at its own level is left at
     least).
-
 
     Parameters
     ----------

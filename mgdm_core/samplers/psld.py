@@ -16,8 +16,6 @@ from mgdm_core.settings import not_negative, share
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.gradients import loss_and_gradient
 
-__all__ = ["PRESETS", "PSLD"]
-
 
 @dataclass(frozen=True)
 class PSLD(Descent):

@@ -16,8 +16,6 @@ from mgdm_core.sampler import Info, Result, Sampler, Start, draw, first_level, f
 from mgdm_core.settings import above_0, at_least, not_negative, positive
 from mgdm_core.steps.gradients import data_gradient
 
-__all__ = ["PRESETS", "REDDiff"]
-
 
 class REDPlan(NamedTuple):
     """One level per Adam step."""
@@ -47,7 +45,6 @@ class REDDiff(Sampler):
     A mode seeker: its results spread less than the posterior. Works with any likelihood; no
     gradient of a network. mu begins at the start's estimate, else at the pseudo-inverse of y where
     the operator is linear, else at a standard normal draw.
-
 
     Parameters
     ----------

@@ -16,8 +16,6 @@ from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.data import pull_to_data
 from mgdm_core.steps.grids import Pairs, posterior_variance, ratio_of
 
-__all__ = ["PRESETS", "ReSample"]
-
 
 @dataclass(frozen=True)
 class ReSample(Descent):

@@ -24,8 +24,6 @@ from mgdm_core.samplers._particles import (
 )
 from mgdm_core.steps.bridge import bridge_coefficients
 
-__all__ = ["PRESETS", "SMCDiff", "path_down"]
-
 
 class SMCState(NamedTuple):
     """Particles, their log-weights, and the noised path of the item's observation."""

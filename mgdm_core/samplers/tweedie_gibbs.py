@@ -18,8 +18,6 @@ from mgdm_core.samplers.mgdm import MGDMState, outer_places
 from mgdm_core.settings import at_least, check
 from mgdm_core.steps.bridge import between_sample, bridge_sample
 
-__all__ = ["PRESETS", "TweedieGibbs"]
-
 
 class TweediePlan(NamedTuple):
     """The outer levels that are run."""

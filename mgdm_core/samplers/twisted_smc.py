@@ -9,19 +9,17 @@ from typing import ClassVar, NamedTuple
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.errors import CapabilityError
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import SpectralOperator, flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Start, draw, first_state, lacks, like_items
+from mgdm_core.sampler import Info, Start, draw, first_state, require
 from mgdm_core.samplers._particles import ParticleSampler, owners, resample, row_sum, told, weigh
+from mgdm_core.schedule import fit
 from mgdm_core.settings import one_of, positive, share
 from mgdm_core.steps.bridge import bridge_coefficients
 from mgdm_core.steps.gradients import loss_and_gradient
 from mgdm_core.steps.grids import Pairs, pairs_down, posterior_variance
-
-__all__ = ["PRESETS", "TwistedSMC"]
 
 
 class TwistedState(NamedTuple):
@@ -71,10 +69,8 @@ class TwistedSMC(ParticleSampler):
 
     def requires(self, problem: Problem) -> None:
         """An inflated twist asks for a Gaussian likelihood."""
-        if self.twist == "inflated" and lacks(problem, "gaussian"):
-            raise CapabilityError(
-                problem.likelihood, "gaussian", "twisted_smc with twist='inflated'"
-            )
+        if self.twist == "inflated":
+            require(problem, "twisted_smc with twist='inflated'", "gaussian")
 
     def plan(self, problem: Problem, start: Start | None = None) -> Pairs:
         """Even levels down to the data."""
@@ -153,7 +149,7 @@ def _shift(
     shift = a * deviation**2 * grad
     size = flat(shift).double().square().mean(-1).sqrt()
     limit = max_shift * deviation
-    return shift * like_items((limit / size.clamp_min(1e-300)).clamp_max(1.0), shift)
+    return shift * fit((limit / size.clamp_min(1e-300)).clamp_max(1.0), shift)
 
 
 PRESETS: dict[str, TwistedSMC] = {

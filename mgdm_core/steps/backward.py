@@ -13,8 +13,6 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.schedule import Level, NoiseSchedule, fit
 from mgdm_core.steps.bridge import bridge_moments, bridge_sample
 
-__all__ = ["METHODS", "backward_chain", "backward_step", "chain_levels"]
-
 Denoise = Callable[[Tensor, Level], Tensor]
 METHODS = ("ddpm", "ddim", "heun", "dpmpp_2m")
 

@@ -11,15 +11,6 @@ from mgdm_core.errors import SettingsError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.schedule import Level, Moment, NoiseSchedule, fit, root
 
-__all__ = [
-    "between_sample",
-    "bridge_coefficients",
-    "bridge_moments",
-    "bridge_sample",
-    "noise_to",
-    "noising_moments",
-]
-
 
 def noising_moments(schedule: NoiseSchedule, s: Level, t: Level) -> tuple[Moment, Moment]:
     """Scale a and deviation of x_t | x_s ~ N(a x_s, dev^2 I).

@@ -12,8 +12,7 @@ from typing import Protocol, runtime_checkable
 from mgdm_core.array_types import Events, Float, Num, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, SumOverChannels, conjugate_gradient
-
-__all__ = ["Basis", "IdentityBasis", "condition_gaussian"]
+from mgdm_core.schedule import fit
 
 
 @runtime_checkable
@@ -72,8 +71,7 @@ def condition_gaussian(
     if variance.ndim == 1:
         z = mean
         if noise is not None:
-            wide = variance.reshape((-1,) + (1,) * (mean.ndim - 1))
-            z = mean + wide.clamp_min(0).sqrt() * noise.normal_like(mean)
+            z = mean + fit(variance.clamp_min(0).sqrt(), mean) * noise.normal_like(mean)
         return operator.proximal(z, y, variance.clamp_min(0) / sigma_y**2)
 
     basis = IdentityBasis() if basis is None else basis

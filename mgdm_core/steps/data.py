@@ -5,30 +5,12 @@ from __future__ import annotations
 import torch
 
 from mgdm_core.array_types import Events, Float, Tensor
-from mgdm_core.errors import CapabilityError
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, flat
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import gaussian, lacks, like_items, owner_of
+from mgdm_core.sampler import gaussian, lacks
 from mgdm_core.schedule import Level, fit
-from mgdm_core.steps.conditioning import condition_gaussian
 from mgdm_core.steps.gradients import data_gradient
-
-__all__ = [
-    "decouple",
-    "draw_given_data",
-    "langevin",
-    "pull_to_data",
-    "require_exact",
-    "solves_linear",
-]
-
-
-def require_exact(problem: Problem, who: str) -> None:
-    """Raise :class:`CapabilityError` unless :func:`solves_linear`."""
-    for need in ("gaussian", "linear"):
-        if lacks(problem, need):
-            raise CapabilityError(owner_of(problem, need), need, who)
 
 
 def solves_linear(problem: Problem) -> bool:
@@ -67,40 +49,13 @@ def langevin(
     longest = 0.1 * variance if rate is None else min(rate, 0.1 * variance)
     for _ in range(steps):
         h = (0.25 / curvature.clamp_min(1e-300)).clamp_max(longest)
-        h = like_items(h, x)
+        h = fit(h, x)
         new = x + h * (grad + (centre - x) / variance)
-        new = new + (2 * h).sqrt() * noise.normal_like(x)
+        new = new + (2 * h) ** 0.5 * noise.normal_like(x)
         _, new_grad = data_gradient(likelihood, new)
         curvature = torch.maximum(curvature, _secant(x, new, grad, new_grad))
         x, grad = new, new_grad
     return x
-
-
-def draw_given_data(
-    problem: Problem,
-    centre: Events,
-    variance: float,
-    noise: RandomStreams,
-    *,
-    exact: bool,
-    x_0: Events | None = None,
-    steps: int = 100,
-    rate: float | None = None,
-) -> Events:
-    """Draw x from N(x; centre, variance I) g(y | x).
-
-    ``exact``: perturb and solve by the operator's proximal map (linear, Gaussian). Otherwise
-    Langevin steps from ``x_0`` (``centre`` by default).
-    """
-    if not exact:
-        start = centre if x_0 is None else x_0
-        return langevin(problem, start, centre, variance, steps, rate, noise)
-    likelihood = gaussian(problem)
-    v = centre.new_full((len(centre),), variance)
-    operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
-    return condition_gaussian(
-        centre, v, operator, likelihood.observation, likelihood.sigma_y, noise=noise
-    )
 
 
 def decouple(
@@ -131,10 +86,10 @@ def pull_to_data(problem: Problem, centre: Events, variance: float, steps: int) 
     x = centre
     _, grad = data_gradient(likelihood, x)
     length = flat(grad).double().norm(dim=-1).clamp_min(1e-300)
-    probe = x + like_items(1e-2 * variance**0.5 / length, x) * grad
+    probe = x + fit(1e-2 * variance**0.5 / length, x) * grad
     curvature = _secant(x, probe, grad, data_gradient(likelihood, probe)[1])
     for _ in range(steps):
-        h = like_items(1 / (1 / variance + curvature), x)
+        h = fit(1 / (1 / variance + curvature), x)
         new = x + h * (grad + (centre - x) / variance)
         _, new_grad = data_gradient(likelihood, new)
         curvature = torch.maximum(curvature, _secant(x, new, grad, new_grad))

@@ -11,8 +11,6 @@ from mgdm_core.likelihoods import Likelihood
 from mgdm_core.problem import Problem
 from mgdm_core.schedule import Level
 
-__all__ = ["data_gradient", "loss_and_gradient"]
-
 
 def loss_and_gradient(
     problem: Problem, x: Float[Tensor, "items *event"], t: Level, loss: Callable[[Tensor], Tensor]

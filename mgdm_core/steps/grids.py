@@ -11,8 +11,6 @@ from mgdm_core.problem import Problem
 from mgdm_core.sampler import Start, first_level
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["Pairs", "karras_levels", "pairs_down", "posterior_variance", "ratio_of"]
-
 
 class Pairs(NamedTuple):
     """A plan of steps (t, s) that each go from one level to a lower one."""

@@ -17,9 +17,8 @@ from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import LinearOperator, Operator, flat
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import gaussian, locally_gaussian
+from mgdm_core.schedule import fit
 from mgdm_core.steps.data import solves_linear
-
-__all__ = ["Covariance", "Tangent", "covariance_at", "log_evidence", "pull", "seen_near"]
 
 NEWTON_STEPS = 8
 
@@ -36,8 +35,7 @@ def covariance_at(problem: Problem, x: Events, t: int, x_0: Events, reach: float
     scale = float(sigma**2 / alpha)
 
     def product(v: Tensor) -> Tensor:
-        length = flat(v).norm(dim=-1).clamp_min(1e-20).reshape((-1,) + (1,) * (v.ndim - 1))
-        h = reach * float(sigma) / length
+        h = reach * float(sigma) / fit(flat(v).norm(dim=-1).clamp_min(1e-20), v)
         return scale * ((problem.denoise(x + h * v, t) - x_0) / h)
 
     return product
@@ -112,9 +110,6 @@ def pull(
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (flat(a) * flat(b)).sum(-1)
-
-    def fit(value: Tensor, x: Tensor) -> Tensor:
-        return value.reshape((-1,) + (1,) * (x.ndim - 1))
 
     residual = misfit
     conditioned = precondition(residual)
