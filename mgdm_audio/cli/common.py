@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import click
 
 __all__ = [
+    "CONTEXT",
     "EXIT_FAILED",
     "EXIT_INTERRUPTED",
     "EXIT_USAGE",
@@ -32,12 +33,14 @@ __all__ = [
     "precision_option",
     "prior_option",
     "report_error",
+    "together",
 ]
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 DEBUG_VARIABLE = "MGDM_DEBUG"
+CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -244,6 +247,17 @@ class DeviceType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def apply(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
 def device_option(function: F) -> F:
     """Add ``-d/--device``; the command gets a torch.device as ``device``."""
     return click.option(
@@ -251,7 +265,6 @@ def device_option(function: F) -> F:
         "--device",
         type=DeviceType(),
         default="auto",
-        show_default=True,
         metavar="auto|cpu|cuda[:i]|mps",
         help="Where the network runs.",
     )(function)
@@ -263,7 +276,6 @@ def precision_option(function: F) -> F:
         "--precision",
         type=click.Choice(["auto", "float32", "bfloat16"]),
         default="auto",
-        show_default=True,
         help="Arithmetic inside the network; auto takes bfloat16 where it is faster.",
     )(function)
 
@@ -276,7 +288,6 @@ def prior_option(function: F) -> F:
         "--name",
         "prior",
         default="music-stems",
-        show_default=True,
         metavar="NAME|PATH|hf://OWNER/NAME",
         help="The prior: a name that mgdm-models lists, a checkpoint's path, or one on the hub.",
     )(function)
@@ -290,16 +301,7 @@ def echo_json(value: Any) -> None:
 
 
 def human_size(count: int) -> str:
-    """Return a number of bytes as people write it.
+    """Return a number of bytes as people write it, such as 1.6 GB."""
+    from rich.filesize import decimal
 
-    Examples
-    --------
-    >>> human_size(1620000000)
-    '1.6 GB'
-    """
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+    return decimal(count)

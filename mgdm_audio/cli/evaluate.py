@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mgdm_audio.cli.common import (
+    CONTEXT,
     EXIT_FAILED,
     as_usage,
     device_option,
@@ -17,6 +17,7 @@ from mgdm_audio.cli.common import (
     precision_option,
     prior_option,
     report_error,
+    together,
 )
 from mgdm_audio.cli.evaluate_options import (
     DefaultGroup,
@@ -37,10 +38,9 @@ from mgdm_audio.metrics.si_sdr import SLAKH_RATE
 __all__ = ["main"]
 
 PRESETS = ("fast", "balanced", "paper")
-Options = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-@click.group(cls=DefaultGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=DefaultGroup, context_settings=CONTEXT)
 @click.version_option(package_name="mgdm", prog_name="mgdm-evaluate")
 def main() -> None:
     """Separate every track of a data set and score it.
@@ -49,17 +49,8 @@ def main() -> None:
     """
 
 
-def _together(*options: Options) -> Options:
-    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return apply
-
-
 _FOLDER = click.Path(path_type=Path)
-_selection = _together(
+_selection = together(
     click.option("--split", metavar="NAME|all", help="Split  [default: test where there is one]"),
     click.option("--tracks", metavar="NAME,...", help="Only these tracks."),
     click.option("--limit", type=click.IntRange(1), help="Only the first so many tracks."),
@@ -68,34 +59,30 @@ _mixture = click.option(
     "--mixture",
     type=click.Choice(["sum", "mix"]),
     default="sum",
-    show_default=True,
     help="What was to be separated: the sum of the reference stems, or the mixture file.",
 )
-_scoring = _together(
+_scoring = together(
     click.option("-o", "--out", type=_FOLDER, help="Folder of the run  [default: in evaluations]"),
-    click.option("--rate", default=SLAKH_RATE, show_default=True, help="Hz at which to score."),
+    click.option("--rate", default=SLAKH_RATE, help="Hz at which to score."),
     click.option(
         "--museval/--no-museval",
         "bss",
         default=True,
-        show_default=True,
         help="Run BSSEval v4 as well: on the CPU, beside the separation.",
     ),
     click.option(
         "--jobs",
         type=click.IntRange(1),
         default=max(1, (os.cpu_count() or 2) // 2),
-        show_default=True,
         help="Processes for BSSEval.",
     ),
     click.option(
         "--keep",
         type=click.Choice(["listen", "all", "none"]),
         default="listen",
-        show_default=True,
         help="Sound to keep: excerpts of the best and worst tracks, all stems too, or nothing.",
     ),
-    click.option("--report/--no-report", default=True, show_default=True, help="Write the page."),
+    click.option("--report/--no-report", default=True, help="Write the page."),
     click.option("--overwrite", is_flag=True, help="Throw an earlier run in this folder away."),
     click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
     click.option("-q", "--quiet", is_flag=True, help="No progress bars."),
@@ -109,7 +96,7 @@ _scoring = _together(
 @click.argument("dataset", type=_FOLDER)
 @_selection
 @prior_option
-@click.option("--preset", type=click.Choice(PRESETS), default="balanced", show_default=True)
+@click.option("--preset", type=click.Choice(PRESETS), default="balanced")
 @click.option(
     "--samplers", metavar="NAME,...", help="Samplers to compare  [default: that of the preset]"
 )
@@ -120,13 +107,13 @@ _scoring = _together(
     metavar="NAME=VALUE[,VALUE...]",
     help="Change a setting; several values make a sweep. SAMPLER:NAME=... for one sampler.",
 )
-@click.option("--seed", default=0, show_default=True, help="The same for every track.")
+@click.option("--seed", default=0, help="The same for every track.")
 @_mixture
 @device_option
 @click.option("--devices", metavar="0,1,...", help="Several devices, a process for each.")
 @precision_option
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Windows.")
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=4, help="Windows.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local")
 @click.option("--address", help="Of the Ray cluster, such as auto  [default: a Ray of its own]")
 @click.option(
     "--threads", type=click.IntRange(1), help="CPU threads of each worker  [default: torch's]"
@@ -169,7 +156,7 @@ def run_command(
             devices=where,
             threads=threads,
             address=address,
-            bss_jobs=options["jobs"],
+            bss_jobs=options.pop("jobs"),
         )
     selected = choose_tracks(open_dataset(dataset), split, tracks, limit)
     if isinstance(spec, PretrainedSpec):
@@ -256,7 +243,7 @@ def score_command(
         selected = selected.select(names=there)
     variant = Variant(name or estimates.resolve().name)
     out = out or Path("evaluations") / f"{references.resolve().name}-{variant.slug}"
-    settings = EngineSettings(bss_jobs=options["jobs"])
+    settings = EngineSettings(bss_jobs=options.pop("jobs"))
     return evaluate_and_show(selected, spec, [variant], RunFolder(out), settings, **options)
 
 
@@ -280,7 +267,7 @@ def report_command(run: Path) -> None:
 @click.argument("run_b", type=_FOLDER)
 @click.option("--a", "variant_a", metavar="VARIANT", help="Row of RUN_A, where it has several.")
 @click.option("--b", "variant_b", metavar="VARIANT", help="Row of RUN_B, where it has several.")
-@click.option("--score", type=click.Choice(SCORES), default=ACTIVE, show_default=True)
+@click.option("--score", type=click.Choice(SCORES), default=ACTIVE)
 @click.option("-o", "--out", type=_FOLDER, help="Folder of the page  [default: none is written]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare_command(
@@ -342,15 +329,10 @@ def check_command(dataset: Path, split: str | None, deep: bool, as_json: bool) -
 @click.argument("dataset", type=_FOLDER)
 @click.argument("out", type=_FOLDER)
 @click.option("--split", metavar="NAME", help="Only this split.")
-@click.option("--rate", default=SLAKH_RATE, show_default=True, help="Hz.")
+@click.option("--rate", default=SLAKH_RATE, help="Hz.")
+@click.option("--subtype", type=click.Choice(["PCM_16", "PCM_24", "FLOAT"]), default="PCM_16")
 @click.option(
-    "--subtype",
-    type=click.Choice(["PCM_16", "PCM_24", "FLOAT"]),
-    default="PCM_16",
-    show_default=True,
-)
-@click.option(
-    "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True,
+    "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1,
     help="Processes.",
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar, no remarks.")

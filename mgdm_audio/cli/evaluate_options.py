@@ -47,11 +47,6 @@ def expand_variants(samplers: Sequence[str], assignments: Sequence[str]) -> list
         Names.
     assignments : sequence of str
         ``name=value`` or ``name=value,value,...``; ``sampler:name=value`` for one sampler only.
-
-    Raises
-    ------
-    click.UsageError
-        For an assignment that is none, or for a sampler that is not run.
     """
     given: dict[str, list[tuple[str, list[str]]]] = {sampler: [] for sampler in samplers}
     for text in assignments:
@@ -88,13 +83,7 @@ def _split(text: str) -> list[str]:
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
-    """Turn ``0,1`` into ``("cuda:0", "cuda:1")``; names such as ``cpu`` stay what they are.
-
-    Raises
-    ------
-    click.BadParameter
-        For a device that is not there.
-    """
+    """Turn ``0,1`` into ``("cuda:0", "cuda:1")``; names such as ``cpu`` stay what they are."""
     from mgdm_audio.cli.common import DeviceType
 
     names = [part.strip() for part in text.split(",")]
@@ -105,19 +94,7 @@ def parse_devices(text: str) -> tuple[str, ...]:
 def choose_tracks(
     dataset: Dataset, split: str | None, names: str | None, limit: int | None
 ) -> Dataset:
-    """Tracks to work on; the split ``test`` where there is one and none was asked for.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        The whole data set.
-    split : str or None
-        A split, or ``all``.
-    names : str or None
-        Names separated by commas.
-    limit : int or None
-        Only the first so many.
-    """
+    """Tracks to work on; the split ``test`` where there is one and none was asked for."""
     if split is None:
         split = "test" if "test" in dataset.splits and not names else "all"
     wanted = [name.strip() for name in names.split(",")] if names else []
@@ -126,15 +103,7 @@ def choose_tracks(
 
 @contextmanager
 def progress_bars(quiet: bool, bss: bool) -> Iterator[Any]:
-    """Bars on standard error for tracks and BSSEval; yields what ``evaluate`` reports to.
-
-    Parameters
-    ----------
-    quiet : bool
-        Show only errors.
-    bss : bool
-        Whether there is a bar for BSSEval.
-    """
+    """Bars on standard error for tracks and BSSEval; yields what ``evaluate`` reports to."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Literal
 
 import click
 
 from mgdm_audio.cli.common import EXIT_FAILED, as_usage, report_error
 from mgdm_audio.cli.evaluate_options import print_tables, progress_bars
 from mgdm_audio.datasets import Dataset
+from mgdm_audio.datasets.tracks import Mixture
 from mgdm_audio.evaluation.estimators import EstimatorSpec
 from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
@@ -25,13 +27,12 @@ def evaluate_and_show(
     engine: EngineSettings,
     rate: int,
     bss: bool,
-    jobs: int,
-    keep: str,
     report: bool,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
-    mixture: str = "sum",
+    mixture: Mixture,
+    keep: Literal["listen", "all", "none"],
     seed: int = 0,
 ) -> int:
     """Evaluate, print the tables, write summary and report; returns the exit code."""
@@ -39,15 +40,8 @@ def evaluate_and_show(
 
     from mgdm_audio.compute.machine import describe_machine, describe_versions
 
-    del jobs  # in engine
     with as_usage():
-        settings = EvaluationSettings(
-            rate=rate,
-            mixture="mix" if mixture == "mix" else "sum",
-            seed=seed,
-            bss=bss,
-            keep={"listen": "listen", "all": "all"}.get(keep, "none"),  # type: ignore[arg-type]
-        )
+        settings = EvaluationSettings(rate, mixture, seed, bss, keep)
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
     facts = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mgdm_audio.cli.common import (
+    CONTEXT,
     EXIT_FAILED,
     Group,
     as_usage,
@@ -16,6 +17,7 @@ from mgdm_audio.cli.common import (
     human_size,
     one_line,
     report_error,
+    together,
 )
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["main", "print_priors"]
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="mgdm", prog_name="mgdm-models")
 def main() -> None:
     """List, describe, import and check the priors that mgdm-separate can use."""
@@ -197,50 +199,36 @@ def import_group() -> None:
     """Turn other checkpoints into priors, without running anything in them."""
 
 
-def _import_options(function: Any) -> Any:
-    options = [
-        click.option(
-            "-o",
-            "--out",
-            type=click.Path(path_type=Path),
-            metavar="OUT.safetensors",
-            help="File to write  [default: the prior's name in the folder that `where` prints]",
-        ),
-        click.option("--name", help="Name of the prior  [default: OUT's]"),
-        click.option("--stems", help="Names of the stems, separated by commas."),
-        click.option(
-            "--rate",
-            type=click.IntRange(1000, 768_000),
-            default=22_050,
-            show_default=True,
-            help="Hz.",
-        ),
-        click.option(
-            "--window",
-            type=click.IntRange(1, 2**28),
-            default=262_144,
-            show_default=True,
-            help="Samples per segment.",
-        ),
-        click.option("--licence", help="Licence of the weights, for the header."),
-        click.option(
-            "--store",
-            type=click.Choice(["float32", "float16", "bfloat16"]),
-            default="float32",
-            show_default=True,
-            help="How the weights are stored; half precision halves the file.",
-        ),
-        click.option("--force", is_flag=True, help="Replace an existing file or name."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+_import_options = together(
+    click.option(
+        "-o",
+        "--out",
+        type=click.Path(path_type=Path),
+        metavar="OUT.safetensors",
+        help="File to write  [default: the prior's name in the folder that `where` prints]",
+    ),
+    click.option("--name", help="Name of the prior  [default: OUT's]"),
+    click.option("--stems", help="Names of the stems, separated by commas."),
+    click.option("--rate", type=click.IntRange(1000, 768_000), default=22_050, help="Hz."),
+    click.option(
+        "--window", type=click.IntRange(1, 2**28), default=262_144, help="Samples per segment."
+    ),
+    click.option("--licence", help="Licence of the weights, for the header."),
+    click.option(
+        "--store",
+        type=click.Choice(["float32", "float16", "bfloat16"]),
+        default="float32",
+        help="How the weights are stored; half precision halves the file.",
+    ),
+    click.option("--force", is_flag=True, help="Replace an existing file or name."),
+)
 
 
-def _target(out: Path | None, name: str | None, default: str, force: bool) -> tuple[Path, str]:
+def _target(given: dict[str, Any], default: str) -> tuple[Path, str]:
     """Where to write and under which name, refused before any work where it cannot be."""
     from mgdm_audio.priors import catalogue as registry
 
+    out, name, force = given["out"], given["name"], given["force"]
     if out is not None and out.suffix != ".safetensors":
         raise click.UsageError(f"{out}: the file to write must end in .safetensors")
     chosen = name or (out.stem if out is not None else default)
@@ -251,15 +239,14 @@ def _target(out: Path | None, name: str | None, default: str, force: bool) -> tu
     return path, chosen
 
 
-def _facts(ctx: click.Context, name: str, store: str) -> dict[str, Any]:
+def _facts(given: dict[str, Any], name: str) -> dict[str, Any]:
     import torch
 
-    given = ctx.params
     facts: dict[str, Any] = {
         "name": name,
         "rate": given["rate"],
         "window": given["window"],
-        "dtype": getattr(torch, store),
+        "dtype": getattr(torch, given["store"]),
     }
     if given["stems"]:
         facts["stems"] = [stem.strip() for stem in given["stems"].split(",")]
@@ -282,22 +269,14 @@ def _finish(report: ImportReport, name: str, force: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @_import_options
 @click.pass_context
-def msdm_command(
-    ctx: click.Context,
-    file: Path,
-    out: Path | None,
-    name: str | None,
-    store: str,
-    force: bool,
-    **_: Any,
-) -> None:
+def msdm_command(ctx: click.Context, file: Path, **given: Any) -> None:
     """Import a joint MSDM network from the Lightning checkpoint FILE."""
     from mgdm_audio.priors.msdm.importer import import_msdm
 
-    path, chosen = _target(out, name, "msdm", force)
+    path, chosen = _target(given, "msdm")
     with as_usage(ctx):
-        report = import_msdm(file, path, **_facts(ctx, chosen, store))
-    _finish(report, chosen, force)
+        report = import_msdm(file, path, **_facts(given, chosen))
+    _finish(report, chosen, given["force"])
 
 
 @import_group.command("weakly-msdm")
@@ -310,31 +289,23 @@ def msdm_command(
 )
 @_import_options
 @click.pass_context
-def weakly_command(
-    ctx: click.Context,
-    files: tuple[Path, ...],
-    out: Path | None,
-    name: str | None,
-    store: str,
-    force: bool,
-    **_: Any,
-) -> None:
+def weakly_command(ctx: click.Context, files: tuple[Path, ...], **given: Any) -> None:
     """Import single-source MSDM networks, one checkpoint per stem, as one prior."""
     from mgdm_audio.priors.msdm.importer import MSDM_STEMS, import_weakly_msdm
 
-    facts = _facts(ctx, name or "", store)
+    facts = _facts(given, given["name"] or "")
     stems = facts.get("stems", MSDM_STEMS)
     if len(files) != len(stems):
         raise click.UsageError(
             f"one checkpoint per stem ({', '.join(stems)}); found {len(files)} file(s)", ctx=ctx
         )
-    path, chosen = _target(out, name, "weakly-msdm", force)
+    path, chosen = _target(given, "weakly-msdm")
     facts["name"] = chosen
     with as_usage(ctx):
         report = import_weakly_msdm(
             files, path, on_file=lambda stem: click.echo(f"reading {stem} ...", err=True), **facts
         )
-    _finish(report, chosen, force)
+    _finish(report, chosen, given["force"])
 
 
 if __name__ == "__main__":

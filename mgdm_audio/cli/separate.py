@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mgdm_audio.cli.common import (
+    CONTEXT,
     EXIT_FAILED,
     Command,
     as_usage,
@@ -43,11 +44,9 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
         ctx.exit(0)
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings=CONTEXT)
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUTS...")
-@click.option(
-    "-o", "--out", default="separated", show_default=True, help="Folder that stems go below."
-)
+@click.option("-o", "--out", default="separated", help="Folder that stems go below.")
 @click.option("-r", "--recursive", is_flag=True, help="Search folders to any depth.")
 @prior_option
 @click.option("--list-models", is_flag=True, is_eager=True, expose_value=False,
@@ -59,7 +58,6 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     "--pattern",
     "filename",
     default="{prior}/{track}/{stem}.{ext}",
-    show_default=True,
     help="Name of a stem below --out; {source_dir} and {source_ext} are there too.",
 )
 @click.option("--two-stems", metavar="STEM", help="Write one stem and the input minus it.")
@@ -77,20 +75,19 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
     "--on-clip",
     type=click.Choice(["gain", "error"]),
     default="gain",
-    show_default=True,
     help="When integer output would clip: turn all stems down together, or fail.",
 )
 @click.option("--no-residual", is_flag=True, help="Share the residual among the stems.")
-@click.option("--rate", type=click.Choice(["input", "prior"]), default="input", show_default=True,
+@click.option("--rate", type=click.Choice(["input", "prior"]), default="input",
               help="Rate of the stems.")  # fmt: skip
 @click.option("--mono", is_flag=True, help="With --rate prior: the prior's raw mono output.")
 @click.option("--overlap", type=float, help="Share that neighbouring windows have in common.")
 @click.option("--window", type=float, metavar="SECONDS", help="Window that the prior sees at once.")
 @click.option("--shifts", type=click.IntRange(1, 32), metavar="N",
               help="Average so many separations with shifted windows.")  # fmt: skip
-@click.option("--batch-size", type=click.IntRange(1, 4096), default=4, show_default=True,
+@click.option("--batch-size", type=click.IntRange(1, 4096), default=4,
               help="Windows evaluated at once.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0)
 @click.option("--preset", metavar="fast|balanced|posterior|paper",
               help="How thoroughly  [default: balanced; posterior with --uncertainty]")  # fmt: skip
 @click.option("--sampler", help="Another sampler under the same prior.")
@@ -101,9 +98,9 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("--uncertainty", is_flag=True, help="Write how sure it is (npz, png), and say it.")
 @click.option("--page", type=PageType(), is_flag=False, flag_value="file", metavar="[folder]",
               help="Write a page to listen to: one file, or for long songs a folder.")  # fmt: skip
-@click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1, show_default=True,
+@click.option("-j", "--jobs", type=click.IntRange(1, 256), default=1,
               help="Files at once, each in a process with its share of the cores.")  # fmt: skip
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local",
               help="Where tracks are separated: here, or as tasks of a Ray cluster.")  # fmt: skip
 @click.option("--address", help="Of the Ray cluster, such as auto  [default: a Ray of its own]")
 @click.option("--resume", is_flag=True, help="Leave out tracks that this very call has finished.")

@@ -30,13 +30,7 @@ class PageType(click.ParamType):
 
 
 def page_writer(request: SeparateRequest, page: str | None) -> Callable[[FileJob], Path] | None:
-    """Return what writes the page of a separated track, or None where none was asked for.
-
-    Parameters
-    ----------
-    request : SeparateRequest
-    page : {"file", "folder"} or None
-    """
+    """Return what writes the page of a separated track, or None where none was asked for."""
     if page is None:
         return None
     if "-" in request.inputs:

@@ -93,13 +93,7 @@ def _summary(
 
 
 def confidence_lines(said: Mapping[str, Any]) -> Iterator[str]:
-    """A small table of expected improvements, and the stretches that are not reliable.
-
-    Parameters
-    ----------
-    said : mapping
-        ``confidence`` of a record.
-    """
+    """A small table of expected improvements, and the stretches that are not reliable."""
     yield f"{'expected':>20}{'80 % interval':>18}{'not reliable':>16}"
     for stem, rows in said["stems"].items():
         sounding = [i for i, value in enumerate(rows["expected"]) if value is not None]
@@ -140,15 +134,7 @@ def _page(
 
 
 class TimeLeft:
-    """How long the rest takes, at the speed so far: over all files, by seconds of sound.
-
-    Parameters
-    ----------
-    total : float
-        Seconds of sound in all files.
-    clock : callable
-        Seconds since any moment.
-    """
+    """How long the rest takes, at the speed so far: over all files, by seconds of sound."""
 
     def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._clock = total, clock
@@ -224,13 +210,7 @@ def _progress(todo: list[FileJob], quiet: bool) -> Iterator[_Show]:
         yield _Show(todo, None)
         return
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),

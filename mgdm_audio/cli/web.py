@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mgdm_audio.cli.common import Command, as_usage, precision_option, prior_option
+from mgdm_audio.cli.common import CONTEXT, Command, as_usage, precision_option, prior_option
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["application", "main"]
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings=CONTEXT)
 @prior_option
 @precision_option
-@click.option("-d", "--device", default="auto", show_default=True, metavar="A,B",
+@click.option("-d", "--device", default="auto", metavar="A,B",
               help="Devices, one worker each; auto takes all CUDA devices.")  # fmt: skip
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=7860, show_default=True)
-@click.option("--max-megabytes", type=click.FloatRange(1), default=500, show_default=True)
-@click.option("--max-minutes", type=click.FloatRange(0.1), default=30, show_default=True)
+@click.option("--host", default="127.0.0.1", help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=7860)
+@click.option("--max-megabytes", type=click.FloatRange(1), default=500)
+@click.option("--max-minutes", type=click.FloatRange(0.1), default=30)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False),
               help="Keep uploads and stems  [default: a temporary folder]")  # fmt: skip
 @click.version_option(package_name="mgdm", prog_name="mgdm-web")
