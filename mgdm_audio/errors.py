@@ -98,13 +98,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an exception's message as one line, with its kind where the message says too little.
-
-    Parameters
-    ----------
-    error : BaseException
-        Any exception.
-    """
+    """An exception's message as one line, with its kind where the message says too little."""
     text = _one_line(str(error))
     if isinstance(error, MGDMError):
         return text

@@ -36,6 +36,9 @@ __all__ = [
 ]
 
 
+_TRIES = 3  # of an item whose process dies
+
+
 class EngineError(AudioError):
     """A worker could not load what it needs, so that no item can be worked on."""
 
@@ -51,21 +54,7 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one item.
-
-    Attributes
-    ----------
-    key : str
-        The item's name.
-    value : object
-        What the work returned; None after an error.
-    error : str or None
-        The error's message.
-    error_type : str
-        Name of the exception's class.
-    trace : str
-        Where it was raised.
-    """
+    """What became of one item: its value, or the error with its class and where it was raised."""
 
     key: str
     value: Any = None
@@ -102,15 +91,7 @@ def attempt(key: str, function: Callable[[Any], Any], item: Any) -> Outcome:
 
 
 class InlinePool:
-    """One worker in this very process, which holds one device.
-
-    Parameters
-    ----------
-    work : Work
-        Started at the first item.
-    device : str
-        Passed to ``work.start``.
-    """
+    """One worker in this very process, which holds one device."""
 
     def __init__(self, work: Work, device: str) -> None:
         self._work, self._device = work, device
@@ -149,16 +130,11 @@ class ProcessPool:
     threads : int, optional
         Torch threads of each worker. Sums depend on it in their last bits; by default as many as
         in this process, so that the numbers are those of :class:`InlinePool`.
-    retries : int
-        How often an item is tried again after its process died.
     """
 
-    def __init__(
-        self, work: Work, devices: Sequence[str], threads: int | None = None, retries: int = 2
-    ) -> None:
+    def __init__(self, work: Work, devices: Sequence[str], threads: int | None = None) -> None:
         if not devices:
             raise SettingsError("a pool needs at least one device, found none")
-        self._retries = retries
         self._workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         threads = torch.get_num_threads() if threads is None else threads
         self._all = [_Worker(work, device, threads) for device in devices]
@@ -192,7 +168,7 @@ class ProcessPool:
     def _call(self, key: str, item: Any) -> Outcome:
         worker = self._workers.get()
         try:
-            for _ in range(self._retries + 1):
+            for _ in range(_TRIES):
                 try:
                     return worker.call(key, item)
                 except (EOFError, OSError):
@@ -203,7 +179,7 @@ class ProcessPool:
             return Outcome(
                 key,
                 None,
-                f"its process died {self._retries + 1} times ({how}); most often memory ran out",
+                f"its process died {_TRIES} times ({how}); most often memory ran out",
                 "WorkerDied",
             )
         finally:
@@ -288,29 +264,12 @@ def _die_with_parent() -> None:
 
 
 def run_processes(
-    work: Work, items: Sequence[tuple[str, Any]], devices: Sequence[str], threads: int = 1
+    work: Work, items: Sequence[tuple[str, Any]], devices: Sequence[str]
 ) -> Iterator[Outcome]:
-    """Work on items in processes, one per device and no more than there are items.
-
-    Parameters
-    ----------
-    work : Work
-        What to do.
-    items : sequence of (str, object)
-        Keys and items.
-    devices : sequence of str
-        One process for each.
-    threads : int
-        Torch threads of each process.
-
-    Yields
-    ------
-    Outcome
-        As they end.
-    """
+    """Work on items in processes, one per device and no more than there are items."""
     if not items:
         return
-    pool = ProcessPool(work, devices[: len(items)], threads)
+    pool = ProcessPool(work, devices[: len(items)], threads=1)
     try:
         yield from pool.run(items)
     finally:

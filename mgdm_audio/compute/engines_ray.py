@@ -20,13 +20,7 @@ __all__ = ["RayPool", "check_address", "import_ray"]
 
 
 def import_ray() -> Any:
-    """Import Ray.
-
-    Raises
-    ------
-    EngineError
-        If it is not installed.
-    """
+    """Import Ray."""
     try:
         import ray
     except ImportError as error:
@@ -36,7 +30,7 @@ def import_ray() -> Any:
     return ray
 
 
-def check_address(address: str | None, timeout: float = 5.0) -> None:
+def check_address(address: str | None) -> None:
     """See that something answers at a cluster's address; Ray itself tries for minutes.
 
     Parameters
@@ -44,13 +38,6 @@ def check_address(address: str | None, timeout: float = 5.0) -> None:
     address : str or None
         ``host:port`` or ``ray://host:port``. Other words (None, ``"auto"``, ``"local"``) are
         Ray's to look up.
-    timeout : float
-        Seconds to wait for an answer.
-
-    Raises
-    ------
-    EngineError
-        If nothing listens there.
     """
     if address is None or ":" not in address:
         return
@@ -59,7 +46,7 @@ def check_address(address: str | None, timeout: float = 5.0) -> None:
         host, port = place.hostname, place.port
         if not host or port is None:
             raise ValueError("it has no host or no port")
-        socket.create_connection((host, port), timeout).close()
+        socket.create_connection((host, port), timeout=5).close()
     except (OSError, ValueError) as error:
         raise _no_cluster(address, error) from error
 
@@ -87,10 +74,7 @@ class RayPool:
     device : str
         ``"cuda"`` asks for one GPU per worker; else a worker takes ``threads`` CPUs.
     threads : int, optional
-        Torch threads of each worker, by default as many as here: sums depend on it in their last
-        bits.
-    retries : int
-        How often an item is tried again after its worker died.
+        Torch threads of each worker, by default as many as here.
     """
 
     def __init__(
@@ -99,7 +83,6 @@ class RayPool:
         address: str | None = None,
         device: str = "cpu",
         threads: int | None = None,
-        retries: int = 3,
     ) -> None:
         self._ray = ray = import_ray()
         self._owner = not ray.is_initialized()
@@ -124,7 +107,7 @@ class RayPool:
         self._task = ray.remote(
             num_cpus=1 if on_gpu else min(self._threads, cpus),
             num_gpus=1 if on_gpu else 0,
-            max_retries=retries,
+            max_retries=3,
         )(_remote)
         self._work = ray.put(pickle.dumps(work))
         self._id = fingerprint(work)

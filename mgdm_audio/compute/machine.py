@@ -26,13 +26,7 @@ def describe_versions() -> dict[str, str]:
 
 
 def describe_machine(devices: list[str] | None = None) -> dict[str, Any]:
-    """Processor, cores and graphics cards.
-
-    Parameters
-    ----------
-    devices : list of str, optional
-        Devices in use; the names of the CUDA ones among them are looked up.
-    """
+    """Processor, cores and graphics cards."""
     import torch
 
     facts: dict[str, Any] = {
@@ -49,12 +43,7 @@ def describe_machine(devices: list[str] | None = None) -> dict[str, Any]:
 
 
 def peak_memory(device: Any = "cpu") -> int:
-    """Peak memory in bytes: of the allocator on CUDA, of this process elsewhere; 0 if unknown.
-
-    Parameters
-    ----------
-    device : str or torch.device
-    """
+    """Peak memory in bytes: of the allocator on CUDA, of this process elsewhere; 0 if unknown."""
     if str(device).startswith("cuda"):
         import torch
 

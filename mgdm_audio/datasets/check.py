@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +19,7 @@ __all__ = ["DatasetCheck", "Finding", "TrackCheck", "check_dataset", "check_trac
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about a track.
-
-    Attributes
-    ----------
-    track : str
-        The track's key.
-    broken : bool
-        True where the track cannot be evaluated, False for a remark.
-    text : str
-        What was found.
-    """
+    """One thing to know about a track: that it cannot be evaluated (``broken``), or a remark."""
 
     track: str
     broken: bool
@@ -65,15 +54,7 @@ class TrackCheck:
 
 @dataclass(frozen=True)
 class DatasetCheck:
-    """What a data set holds.
-
-    Attributes
-    ----------
-    dataset : Dataset
-        What was looked through.
-    tracks : list of TrackCheck
-        One per track, in order.
-    """
+    """What a data set holds."""
 
     dataset: Dataset
     tracks: list[TrackCheck] = field(default_factory=list)
@@ -114,38 +95,14 @@ class DatasetCheck:
         return None if edition is None else EDITIONS[edition].get(split)
 
 
-def check_dataset(
-    dataset: Dataset,
-    deep: bool = False,
-    threads: int = 4,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> DatasetCheck:
-    """Look through every track.
+def check_dataset(dataset: Dataset, deep: bool = False) -> DatasetCheck:
+    """Look through every track; what is broken is reported, not raised.
 
-    Parameters
-    ----------
-    dataset : Dataset
-        As :func:`mgdm_audio.datasets.open_dataset` returns it.
-    deep : bool
-        Decode every sample. Otherwise headers are read and the last sample is decoded, which finds
-        files that were cut off.
-    threads : int
-        Files looked at together.
-    on_progress : callable, optional
-        Called with the numbers of tracks done and in all.
-
-    Returns
-    -------
-    DatasetCheck
-        Nothing is raised for what is broken: it is reported.
+    ``deep`` decodes every sample. Otherwise headers are read and the last sample is decoded, which
+    finds files that were cut off.
     """
-    results = []
-    with ThreadPoolExecutor(threads) as pool:
-        for result in pool.map(lambda track: check_track(track, deep), dataset.tracks):
-            results.append(result)
-            if on_progress:
-                on_progress(len(results), len(dataset.tracks))
-    return DatasetCheck(dataset, results)
+    with ThreadPoolExecutor(4) as pool:
+        return DatasetCheck(dataset, [*pool.map(lambda t: check_track(t, deep), dataset.tracks)])
 
 
 def check_track(track: Track, deep: bool = False) -> TrackCheck:

@@ -22,17 +22,7 @@ SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")
 
 @dataclass(frozen=True)
 class Converted:
-    """One track written, or found written before.
-
-    Attributes
-    ----------
-    key : str
-        Which track.
-    fresh : bool
-        False where it was there already.
-    notes : tuple of str
-        Absent classes, or that it had to be written as float.
-    """
+    """One track written, or found written before (then not ``fresh``)."""
 
     key: str
     fresh: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from mgdm_audio.datasets.four_stem import StemFolderTrack, stem_files
@@ -13,24 +13,11 @@ from mgdm_audio.errors import DatasetError, display_name, os_reason
 __all__ = ["open_dataset"]
 
 
-def open_dataset(root: str | Path, stems: Sequence[str] = ()) -> Dataset:
+def open_dataset(root: str | Path) -> Dataset:
     """Open a data set: raw Slakh2100, or folders of ``TRACK/{stem}.wav``.
 
     The folder may hold splits (``train``, ``validation``, ``test``, ``omitted``), tracks, or be one
     track. Only names are looked at here; ``mgdm_audio.datasets.check`` looks into the files.
-
-    Parameters
-    ----------
-    root : str or Path
-        The folder.
-    stems : sequence of str
-        Names of the stems of a ``TRACK/{stem}.wav`` data set; by default those of Slakh2100 where
-        a track has one of them, and else every name that occurs.
-
-    Returns
-    -------
-    Dataset
-        Tracks by split and name.
 
     Raises
     ------
@@ -55,11 +42,6 @@ def open_dataset(root: str | Path, stems: Sequence[str] = ()) -> Dataset:
         split = root.parent.name if root.parent.name in SPLITS else ""
         found, ignored = [(split, root)], []
     if any(_is_slakh(p) for _, p in found):
-        if stems and set(stems) - set(SLAKH_STEMS):
-            raise DatasetError(
-                f"{root}: raw Slakh2100 is joined to {', '.join(SLAKH_STEMS)}; "
-                f"found {', '.join(stems)} asked for"
-            )
         named = [(s, p) for s, p in found if p.name.startswith("Track") or _is_slakh(p)]
         _check_names(p for _, p in named)
         ignored += [p for s, p in found if (s, p) not in named]
@@ -67,9 +49,8 @@ def open_dataset(root: str | Path, stems: Sequence[str] = ()) -> Dataset:
     files = {p: stem_files(p) for _, p in found}
     _check_names(path for held in files.values() for path in held.values())
     names = {name for held in files.values() for name in held}
-    if not stems:
-        stems = [s for s in SLAKH_STEMS if s in names] if names & set(SLAKH_STEMS) else []
-        stems = [*stems, *sorted(names - set(stems) - {"residual"})]
+    stems = [s for s in SLAKH_STEMS if s in names]
+    stems += sorted(names - set(stems) - {"residual"})
     tracks = [StemFolderTrack(p, s, tuple(stems)) for s, p in found if files[p]]
     if not tracks:
         raise DatasetError(

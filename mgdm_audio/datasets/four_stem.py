@@ -14,7 +14,6 @@ from mgdm_audio.datasets.tracks import (
     TrackAudio,
     find_audio,
     fit_length,
-    mix_down,
     read_mono,
     resample,
 )
@@ -27,13 +26,7 @@ MIXTURE_NAMES = ("mix", "mixture")
 
 
 def stem_files(folder: Path) -> dict[str, Path]:
-    """Sound files of a folder by name, without those that are named like a mixture.
-
-    Parameters
-    ----------
-    folder : Path
-        A track's folder.
-    """
+    """Sound files of a folder by name, without those that are named like a mixture."""
     files = sorted(p for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES)
     return {
         p.stem: p
@@ -83,15 +76,4 @@ class StemFolderTrack(Track):
             name: fit_length(signals.get(name, np.zeros(0, np.float32)), n)
             for name in self.stem_names
         }
-        if mixture == "sum":
-            mixed = mix_down(stems)
-        else:
-            path = self.mix_path()
-            if path is None:
-                raise DatasetError(
-                    f"{self.path}: has no {' or '.join(MIXTURE_NAMES)} file; "
-                    f"use the sum of the stems instead"
-                )
-            signal, own_rate = read_mono(path)
-            mixed = fit_length(resample(signal, own_rate, rate), n)
-        return TrackAudio(mixed, stems, rate, tuple(notes))
+        return TrackAudio(self.mixed(stems, rate, mixture), stems, rate, tuple(notes))

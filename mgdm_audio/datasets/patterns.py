@@ -55,11 +55,6 @@ class FilePattern:
     def files(self, root: Path) -> dict[str, dict[str, Path]]:
         """Files below a folder by track (its name, or its number without leading zeros) and stem.
 
-        Parameters
-        ----------
-        root : Path
-            The folder.
-
         Raises
         ------
         DatasetError
@@ -89,15 +84,7 @@ class FilePattern:
     def of_track(
         self, found: Mapping[str, dict[str, Path]], name: str
     ) -> dict[str, Path] | None:  # fmt: skip
-        """A track's own among all files; None where there is none.
-
-        Parameters
-        ----------
-        found : mapping
-            What :meth:`files` gave.
-        name : str
-            Name of the track.
-        """
+        """A track's own among all files; None where there is none."""
         if "{track}" in self.text:
             return found.get(name)
         number = re.search(r"\d+$", name)
@@ -106,15 +93,7 @@ class FilePattern:
 
 @dataclass(frozen=True)
 class PatternTrack(StemFolderTrack):
-    """One track whose files were found by a pattern; its folder need not exist.
-
-    Attributes
-    ----------
-    files : tuple of (str, Path)
-        Its stems.
-    mixture_file : Path or None
-        Its mixture.
-    """
+    """One track whose files were found by a pattern; its folder need not exist."""
 
     files: tuple[tuple[str, Path], ...] = ()
     mixture_file: Path | None = None

@@ -21,7 +21,6 @@ from mgdm_audio.datasets.tracks import (
     TrackAudio,
     find_audio,
     fit_length,
-    mix_down,
     read_mono,
     resample,
 )
@@ -84,11 +83,6 @@ class SlakhStem:
 
 def read_metadata(path: Path) -> list[SlakhStem]:
     """Read the instruments of a track.
-
-    Parameters
-    ----------
-    path : Path
-        ``metadata.yaml``.
 
     Raises
     ------
@@ -174,16 +168,4 @@ class SlakhTrack(Track):
             name: resample(fit_length(sums.get(name, silence), n), own_rate, rate)
             for name in SLAKH_STEMS
         }
-        return TrackAudio(_mixture(self, stems, rate, mixture), stems, rate, tuple(notes))
-
-
-def _mixture(
-    track: SlakhTrack, stems: dict[str, np.ndarray], rate: int, mixture: Mixture
-) -> np.ndarray:
-    if mixture == "sum":
-        return mix_down(stems)
-    path = track.mix_path()
-    if path is None:
-        raise DatasetError(f"{track.path}: has no mix.flac; use the sum of the stems instead")
-    signal, own_rate = read_mono(path)
-    return fit_length(resample(signal, own_rate, rate), len(next(iter(stems.values()))))
+        return TrackAudio(self.mixed(stems, rate, mixture), stems, rate, tuple(notes))

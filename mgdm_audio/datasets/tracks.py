@@ -25,7 +25,6 @@ __all__ = [
     "TrackAudio",
     "find_audio",
     "fit_length",
-    "mix_down",
     "read_mono",
     "resample",
 ]
@@ -72,15 +71,7 @@ class TrackAudio:
 
 @dataclass(frozen=True)
 class Track(ABC):
-    """A track of a data set; small and picklable, the audio is read by :meth:`load`.
-
-    Attributes
-    ----------
-    path : Path
-        The track's folder.
-    split : str
-        ``train``, ``validation``, ``test``, ``omitted`` or empty.
-    """
+    """A track of a data set; small and picklable, the audio is read by :meth:`load`."""
 
     path: Path
     split: str = ""
@@ -94,6 +85,24 @@ class Track(ABC):
     def key(self) -> str:
         """``split/name``, or the name alone: unique in the data set."""
         return f"{self.split}/{self.name}" if self.split else self.name
+
+    @abstractmethod
+    def mix_path(self) -> Path | None:
+        """The track's own mixture file; None where there is none."""
+
+    def mixed(
+        self, stems: dict[str, np.ndarray], rate: int, mixture: Mixture
+    ) -> Float[Array, " samples"]:
+        """What is separated, as long as the stems: their sum, or the track's mixture file."""
+        if mixture == "sum":
+            return np.asarray(np.stack(list(stems.values())).sum(axis=0, dtype=np.float32))
+        path = self.mix_path()
+        if path is None:
+            raise DatasetError(
+                f"{self.path}: has no mix or mixture file; use the sum of the stems instead"
+            )
+        signal, own_rate = read_mono(path)
+        return fit_length(resample(signal, own_rate, rate), len(next(iter(stems.values()))))
 
     @abstractmethod
     def load(self, rate: int, mixture: Mixture = "sum") -> TrackAudio:
@@ -203,15 +212,7 @@ def read_mono(path: Path) -> tuple[Float[Array, " samples"], int]:
 def resample(
     signal: Float[Array, " samples"], rate: int, new_rate: int
 ) -> Float[Array, " new_samples"]:
-    """Resample an array; the length is ceil(samples * new_rate / rate).
-
-    Parameters
-    ----------
-    signal : ndarray
-        ``[samples]``.
-    rate, new_rate : int
-        Samples per second before and after.
-    """
+    """Resample an array; the length is ceil(samples * new_rate / rate)."""
     if rate == new_rate:
         return signal
     x = torch.from_numpy(np.ascontiguousarray(signal, dtype=np.float32))
@@ -221,8 +222,3 @@ def resample(
 def fit_length(signal: Float[Array, " samples"], n: int) -> Float[Array, " n"]:
     """Cut, or pad with zeros, to ``n`` samples."""
     return signal[:n] if len(signal) >= n else np.pad(signal, (0, n - len(signal)))
-
-
-def mix_down(stems: dict[str, np.ndarray]) -> Float[Array, " samples"]:
-    """Sum of stems of one length, ``[samples]``, float32."""
-    return np.asarray(np.stack(list(stems.values())).sum(axis=0, dtype=np.float32))

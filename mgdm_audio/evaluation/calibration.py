@@ -54,11 +54,16 @@ def ranks(
     ShapeError
         If there is not one truth per case.
     """
+    below, equal = _below_and_equal(truth, draws)
+    return below + equal // 2
+
+
+def _below_and_equal(truth: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if draws.shape[1:] != truth.shape:
         raise ShapeError(
             f"draws are (draws, *cases) of a truth (*cases); found {draws.shape} and {truth.shape}"
         )
-    return (draws < truth).sum(0) + (draws == truth).sum(0) // 2
+    return (draws < truth).sum(0), (draws == truth).sum(0)
 
 
 def central_coverage(
@@ -69,19 +74,6 @@ def central_coverage(
     A rank r of L draws puts the truth between the quantiles r / (L + 1) and (r + 1) / (L + 1), and
     it counts with the share of that stretch that lies in the interval. So exact draws cover every
     nominal share exactly on average, however few they are.
-
-    Parameters
-    ----------
-    found : array
-        Ranks, as :func:`ranks` gives them.
-    draws : int
-        How many draws they are among.
-    nominal : tuple of float
-        Shares that the intervals should hold.
-
-    Returns
-    -------
-    array, shape (nominal,)
     """
     return shares_covered(found, draws, nominal).mean(tuple(range(1, 1 + np.ndim(found))))
 
@@ -108,11 +100,8 @@ def dithered_ranks(
 
     Where values are cut off at a floor, ranks would not be uniform otherwise.
     """
-    if draws.shape[1:] != truth.shape:
-        raise ShapeError(
-            f"draws are (draws, *cases) of a truth (*cases); found {draws.shape} and {truth.shape}"
-        )
-    return (draws < truth).sum(0) + rng.integers(0, (draws == truth).sum(0) + 1)
+    below, equal = _below_and_equal(truth, draws)
+    return below + rng.integers(0, equal + 1)
 
 
 def crps(
@@ -167,13 +156,12 @@ def band_levels(
 
 
 def silent_share(
-    draws: Float[Array, "draws stems samples"], rate: int, seconds: float = 1.0
+    draws: Float[Array, "draws stems samples"], rate: int
 ) -> Float[Array, "stems pieces"]:
     """Share of the draws in which a stem is silent, by pieces of a second.
 
     Silent is a root mean square below 1e-3 where the mixture's is 0.1, that of priors.
     """
-    size = round(seconds * rate)
-    pieces = draws.shape[-1] // size
-    blocks = draws[..., : pieces * size].reshape(*draws.shape[:-1], pieces, size)
+    pieces = draws.shape[-1] // rate
+    blocks = draws[..., : pieces * rate].reshape(*draws.shape[:-1], pieces, rate)
     return ((blocks**2).mean(-1) < ACTIVE_RMS**2).mean(0)

@@ -72,13 +72,6 @@ class Comparison:
 def choose_variant(run: RunFolder, label: str | None) -> Variant:
     """The run's variant of this name, or its only one.
 
-    Parameters
-    ----------
-    run : RunFolder
-        The run.
-    label : str or None
-        Label or folder of a variant.
-
     Raises
     ------
     AudioError

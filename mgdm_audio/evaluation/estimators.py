@@ -31,19 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Job:
-    """One track to separate in one way.
-
-    Attributes
-    ----------
-    track : Track
-        Where it comes from.
-    audio : TrackAudio
-        Its mixture and references (which only the scores may look at).
-    variant : Variant
-        Sampler and settings.
-    seed : int
-        Of the random numbers.
-    """
+    """One track to separate in one way; only the scores may look at the references in ``audio``."""
 
     track: Track
     audio: TrackAudio
@@ -100,12 +88,7 @@ class EstimatorSpec(Protocol):
 class FunctionSpec:
     """An estimator from a plain function ``(mix, rate, seed) -> {stem: array}``.
 
-    Attributes
-    ----------
-    function : callable
-        Importable, so that it can be pickled.
-    facts : dict
-        What :meth:`describe` returns.
+    It must be importable, so that it can be pickled; ``facts`` go into run.json.
     """
 
     function: Callable[..., Mapping[str, np.ndarray]]
@@ -129,18 +112,7 @@ class FunctionSpec:
 class PretrainedSpec:
     """The product's separator: a prior, and per variant a sampler with its settings.
 
-    Attributes
-    ----------
-    prior : str
-        Name, path or ``hf://owner/name/file``.
-    preset : str
-        Settings to start from.
-    precision : str
-        ``auto``, ``float32`` or ``bfloat16``.
-    batch_size : int
-        Windows evaluated at once.
-    closed : bool
-        Whether the tracks are known to hold nothing for the prior's stem ``other``.
+    Fields as in :meth:`mgdm_audio.separation.separator.Separator.from_pretrained`.
     """
 
     prior: str
@@ -159,13 +131,7 @@ class PretrainedSpec:
         return replace(self, closed=is_closed_over(header.stems, stems))
 
     def check(self, variants: Sequence[Variant]) -> None:
-        """Refuse unknown samplers and settings before anything is loaded.
-
-        Raises
-        ------
-        SettingsError
-            Listing the valid names.
-        """
+        """Refuse unknown samplers and settings (SettingsError) before anything is loaded."""
         several = len({variant.sampler for variant in variants}) > 1
         for variant in variants:
             try:

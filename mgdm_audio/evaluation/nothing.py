@@ -25,15 +25,6 @@ def rows_of_nothing(
 ) -> dict[str, WindowScores]:
     """Scores of what separates nothing.
 
-    Parameters
-    ----------
-    references : Tensor
-        ``[stems, samples]``.
-    mixture : Tensor
-        ``[samples]``.
-    rate : int
-        Samples per second.
-
     Returns
     -------
     dict of str to WindowScores

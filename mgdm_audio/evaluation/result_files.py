@@ -121,15 +121,7 @@ def _row(known: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows of :func:`result_rows` as a Parquet file, whole or not at all.
-
-    Parameters
-    ----------
-    rows : list of dict
-        The rows.
-    path : Path
-        Where to.
-    """
+    """Write rows of :func:`result_rows` as a Parquet file, whole or not at all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -139,28 +131,14 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def write_results(run: RunFolder, summary: RunSummary) -> None:
-    """Write results.parquet and summary.json of a run.
-
-    Parameters
-    ----------
-    run : RunFolder
-        The run.
-    summary : RunSummary
-        What became of it.
-    """
+    """Write results.parquet and summary.json of a run."""
     write_parquet(result_rows(run), run.path / "results.parquet")
     content = json.dumps(plain(summary), indent=1, ensure_ascii=False)
     write_text(run.path / "summary.json", content + "\n")
 
 
 def plain(value: Any) -> Any:
-    """Turn results into what JSON can hold: None stands for NaN.
-
-    Parameters
-    ----------
-    value : object
-        Dataclasses, dictionaries, lists and numbers.
-    """
+    """Turn results into what JSON can hold: None stands for NaN."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, dict):

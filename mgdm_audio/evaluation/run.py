@@ -70,19 +70,7 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """Something ended.
-
-    Attributes
-    ----------
-    kind : {"track", "bss"}
-        A track's separation and SI-SDR, or its BSSEval.
-    key, variant : str
-        Which one.
-    done, total : int
-        Of its kind, those of earlier runs included.
-    error : str or None
-        Message, if it failed.
-    """
+    """Something ended; done and total count its kind, those of earlier runs included."""
 
     kind: str
     key: str
@@ -322,14 +310,6 @@ class _Evaluation:
 
 
 def best_and_worst(ranks: dict[str, float], count: int) -> list[str]:
-    """Keys of the best tracks, best first, and then those of the worst, worst last.
-
-    Parameters
-    ----------
-    ranks : dict of str to float
-        Score by key; NaN ranks nowhere.
-    count : int
-        How many of either; a key is named once.
-    """
+    """Keys of the best tracks, best first, and of the worst, worst last; NaN ranks nowhere."""
     known = sorted((k for k in ranks if not math.isnan(ranks[k])), key=lambda k: (-ranks[k], k))
     return known if len(known) <= 2 * count else known[:count] + known[-count:]

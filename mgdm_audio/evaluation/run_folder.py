@@ -16,6 +16,7 @@ Every file appears whole or not at all, so a run that was killed goes on where i
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
@@ -37,15 +38,7 @@ _PARTIAL = ".mgdm-"
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the comparison: a sampler and its settings.
-
-    Attributes
-    ----------
-    sampler : str
-        Name of the sampler, or of the folder of estimates that are scored.
-    settings : tuple of (str, value)
-        Settings given by name.
-    """
+    """One row of the comparison: a sampler and its settings."""
 
     sampler: str
     settings: tuple[tuple[str, Any], ...] = ()
@@ -61,24 +54,12 @@ class Variant:
         text = re.sub(r"[^\w.=+-]+", "_", self.label).strip("._") or "variant"
         # Names that differ only in what was replaced must not share a folder.
         known = text == self.label.replace(" ", "_") and len(text) < 80
-        return text if known else f"{text[:60]}-{hash_text(self.label)}"
-
-
-def hash_text(text: str) -> str:
-    """Eight hexadecimal digits that depend on the text alone."""
-    import hashlib
-
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        digest = hashlib.sha256(self.label.encode("utf-8", "surrogatepass")).hexdigest()
+        return text if known else f"{text[:60]}-{digest[:8]}"
 
 
 class RunFolder:
-    """Reads and writes the folder of one evaluation.
-
-    Parameters
-    ----------
-    path : str or Path
-        The folder; made when something is written.
-    """
+    """Reads and writes the folder of one evaluation."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -87,13 +68,7 @@ class RunFolder:
 
     @property
     def description(self) -> dict[str, Any]:
-        """Content of run.json.
-
-        Raises
-        ------
-        AudioError
-            If the folder holds no run.
-        """
+        """Content of run.json."""
         path = self.path / "run.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))

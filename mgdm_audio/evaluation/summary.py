@@ -67,15 +67,7 @@ class VariantSummary:
 
 @dataclass(frozen=True)
 class NothingSummary:
-    """Scores of a row that separates nothing.
-
-    Attributes
-    ----------
-    name : str
-        What it is.
-    scores : dict of str to dict of str to Interval
-        As those of :class:`VariantSummary`.
-    """
+    """Scores of a row that separates nothing."""
 
     name: str
     scores: Scores
@@ -83,23 +75,7 @@ class NothingSummary:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What became of a run.
-
-    Attributes
-    ----------
-    name : str
-        Of the data set.
-    stems : tuple of str
-        Stems scored by any variant.
-    scores : tuple of str
-        Scores that there are.
-    variants : list of VariantSummary
-        In the order in which they were asked for.
-    nothing : list of NothingSummary
-        Rows that separate nothing, over all tracks that any variant was scored on.
-    remarks : list of str
-        What a reader of the tables has to know.
-    """
+    """What became of a run; ``nothing`` is over all tracks that any variant was scored on."""
 
     name: str
     stems: tuple[str, ...]
@@ -110,18 +86,7 @@ class RunSummary:
 
 
 def summarise(run: RunFolder) -> RunSummary:
-    """Join the records of all tracks.
-
-    Parameters
-    ----------
-    run : RunFolder
-        A run, finished or not, of this version or of an earlier one.
-
-    Raises
-    ------
-    AudioError
-        If the folder holds no run.
-    """
+    """Join the records of all tracks."""
     asked = run.description["asked"]
     found = {v: list(run.records(v, asked["tracks"])) for v in run.variants()}
     good = [r for records in found.values() for r in records if r["error"] is None]

@@ -179,15 +179,7 @@ def _head(track: Track, variant: Variant) -> dict[str, Any]:
 
 
 def failure(track: Track, variant: Variant, kind: str, message: str) -> TrackResult:
-    """What stands for a track that could not be evaluated.
-
-    Parameters
-    ----------
-    track, variant
-        Which one.
-    kind, message : str
-        Class and text of the error.
-    """
+    """What stands for a track that could not be evaluated."""
     line = " ".join(message.split()) or kind
     record = {**_head(track, variant), "error": {"type": kind, "message": line}}
     return TrackResult(track.key, record, {}, {})

@@ -42,13 +42,6 @@ class AtomicOutput:
     The target folder is created where it is missing, and removed again by `abort` if this created
     it. Use as a context manager: leaving it without `commit` aborts.
 
-    Parameters
-    ----------
-    path : str or path
-        The file to appear.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
     Raises
     ------
     AudioWriteError
@@ -177,17 +170,7 @@ class AtomicOutput:
 
 
 class FileOutput(AtomicOutput):
-    """A file that a function writes, such as the settings beside the stems.
-
-    Parameters
-    ----------
-    path : str or path
-        The file to appear.
-    write : callable
-        Writes it under the temporary name that it is given.
-    overwrite : bool
-        Whether an existing file may be replaced.
-    """
+    """A file that a function writes, such as the settings beside the stems."""
 
     def __init__(
         self, path: str | os.PathLike, write: Callable[[Path], object], overwrite: bool = False

@@ -62,11 +62,6 @@ class OutputFormat:
         the same stems give the same bytes.
     mp3_kbps : int
         Bit rate of mp3; rates below 32 kHz allow less and get what they allow.
-
-    Raises
-    ------
-    SettingsError
-        If the container does not store such samples.
     """
 
     container: str = "wav"

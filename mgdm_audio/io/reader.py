@@ -218,20 +218,7 @@ def _generate(source: Source, block_frames: int, dtype: np.dtype) -> Iterator[np
 
 
 def read(source: Source) -> tuple[Float[Array, "channels frames"], int]:
-    """Read a whole file.
-
-    Returns
-    -------
-    samples : ndarray of float32, shape (channels, frames)
-        Full scale is 1.
-    rate : int
-        Samples per second.
-
-    Raises
-    ------
-    AudioReadError, AudioFormatError
-        As `open_blocks`.
-    """
+    """Read a whole file."""
     with spooled(source) as ready:
         rate = probe(ready).rate
         return np.concatenate(list(open_blocks(ready)), axis=1), rate
@@ -272,13 +259,7 @@ def _open(source: Source) -> tuple[Decoder, AudioInfo]:
 
 
 def check_supported(rate: int, channels: int, label: str = "the sound") -> None:
-    """Refuse rates and channel counts that cannot be separated.
-
-    Raises
-    ------
-    AudioFormatError
-        Outside 8 to 192 kHz or 1 to 8 channels.
-    """
+    """Refuse rates and channel counts that cannot be separated."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioFormatError(
             f"{label}: has a rate of {rate} Hz and {MIN_RATE} to {MAX_RATE} Hz are supported; "

@@ -27,11 +27,6 @@ class Resampler:
     `push` blocks of any size, then `finish`: the pieces put together equal `resample` on the whole
     signal up to rounding. Holds the filter's length and a block.
 
-    Parameters
-    ----------
-    rate_in, rate_out : int
-        In Hz, positive.
-
     Raises
     ------
     SettingsError
@@ -60,13 +55,7 @@ class Resampler:
         return self._run(block.reshape(self._rows, block.shape[-1]).numpy().T, last=False)
 
     def finish(self) -> Float[Tensor, "*leading out"]:
-        """Return what is left; the total is ceil(n out / in). The resampler is then used up.
-
-        Raises
-        ------
-        ShapeError
-            If no block was pushed.
-        """
+        """Return what is left; the total is ceil(n out / in). The resampler is then used up."""
         if self._in == self._out:
             return torch.zeros(0)
         if self._empty is None:
@@ -98,20 +87,7 @@ class Resampler:
 def resample(
     x: Float[Tensor, "*leading samples"], rate_in: int, rate_out: int
 ) -> Float[Tensor, "*leading out"]:
-    """Resample a whole signal.
-
-    Parameters
-    ----------
-    x : Tensor, shape (..., samples)
-        float32 or float64, on any device; the result is there too.
-    rate_in, rate_out : int
-        In Hz.
-
-    Returns
-    -------
-    Tensor, shape (..., ceil(samples rate_out / rate_in))
-        Of the same dtype.
-    """
+    """Resample a whole signal, float32 or float64, on the device where it is."""
     if rate_in == rate_out or x.shape[-1] == 0:
         return x.clone()
     if x.device.type != "cpu":

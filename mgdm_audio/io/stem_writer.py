@@ -27,17 +27,7 @@ _FULL_SCALE = 1 + 1e-6
 
 @dataclass(frozen=True)
 class ClipReport:
-    """A stem that its format cannot hold.
-
-    Parameters
-    ----------
-    path : str
-        The stem's file.
-    peak : float
-        Largest magnitude; full scale is 1.
-    clipped : int
-        Samples beyond full scale, counted over channels.
-    """
+    """A stem that its format cannot hold."""
 
     path: str
     peak: float
@@ -55,24 +45,6 @@ class StemWriter(AtomicOutput):
     float32 wav goes straight to its temporary file. Other formats lose samples beyond full scale,
     which is known only at the end: they are first spooled as float32 beside the target and
     encoded by `finish`, with the gain that the caller then decides on.
-
-    Parameters
-    ----------
-    path : str or path
-        The file to appear.
-    rate, channels : int
-        In Hz; 1 to 8.
-    output : OutputFormat
-        Container and sample type.
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Attributes
-    ----------
-    frames : int
-        Samples per channel written so far.
-    peak : float
-        Largest magnitude so far.
 
     Raises
     ------
@@ -106,11 +78,6 @@ class StemWriter(AtomicOutput):
 
     def write(self, block: Float[Array, "channels frames"]) -> None:
         """Append samples.
-
-        Parameters
-        ----------
-        block : ndarray, shape (channels, frames)
-            Full scale is 1.
 
         Raises
         ------

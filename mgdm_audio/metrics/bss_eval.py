@@ -58,13 +58,7 @@ class BssScores:
         }
 
     def to_museval_json(self, track_name: str) -> str:
-        """Text of the file that museval writes for this track.
-
-        Parameters
-        ----------
-        track_name : str
-            Name of the track.
-        """
+        """Text of the file that museval writes for this track."""
         store = _import_museval().TrackStore(track_name, win=self.window, hop=self.hop)
         for stem, held in self.frames.items():
             store.add_target(stem, {metric: held[metric].tolist() for metric in METRICS})
@@ -195,17 +189,7 @@ def _import_museval() -> Any:
 
 @dataclass(frozen=True)
 class BssItem:
-    """One track to score.
-
-    Attributes
-    ----------
-    track : Track
-        Where the references come from.
-    estimates : Path or dict of str to ndarray
-        A folder of ``{stem}.wav`` at the rate, or ``{stem: [samples]}``.
-    rate : int
-        Samples per second of both.
-    """
+    """One track to score."""
 
     track: Track
     estimates: Path | dict[str, np.ndarray]

@@ -102,11 +102,6 @@ def bootstrap(
     seed : int
         Of the draws: the same results give the same interval.
 
-    Returns
-    -------
-    Interval
-        Bounds are NaN for fewer than two tracks.
-
     Notes
     -----
     Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), section 13.3.
@@ -160,11 +155,6 @@ class PairedComparison:
 
 def compare_paired(a: Sequence[float], b: Sequence[float]) -> PairedComparison:
     """Compare two runs track by track; pairs with a NaN are left out.
-
-    Parameters
-    ----------
-    a, b : sequence of float
-        One score per track, in the same order.
 
     Raises
     ------

@@ -42,21 +42,7 @@ SHOWN_TRACKS = 40
 def track_values(
     run: RunFolder, variant: Variant, keys: list[str], stems: Sequence[str], score: str
 ) -> dict[str, dict[str, float]]:
-    """One score of every evaluated track: ``values[track][stem]`` in dB, with ``all`` for the mean.
-
-    Parameters
-    ----------
-    run : RunFolder
-        The run.
-    variant : Variant
-        Which of its variants.
-    keys : list of str
-        Tracks.
-    stems : sequence of str
-        Stems.
-    score : str
-        One of :data:`mgdm_audio.evaluation.track_scores.SCORES`.
-    """
+    """One score of every evaluated track: ``values[track][stem]`` in dB, the mean as ``all``."""
     values = {}
     for record in run.records(variant, keys):
         if record["error"] is None:
@@ -98,19 +84,7 @@ def box_plot(
 ) -> str:
     """Draw the spread over tracks: one panel per stem, in it a box and its tracks per variant.
 
-    Parameters
-    ----------
-    values : dict
-        ``values[variant][track][stem]`` in dB; NaN is left out.
-    stems : sequence of str
-        Panels, in order.
-    xlabel : str
-        What is drawn.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element.
+    Of ``values[variant][track][stem]`` in dB; NaN is left out. Pictures are ``<svg>`` elements.
     """
     rows, columns = max(1, len(values)), min(2, len(stems))
     high = math.ceil(len(stems) / columns)
@@ -168,27 +142,20 @@ def _box(axes: Any, row: int, drawn: list[float], colour: str) -> None:
     axes.plot(np.mean(drawn), row, "D", color="#222222", markersize=3)
 
 
-def sweep_plot(summary: RunSummary, score: str = ACTIVE) -> str | None:
+def sweep_plot(summary: RunSummary) -> str | None:
     """Draw the score against denoiser evaluations; None where that makes no curve.
 
     Variants of one sampler are joined by a line; bars are 95 % intervals over tracks.
-
-    Parameters
-    ----------
-    summary : RunSummary
-        Two or more variants with different numbers of evaluations.
-    score : str
-        One of its scores.
     """
     drawn = [
         v
         for v in summary.variants
-        if v.evaluations > 0 and not math.isnan(v.scores[score][ALL].value)
+        if v.evaluations > 0 and not math.isnan(v.scores[ACTIVE][ALL].value)
     ]
     if len({v.evaluations for v in drawn}) < 2:
         return None
     figure = _figure(5.4, 3.4)
-    axes = _axes(figure, f"{score} (dB), mean of the stems")
+    axes = _axes(figure, f"{ACTIVE} (dB), mean of the stems")
     samplers: dict[str, list[Any]] = {}
     for variant in drawn:
         samplers.setdefault(variant.label.split(" ")[0], []).append(variant)
@@ -196,10 +163,10 @@ def sweep_plot(summary: RunSummary, score: str = ACTIVE) -> str | None:
         variants.sort(key=lambda v: v.evaluations)
         colour = COLOURS[index % len(COLOURS)]
         x = [v.evaluations for v in variants]
-        y = [v.scores[score][ALL].value for v in variants]
+        y = [v.scores[ACTIVE][ALL].value for v in variants]
         axes.plot(x, y, "o-", color=colour, label=sampler, markersize=4)
         for variant, across, up in zip(variants, x, y):
-            interval = variant.scores[score][ALL]
+            interval = variant.scores[ACTIVE][ALL]
             if not math.isnan(interval.low):
                 axes.vlines(across, interval.low, interval.high, color=colour, alpha=0.5)
             label = variant.label.partition(" ")[2]
@@ -217,13 +184,7 @@ def sweep_plot(summary: RunSummary, score: str = ACTIVE) -> str | None:
 
 
 def difference_plot(comparison: Comparison) -> str:
-    """Draw the paired difference of every track, sorted, one panel per stem.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        Two runs on the same tracks.
-    """
+    """Draw the paired difference of every track, sorted, one panel per stem."""
     rows = comparison.rows
     columns = min(2, len(rows))
     high = math.ceil(len(rows) / columns)
@@ -248,7 +209,7 @@ def difference_plot(comparison: Comparison) -> str:
 
 
 def spectrogram(samples: Float[Array, " samples"], rate: int, peak: float | None = None) -> bytes:
-    """Draw a mel spectrogram of a sound.
+    """Draw a mel spectrogram of a sound as a PNG.
 
     Parameters
     ----------
@@ -259,11 +220,6 @@ def spectrogram(samples: Float[Array, " samples"], rate: int, peak: float | None
     peak : float, optional
         Mel power that is drawn brightest, so that pictures side by side compare; by default the
         sound's own. See :func:`mel_peak`.
-
-    Returns
-    -------
-    bytes
-        A PNG.
     """
     import librosa
     import librosa.display

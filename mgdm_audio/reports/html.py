@@ -49,15 +49,8 @@ SECTIONS = {
 """Headings that the page's top links to."""
 
 
-def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None = None) -> Path:
+def write_report(run: RunFolder) -> Path:
     """Write the report of a run.
-
-    Parameters
-    ----------
-    run : RunFolder
-        A run with at least one evaluated track.
-    on_progress : callable, optional
-        Called with the numbers of tracks with sound drawn and in all.
 
     Returns
     -------
@@ -76,7 +69,6 @@ def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None 
         v.label: track_values(run, v, asked["tracks"], summary.stems, ACTIVE) for v in variants
     }
     names = {v.label: v.name for v in summary.variants}
-    tell = on_progress or (lambda done, total: None)
 
     def content(folder: Path) -> dict[str, Any]:
         boxes = {names[label]: tracks for label, tracks in values.items()}
@@ -91,7 +83,7 @@ def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None 
             "first": summary.variants[0].name,
             "comparisons": list(_against_first(run, summary)),
             "cost": cost_table(summary),
-            "listening": _listening(run, variants, values, names, folder, tell),
+            "listening": _listening(run, variants, values, names, folder),
             "every_track": [_all_tracks(names[k], v, summary.stems) for k, v in values.items()],
             "made": list(_facts(run.description)),
         }
@@ -101,19 +93,7 @@ def write_report(run: RunFolder, on_progress: Callable[[int, int], None] | None 
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """Write the comparison of two runs as a page of its own.
-
-    Parameters
-    ----------
-    comparison : Comparison
-        See :func:`mgdm_audio.evaluation.compare.compare_runs`.
-    out : Path
-        Folder to write; replaced if it holds a report.
-
-    Returns
-    -------
-    Path
-        ``OUT/index.html``.
+    """Write the comparison of two runs as a page of its own, in place of one that is there.
 
     Raises
     ------
@@ -187,7 +167,6 @@ def _listening(
     values: dict[str, dict[str, dict[str, float]]],
     names: dict[str, str],
     folder: Path,
-    tell: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
     """Players and spectrograms of the best and the worst tracks, by variant."""
     chosen = [
@@ -198,8 +177,7 @@ def _listening(
         ]
         for variant in variants
     ]
-    total, done = sum(map(len, chosen)), 0
-    groups = []
+    done, groups = 0, []
     for number, (variant, places) in enumerate(zip(variants, chosen)):
         tracks, shown = [], None
         for key, place in places:
@@ -209,7 +187,6 @@ def _listening(
             track = _sounds(run, variant, key, scores, folder, f"{number}-{done}")
             tracks.append({"heading": heading, **track})
             done += 1
-            tell(done, total)
         groups.append({"name": names[variant.label], "tracks": tracks})
     return groups
 

@@ -15,13 +15,7 @@ __all__ = ["lead", "summary_markdown", "write_summary"]
 
 
 def write_summary(run: RunFolder) -> RunSummary:
-    """Write results.parquet, summary.json and summary.md of a run, and return the summary.
-
-    Parameters
-    ----------
-    run : RunFolder
-        A run, finished or not.
-    """
+    """Write results.parquet, summary.json and summary.md of a run, and return the summary."""
     summary = summarise(run)
     write_results(run, summary)
     write_text(run.path / "summary.md", summary_markdown(summary, run.description))
@@ -38,15 +32,7 @@ def lead(asked: dict[str, Any]) -> str:
 
 
 def summary_markdown(summary: RunSummary, description: dict[str, Any]) -> str:
-    """Summary of a run as a Markdown page.
-
-    Parameters
-    ----------
-    summary : RunSummary
-        Its figures.
-    description : dict
-        Content of run.json.
-    """
+    """Summary of a run as a Markdown page."""
     return "\n".join(_page(summary, description["asked"]))
 
 

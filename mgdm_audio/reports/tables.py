@@ -68,17 +68,7 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text.
-
-    Attributes
-    ----------
-    title, caption : str
-        Above it, and what its figures are.
-    columns : list of str
-        Headings; the first column names the rows.
-    rows : list of list of str
-        Cells.
-    """
+    """A table of text."""
 
     title: str
     caption: str

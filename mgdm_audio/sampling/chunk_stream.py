@@ -27,16 +27,7 @@ PADDING = NOISE_BLOCK
 
 
 def chunk_sizes(sampler: StemSampler, samples: int, shift: int = 0) -> list[int]:
-    """Lengths of the chunks in which a stream is sampled; silent ones cost nothing.
-
-    Parameters
-    ----------
-    sampler : StemSampler
-    samples : int
-        Length of the stream at the prior's rate.
-    shift : int
-        As for :class:`ChunkStream`.
-    """
+    """Lengths of the chunks in which a stream is sampled; silent ones cost nothing."""
     chunk, overlap = sampler.chunk_length(), sampler.window - sampler.hop
     left, sizes = samples + PADDING + shift + PADDING // 2, []
     while left > chunk:
@@ -58,11 +49,6 @@ class ChunkStream:
         Receives the fraction done after every evaluation of the network; return False to cancel.
     shift : int
         Samples by which windows begin earlier, a multiple of the noise block.
-
-    Attributes
-    ----------
-    traces : list of Trace
-        One per chunk that was sampled.
     """
 
     def __init__(
@@ -173,13 +159,7 @@ class ChunkStream:
 
 
 class ShiftedStreams:
-    """The mean over several :class:`ChunkStream` whose windows begin at different places.
-
-    Parameters
-    ----------
-    sampler, seed, samples, on_progress
-        As for :class:`ChunkStream`; ``sampler.settings.shifts`` streams are averaged.
-    """
+    """The mean over several :class:`ChunkStream` whose windows begin at different places."""
 
     def __init__(
         self,
@@ -189,7 +169,7 @@ class ShiftedStreams:
         on_progress: Callable[[float], object] | None = None,
     ) -> None:
         self.sampler = sampler
-        count, blocks = sampler.settings.shifts, sampler.hop // NOISE_BLOCK
+        count = sampler.settings.shifts
         self._shares = [0.0] * count
 
         def told(k: int) -> Callable[[float], object] | None:
@@ -200,8 +180,8 @@ class ShiftedStreams:
             return None if on_progress is None else tell
 
         self._streams = [
-            ChunkStream(sampler, seed, samples, told(k), NOISE_BLOCK * (k * blocks // count))
-            for k in range(count)
+            ChunkStream(sampler, seed, samples, told(k), shift)
+            for k, shift in enumerate(sampler.shifts)
         ]
         draws, stems = sampler.settings.rows, len(sampler.prior.stems)
         self._held = [torch.zeros(draws, stems, 0) for _ in self._streams]

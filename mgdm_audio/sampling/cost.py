@@ -38,15 +38,7 @@ class _CountedOnly:
 def count_evaluations(
     sampling: SamplingSettings, schedule: NoiseSchedule, stems: int
 ) -> tuple[float, float]:
-    """Denoiser evaluations and vector-Jacobian products of one posterior sample of one window.
-
-    Parameters
-    ----------
-    sampling : SamplingSettings
-    schedule : NoiseSchedule
-        The prior's levels.
-    stems : int
-    """
+    """Denoiser evaluations and vector-Jacobian products of one posterior sample of one window."""
     start = None
     if sampling.start == "wiener":
         start = Start(torch.zeros(1, stems, 8), schedule.level_of_sigma(sampling.start_sigma))

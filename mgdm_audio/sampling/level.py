@@ -31,25 +31,17 @@ _CAP = 4.0  # +6 dB: what one click or gunshot may count for
 _CANCELLED = 0.25
 
 
-def is_silent(block: Float[Tensor, "*leading samples"], scale: float = 1.0) -> bool:
+def is_silent(block: Float[Tensor, "*leading samples"]) -> bool:
     """Whether a block is silent or nearly so, a constant offset aside.
 
-    Silent where the peak about each channel's mean is below -80 dB of ``scale``. For a whole
-    recording the scale is full scale; for a window at the prior's level it is 1 too, which is then
-    60 dB below the active parts. (The evaluation's rule, norm / length < 1.5e-5, calls a window
-    silent or not depending on how long it is, so it is used for the published score only.)
-
-    Parameters
-    ----------
-    block : Tensor, shape (..., samples)
-        Samples; an empty block is silent.
-    scale : float
-        What counts as full scale.
+    Silent where the peak about each channel's mean is below -80 dB of full scale; for a window at
+    the prior's level that is 60 dB below the active parts. (The evaluation's rule, norm / length <
+    1.5e-5, depends on how long a window is, so it is used for the published score only.)
     """
     if block.numel() == 0:
         return True
     centred = block - block.mean(-1, keepdim=True)
-    return float(centred.abs().max()) <= SILENCE * scale
+    return float(centred.abs().max()) <= SILENCE
 
 
 @dataclass(frozen=True)
@@ -83,11 +75,6 @@ class Level:
         ----------
         block : Tensor, shape (channels, samples)
             Of the recording that was measured, at its own rate. Not changed.
-
-        Raises
-        ------
-        ShapeError
-            If the number of channels is another.
         """
         if block.shape[0] != len(self.offset):
             raise ShapeError(
@@ -112,13 +99,6 @@ class LevelMeter:
     more than 60 dB below the loudest frame are left out, the loud parts are the 90th percentile of
     the rest, a frame counts if it lies within 20 dB of them, and for at most 6 dB above them, so
     that neither long pauses nor a single click decide.
-
-    Parameters
-    ----------
-    rate : int
-        In Hz.
-    channels : int
-        Channels of the recording.
     """
 
     def __init__(self, rate: int, channels: int) -> None:
@@ -134,13 +114,7 @@ class LevelMeter:
         self._high = -self._low
 
     def add(self, block: Float[Tensor, "channels samples"]) -> None:
-        """Take the next block.
-
-        Raises
-        ------
-        ShapeError
-            If the number of channels is another.
-        """
+        """Take the next block."""
         if block.shape[0] != self._channels:
             raise ShapeError(
                 f"the meter is for {self._channels} channels; found a block of {block.shape[0]}"
@@ -170,13 +144,7 @@ class LevelMeter:
             self._merge *= 2
 
     def result(self) -> Level:
-        """Level of what was added so far.
-
-        Raises
-        ------
-        ShapeError
-            If nothing was added.
-        """
+        """Level of what was added so far."""
         rows = list(self._rows)
         rest = list(self._pending)
         if self._held.shape[1]:

@@ -193,6 +193,12 @@ class StemSampler:
         overlap = max(1, round(self.settings.overlap * self.window / NOISE_BLOCK))
         return self.window - NOISE_BLOCK * overlap
 
+    @property
+    def shifts(self) -> list[int]:
+        """By how many samples the windows of each of the averaged separations begin earlier."""
+        count, blocks = self.settings.shifts, self.hop // NOISE_BLOCK
+        return [NOISE_BLOCK * (k * blocks // count) for k in range(count)]
+
     def chunk_length(self) -> int:
         """Samples of a full chunk: window + k hop, near the chunk setting."""
         wanted = self.settings.chunk * self.prior.rate
@@ -260,7 +266,8 @@ class StemSampler:
             self.window,
             self.hop,
             batch_size=self.batch_size,
-            pinned=None if pinned is None else Pinned(_few(pinned, count).to(y)),
+            # Of samples around a run only the first row, the run itself, is known.
+            pinned=None if pinned is None else Pinned(pinned[:count].to(y)),
             variance=cfg.variance,
             variance_floor=cfg.variance_floor,
             on_windows=on_windows,
@@ -307,10 +314,3 @@ class StemSampler:
             share = y[:, None] / len(prior.stems)
             estimate = share.expand(-1, len(prior.stems), -1)
         return Start(estimate, level)
-
-
-def _few(
-    pinned: Float[Tensor, "samples stems overlap"], count: int
-) -> Float[Tensor, "count stems overlap"]:
-    """What is known for each run; the first row is what the others are drawn around."""
-    return pinned[:count]

@@ -15,14 +15,7 @@ def average_spectrum_wiener(
 ) -> Float[Tensor, "batch stems samples"]:
     """Share the mixture's spectrum in proportion to the stems' average power, bin by bin.
 
-    The shares sum to one, so the stems sum to the mixture.
-
-    Parameters
-    ----------
-    mixture : Tensor, shape (batch, samples)
-    average_power : Tensor, shape (stems, bins)
-        Average power spectra; only their ratios matter.
-    spectral : SpectralTransform
+    The shares sum to one, so the stems sum to the mixture; only ratios of the powers matter.
     """
     power = average_power.to(mixture).clamp_min(1e-20)
     share = power / power.sum(0)

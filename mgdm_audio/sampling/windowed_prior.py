@@ -17,7 +17,6 @@ from mgdm_audio.sampling.crossfade import fade_in
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.priors import Denoised, level_vector
-from mgdm_core.schedule import NoiseSchedule
 
 __all__ = [
     "VARIANCES",
@@ -66,8 +65,6 @@ class WindowedPrior:
     window, hop : int
         Window length and step in samples. A signal no longer than ``window`` is one window;
         otherwise its length must be ``window + k * hop``.
-    schedule : NoiseSchedule, optional
-        Levels to run on; the prior's own by default.
     batch_size : int
         Windows evaluated at once. Does not change the result beyond rounding.
     pinned : Pinned, optional
@@ -82,7 +79,6 @@ class WindowedPrior:
         window: int,
         hop: int,
         *,
-        schedule: NoiseSchedule | None = None,
         batch_size: int = 4,
         pinned: Pinned | None = None,
         on_windows: Callable[[int], None] | None = None,
@@ -91,8 +87,7 @@ class WindowedPrior:
             raise SettingsError(f"windows need 0 < hop <= window; found {hop} and {window}")
         if batch_size < 1:
             raise SettingsError(f"batch_size is at least 1; found {batch_size}")
-        self.prior = prior if schedule is None else prior.with_schedule(schedule)
-        self.schedule = self.prior.schedule
+        self.prior, self.schedule = prior, prior.schedule
         self.window, self.hop, self.batch_size, self.pinned = window, hop, batch_size, pinned
         self._on_windows = on_windows
 
@@ -110,14 +105,14 @@ class WindowedPrior:
             )
         return list(range(0, length - self.window + 1, self.hop))
 
-    def _fade(self, size: int, overlap: int, first: bool, last: bool, like: Tensor) -> Tensor:
+    def _fade(self, size: int, overlap: int, start: int, starts: list[int], like: Tensor) -> Tensor:
         """Weight of one window: ramps over the overlaps, flat at the ends of the signal."""
         weight = torch.ones(size, dtype=like.dtype, device=like.device)
         if overlap > 0:
             ramp = fade_in(overlap, like.dtype, like.device)
-            if not first:
+            if start != starts[0]:
                 weight[:overlap] = ramp
-            if not last:
+            if start != starts[-1]:
                 weight[-overlap:] = ramp.flip(0)
         return weight
 
@@ -157,13 +152,7 @@ class WindowedPrior:
             for j, (item, start) in enumerate(some):
                 for out, grid, total, norm in zip(outputs, grids, sums, totals):
                     steps = out.shape[-1]
-                    weight = self._fade(
-                        steps,
-                        (size - self.hop) // grid,
-                        start == starts[0],
-                        start == starts[-1],
-                        out,
-                    )
+                    weight = self._fade(steps, (size - self.hop) // grid, start, starts, out)
                     at = slice(start // grid, start // grid + steps)
                     total[item, ..., at] += weight * out[j]
                     if item == 0:
@@ -194,13 +183,7 @@ class WindowedPrior:
         for start in starts:
             piece = self.prior.denoise(x[..., start : start + self.window], index)
             self._tell(len(x))
-            weight = self._fade(
-                self.window,
-                self.window - self.hop,
-                start == starts[0],
-                start == starts[-1],
-                x,
-            )
+            weight = self._fade(self.window, self.window - self.hop, start, starts, x)
             pad = (start, length - start - self.window)
             out = out + torch.nn.functional.pad(weight * piece, pad)
             norm = norm + torch.nn.functional.pad(weight, pad)
@@ -232,7 +215,7 @@ class SpectralWindowedPrior(WindowedPrior):
         *,
         variance: str = "tweedie",
         variance_floor: float = 0.0,
-        **options: object,
+        **options: Any,
     ) -> None:
         super().__init__(prior, window, hop, **options)  # type: ignore[arg-type]
         if variance not in VARIANCES:
@@ -282,32 +265,12 @@ def windowed(
     window: int,
     hop: int,
     *,
-    schedule: NoiseSchedule | None = None,
-    batch_size: int = 4,
-    pinned: Pinned | None = None,
     variance: str = "tweedie",
     variance_floor: float = 0.0,
-    on_windows: Callable[[int], None] | None = None,
+    **options: Any,
 ) -> WindowedPrior:
     """Return the windowed prior that the prior's capabilities allow."""
     if isinstance(prior, SpectralPrior):
-        return SpectralWindowedPrior(
-            prior,
-            window,
-            hop,
-            schedule=schedule,
-            batch_size=batch_size,
-            pinned=pinned,
-            variance=variance,
-            variance_floor=variance_floor,
-            on_windows=on_windows,
-        )
-    return WindowedPrior(
-        prior,
-        window,
-        hop,
-        schedule=schedule,
-        batch_size=batch_size,
-        pinned=pinned,
-        on_windows=on_windows,
-    )
+        options |= {"variance": variance, "variance_floor": variance_floor}
+        return SpectralWindowedPrior(prior, window, hop, **options)
+    return WindowedPrior(prior, window, hop, **options)

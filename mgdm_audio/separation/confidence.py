@@ -115,11 +115,11 @@ class Confidence:
         row = self.expected[self.stems.index(stem)]
         return float(row[~np.isnan(row)].mean()) if (~np.isnan(row)).any() else float("nan")
 
-    def unreliable(self, limit: float = RELIABLE_DB, shortest: float = 2.0) -> list[Stretch]:
-        """Stretches of at least ``shortest`` seconds that are expected below a limit in dB."""
+    def unreliable(self, shortest: float = 2.0) -> list[Stretch]:
+        """Stretches of at least ``shortest`` seconds that are expected to be not reliable."""
         found = []
         for k, stem in enumerate(self.stems):
-            poor = np.nan_to_num(self.expected[k], nan=np.inf) < limit
+            poor = np.nan_to_num(self.expected[k], nan=np.inf) < RELIABLE_DB
             edges = np.flatnonzero(np.diff(np.concatenate([[0], poor.astype(int), [0]])))
             for start, end in zip(edges[::2], edges[1::2]):
                 if (end - start) * self.seconds < shortest:
@@ -159,16 +159,7 @@ class Confidence:
 
 
 class ConfidenceMeter:
-    """Takes a separation at the prior's rate and level piece by piece.
-
-    Parameters
-    ----------
-    stems : sequence of str
-    rate : int
-        The prior's.
-    spectral : SpectralTransform
-    fit : Recalibration
-    """
+    """Takes a separation at the prior's rate and level piece by piece."""
 
     def __init__(
         self, stems: Sequence[str], rate: int, spectral: SpectralTransform, fit: Recalibration

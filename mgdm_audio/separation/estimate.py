@@ -14,7 +14,6 @@ from mgdm_audio.io.resampling import Resampler
 from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.sampling.chunk_stream import chunk_sizes
 from mgdm_audio.sampling.cost import count_evaluations
-from mgdm_audio.sampling.seam_noise import NOISE_BLOCK
 from mgdm_audio.sampling.stem_sampler import StemSampler
 from mgdm_audio.sampling.windowed_prior import windowed
 from mgdm_audio.separation.full_band import FullBand
@@ -61,13 +60,10 @@ def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
         request.prior, device=request.device, precision=request.precision, closed=request.closed
     )
     sampler = StemSampler(prior, request.sampling, batch_size=request.batch_size)
-    blocks = sampler.hop // NOISE_BLOCK
-    shifts = [NOISE_BLOCK * (k * blocks // sampler.settings.shifts)
-              for k in range(sampler.settings.shifts)]  # fmt: skip
     sizes = [
         size
         for info in known
-        for shift in shifts
+        for shift in sampler.shifts
         for size in chunk_sizes(sampler, round((info.seconds or 0.0) * prior.rate), shift)
     ]
     if not sizes:

@@ -41,19 +41,7 @@ _RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{p}{n}" for p in ("COM", "LPT") for
 
 @dataclass(frozen=True)
 class FileJob:
-    """One input and the files that it becomes.
-
-    Attributes
-    ----------
-    source : str
-        Path, or ``"-"``.
-    track : str
-    info : AudioInfo
-    outputs : dict of str to Path
-        Stem name to file.
-    record : Path
-        The track's ``mgdm.json``.
-    """
+    """One input (a path or ``"-"``) and the files that it becomes: stems, and ``mgdm.json``."""
 
     source: str
     track: str
@@ -72,15 +60,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """All inputs of a call.
-
-    Attributes
-    ----------
-    jobs : tuple of FileJob
-    refused : tuple of Refused
-    notes : tuple of str
-        What was left out, and why.
-    """
+    """All inputs of a call."""
 
     jobs: tuple[FileJob, ...]
     refused: tuple[Refused, ...]
@@ -154,12 +134,6 @@ def find_inputs(
     inputs: tuple[str, ...] | list[str], recursive: bool = False
 ) -> tuple[list[str], list[Refused], list[str]]:
     """Expand files, folders (of recognised sound files, sorted) and glob patterns.
-
-    Parameters
-    ----------
-    inputs : sequence of str
-    recursive : bool
-        Whether folders are searched to any depth.
 
     Returns
     -------
@@ -339,12 +313,7 @@ def estimated_bytes(job: FileJob, request: SeparateRequest) -> int:
 
 
 def check_output_folder(out: str | os.PathLike, needed: int) -> None:
-    """Refuse a folder that cannot be written to, or a disk without room, before any work.
-
-    Raises
-    ------
-    AudioWriteError
-    """
+    """Refuse a folder that cannot be written to, or a disk without room, before any work."""
     folder = Path(out)
     existing = folder
     while not existing.exists() and existing != existing.parent:

@@ -22,17 +22,7 @@ __all__ = ["FileResult", "SeparationWork", "open_pool"]
 
 @dataclass(frozen=True)
 class FileResult:
-    """What became of a file.
-
-    Attributes
-    ----------
-    record : dict or None
-        None where it failed, or was finished before.
-    notes : tuple of str
-        What was worth saying.
-    error : str or None
-        Why it failed, in one line.
-    """
+    """What became of a file; there is no record where it failed or was finished before."""
 
     record: dict[str, Any] | None
     notes: tuple[str, ...] = ()

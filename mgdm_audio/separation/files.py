@@ -67,11 +67,6 @@ def separate_file(
     on_progress : callable, optional
         Receives the fraction done; return False to cancel.
 
-    Returns
-    -------
-    dict of str to Path
-        The files, by stem.
-
     Raises
     ------
     AudioError, SettingsError
@@ -321,13 +316,7 @@ def _uncertainty_outputs(
 
 
 def refuse_existing(job: FileJob) -> None:
-    """Refuse to touch outputs that exist.
-
-    Raises
-    ------
-    AudioReadError
-        Naming the first one.
-    """
+    """Refuse to touch outputs that exist."""
     for path in (*job.outputs.values(), job.record):
         if os.path.lexists(path):
             raise AudioReadError(

@@ -42,15 +42,7 @@ _TINY = 1e-12  # of the mean power, which is 1
 
 
 class FullBandBlock(NamedTuple):
-    """Finished samples.
-
-    Attributes
-    ----------
-    stems : Tensor of float32, shape (stems, channels, samples)
-        At the input's rate.
-    residual : Tensor of float32, shape (channels, samples)
-        Input minus the stems; rounding only where the residual is shared.
-    """
+    """Finished samples at the input's rate; the residual is the input minus the stems."""
 
     stems: Float[Tensor, "stems channels samples"]
     residual: Float[Tensor, "channels samples"]

@@ -115,11 +115,6 @@ class Separation:
         residual : bool
             Whether ``residual`` is written too.
 
-        Returns
-        -------
-        dict of str to Path
-            The files, by stem.
-
         Raises
         ------
         AudioWriteError, AudioFormatError, SettingsError
@@ -155,11 +150,6 @@ class Separation:
         title : str
         options : PageOptions, optional
             See :class:`mgdm_audio.reports.listening_page.PageOptions`.
-
-        Returns
-        -------
-        Path
-            What to open.
 
         Raises
         ------

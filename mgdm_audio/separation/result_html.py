@@ -19,15 +19,7 @@ _COLUMNS = 600
 
 
 def players(tracks: Mapping[str, Float[Array, "..."]], rate: int) -> str:
-    """HTML with everything inside it: no files, no scripts, no network.
-
-    Parameters
-    ----------
-    tracks : mapping of str to array
-        ``(n,)`` or ``(channels, n)``; full scale 1.
-    rate : int
-        In hertz.
-    """
+    """HTML with everything inside it: no files, no scripts, no network."""
     shown = {name: np.atleast_2d(track) for name, track in tracks.items()}
     peak = max((float(np.abs(t).max()) for t in shown.values() if t.size), default=0.0)
     gain = 1.0 / peak if peak > 1 else 1.0

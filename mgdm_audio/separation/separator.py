@@ -10,7 +10,6 @@ from __future__ import annotations
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -258,15 +257,6 @@ class Separator:
             trace=merged_trace(stream.traces),
             level=level,
             confidence=stream.confidence(),
-        )
-
-    def with_sampling(self, **changes: Any) -> Separator:
-        """Return a separator on the same loaded prior with other sampling settings."""
-        return Separator(
-            self.prior,
-            replace(self.sampling, **changes),
-            batch_size=self.batch_size,
-            on_note=self.on_note,
         )
 
 

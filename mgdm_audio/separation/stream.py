@@ -57,15 +57,7 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class Piece:
-    """A finished stretch of the recording, float32.
-
-    Attributes
-    ----------
-    stems : Tensor, shape (stems, channels, n)
-    residual : Tensor, shape (channels, n)
-        The input minus the stems.
-    samples : Tensor or None, shape (draws, stems, channels, n)
-    """
+    """A finished stretch of the recording, float32."""
 
     stems: Float[Tensor, "stems channels n"]
     residual: Float[Tensor, "channels n"]
@@ -73,20 +65,7 @@ class Piece:
 
 
 class SeparationStream:
-    """Separates one recording block by block.
-
-    Parameters
-    ----------
-    sampler : StemSampler
-    level : Level
-        Of the whole recording.
-    rate, channels, frames : int
-        Of the recording.
-    seed : int
-    options : StreamOptions
-    on_progress : callable, optional
-        Receives the fraction done; return False to cancel.
-    """
+    """Separates one recording block by block; see :meth:`.separator.Separator.open_stream`."""
 
     def __init__(
         self,

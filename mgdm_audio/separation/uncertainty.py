@@ -23,17 +23,8 @@ def draw_uncertainty(
 ) -> None:
     """Draw the deviation between the samples per stem over time, in dB of full scale.
 
-    Parameters
-    ----------
-    path : path
-        PNG file.
-    title : str
-        The track.
-    rows : mapping of str to array
-        Root mean square deviation per frame.
-    seconds_per_frame : float
-    confidence : Confidence, optional
-        Adds the expected improvement with its interval; seconds below 3 dB are shaded.
+    Of root mean squares per frame. ``confidence`` adds the expected improvement with its interval;
+    seconds below 3 dB are shaded.
     """
     from matplotlib.figure import Figure
 
@@ -73,14 +64,7 @@ def _expected(axis, confidence: Confidence, name: str) -> None:
 
 
 def uncertainty_note(request: SeparateRequest, fitted: bool) -> str | None:
-    """What has to be said of error bars before anyone trusts them; None where none are asked for.
-
-    Parameters
-    ----------
-    request : SeparateRequest
-    fitted : bool
-        Whether a spread was fitted for the prior.
-    """
+    """What is to be said of error bars before anyone trusts them; None where none are asked for."""
     if not request.uncertainty:
         return None
     if request.sampling.draws == "chain":

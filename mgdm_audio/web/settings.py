@@ -29,10 +29,6 @@ class WebSettings:
         Of a recording.
     max_jobs : int
         Recordings of one session that are kept or waiting.
-
-    Raises
-    ------
-    SettingsError
     """
 
     folder: Path

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +26,10 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def separator(path):
     return Separator.from_pretrained(path, device="cpu", preset="fast", settings={"levels": 3})
+
+
+def drawing(separator, samples):
+    return Separator(separator.prior, replace(separator.sampling, samples=samples))
 
 
 class TestCall:
@@ -89,8 +94,7 @@ class TestCall:
 
     def test_samples_and_uncertainty(self, separator):
         mix = song(0.6, 22_050, 1)[0]
-        several = separator.with_sampling(samples=3)
-        result = several(mix, 22_050, keep_samples=True)
+        result = drawing(separator, 3)(mix, 22_050, keep_samples=True)
         assert result.samples is not None
         assert result.uncertainty is not None
         for s in STEMS:
@@ -100,8 +104,8 @@ class TestCall:
 
     def test_sample_j_is_the_run_with_seed_plus_j(self, separator):
         mix = song(0.6, 22_050, 1)[0]
-        both = separator.with_sampling(samples=2)(mix, 22_050, seed=4, keep_samples=True)
-        second = separator.with_sampling(samples=1)(mix, 22_050, seed=5)
+        both = drawing(separator, 2)(mix, 22_050, seed=4, keep_samples=True)
+        second = drawing(separator, 1)(mix, 22_050, seed=5)
         for s in STEMS:
             error = np.square(both.samples[s][1] - second.stems[s]).sum()
             assert error < 1e-5 * np.square(second.stems[s]).sum() + 1e-12

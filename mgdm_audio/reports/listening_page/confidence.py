@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError
 
-__all__ = ["UNKNOWN", "Confidence", "agreement"]
+__all__ = ["UNKNOWN", "Confidence", "agreement", "levels"]
 
 UNKNOWN = 255
 _CELLS = 1000
@@ -71,21 +71,29 @@ class Confidence:
         return float(known.mean()) if len(known) else float("nan")
 
 
+def levels(
+    blocks: Iterable[Float[Array, "channels samples"]], hop: float, count: int
+) -> Float[Array, " frames"]:
+    """Root mean square of a sound in ``count`` frames of ``hop`` samples, all channels together."""
+    power, weight, at = np.zeros(count), np.zeros(count), 0
+    for block in blocks:
+        place = ((at + np.arange(block.shape[1])) / hop).astype(int)
+        place = np.minimum(place, count - 1)
+        power += np.bincount(place, (block.astype(np.float64) ** 2).mean(axis=0), count)
+        weight += np.bincount(place, minlength=count)
+        at += block.shape[1]
+    return np.sqrt(power / np.maximum(weight, 1))
+
+
 def agreement(
-    level: Float[Array, " frames"], deviation: Float[Array, " frames"], floor: float = 1e-3
+    level: Float[Array, " frames"], deviation: Float[Array, " frames"]
 ) -> Float[Array, " frames"]:
     """Share of a stem's energy on which posterior samples agree: m^2 / (m^2 + d^2).
 
-    Parameters
-    ----------
-    level : ndarray
-        Root mean square m of the stem per frame.
-    deviation : ndarray
-        Root mean square deviation d between the samples per frame.
-    floor : float
-        Where both are below it (-60 dB of full scale by default), the result is NaN: silence.
+    Of root mean squares per frame: ``level`` m of the stem, ``deviation`` d between the samples.
+    NaN, for silence, where both together are below -60 dB of full scale.
     """
     power = level**2 + deviation**2
     with np.errstate(invalid="ignore", divide="ignore"):
         share = level**2 / power
-    return np.where(power < floor**2, np.nan, share)
+    return np.where(power < 1e-6, np.nan, share)

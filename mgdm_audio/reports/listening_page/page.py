@@ -60,10 +60,6 @@ class PageOptions:
         Colours at first; the page has a switch.
     overwrite : bool
         Replace a page that exists.
-
-    Raises
-    ------
-    SettingsError
     """
 
     folder: bool = False
@@ -138,16 +134,6 @@ def write_page(
         Path of a track's file, seen from the page. Tracks without one offer a wav of what the page
         plays.
     options : PageOptions, optional
-
-    Returns
-    -------
-    Path
-        What to open.
-
-    Raises
-    ------
-    AudioError, SettingsError, ShapeError
-        In one line; nothing half-written is left behind.
     """
     options = options or PageOptions()
     if not stems:

@@ -21,12 +21,7 @@ _HOP = 1024
 
 
 class Portrait:
-    """Peaks and mel spectrogram of a sound of known length at the page's rate, fed in blocks.
-
-    Parameters
-    ----------
-    frames : int
-    """
+    """Peaks and mel spectrogram of a sound of known length at the page's rate, fed in blocks."""
 
     def __init__(self, frames: int) -> None:
         self._frames = frames

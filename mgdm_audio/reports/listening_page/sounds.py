@@ -29,13 +29,7 @@ _BLOCK = 1 << 16
 
 
 def frames_of(sound: Sound) -> int:
-    """Samples per channel; a file whose header does not say is decoded once.
-
-    Raises
-    ------
-    ShapeError
-        If an array is neither ``(n,)`` nor ``(channels, n)``, or is empty.
-    """
+    """Samples per channel; a file whose header does not say is decoded once."""
     if isinstance(sound, str | os.PathLike):
         known = probe(sound).frames
         return sum(b.shape[1] for b in open_blocks(sound, _BLOCK)) if known is None else known

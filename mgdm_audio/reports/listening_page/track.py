@@ -11,7 +11,7 @@ import numpy as np
 
 from mgdm_audio.errors import AudioError, display_name
 from mgdm_audio.io.reader import open_blocks, probe
-from mgdm_audio.reports.listening_page.confidence import Confidence, agreement
+from mgdm_audio.reports.listening_page.confidence import Confidence, agreement, levels
 from mgdm_audio.reports.listening_page.page import PageOptions, write_page
 from mgdm_audio.separation.result import RESIDUAL
 from mgdm_core.array_types import Array, Float
@@ -36,16 +36,6 @@ def write_track_page(
     mixture : path
         The input.
     options : PageOptions, optional
-
-    Returns
-    -------
-    Path
-        What to open.
-
-    Raises
-    ------
-    AudioError
-        If the record or a stem is missing.
     """
     options = options or PageOptions()
     record = Path(record)
@@ -99,23 +89,8 @@ def _confidence(record: Path, files: dict[str, Path]) -> Confidence | None:
     with np.load(saved) as rows:
         hop = float(rows["seconds_per_frame"])
         found = {name: rows[name] for name in files if name in rows}
-    return Confidence(
-        {
-            name: agreement(levels_of_file(files[name], hop, len(row)), row)
-            for name, row in found.items()
-        },
-        hop,
-    )
 
+    def level(path: Path, count: int) -> Float[Array, " frames"]:
+        return levels(open_blocks(path), hop * probe(path).rate, count)
 
-def levels_of_file(path: Path, hop: float, count: int) -> Float[Array, " frames"]:
-    """Root mean square of a file per ``hop`` seconds, all channels together."""
-    rate = probe(path).rate
-    power, weight, at = np.zeros(count), np.zeros(count), 0
-    for block in open_blocks(path, 1 << 16):
-        place = ((at + np.arange(block.shape[1])) / (rate * hop)).astype(int)
-        place = np.minimum(place, count - 1)
-        power += np.bincount(place, (block**2).mean(axis=0), count)
-        weight += np.bincount(place, minlength=count)
-        at += block.shape[1]
-    return np.sqrt(power / np.maximum(weight, 1))
+    return Confidence({n: agreement(level(files[n], len(r)), r) for n, r in found.items()}, hop)
