@@ -123,10 +123,6 @@ class ProcessPool:
 
     Parameters
     ----------
-    work : Work
-        Pickled to every process and started there at its first item.
-    devices : sequence of str
-        One worker for each; ``["cpu"] * 4`` for four processes on the CPU.
     threads : int, optional
         Torch threads of each worker. Sums depend on it in their last bits; by default as many as
         in this process, so that the numbers are those of :class:`InlinePool`.

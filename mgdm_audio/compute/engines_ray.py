@@ -66,8 +66,6 @@ class RayPool:
 
     Parameters
     ----------
-    work : Work
-        Put into the object store once and started once per worker process.
     address : str or None
         Of the cluster, ``"auto"`` for the one this machine belongs to; None starts Ray here. A Ray
         that is connected already is used as it is.

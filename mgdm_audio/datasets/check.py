@@ -28,21 +28,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class TrackCheck:
-    """What one track holds.
-
-    Attributes
-    ----------
-    key, split : str
-        Which track.
-    seconds : float
-        Length of its longest stem.
-    stems : tuple of str
-        Stems (classes for Slakh2100) with audio.
-    rates : tuple of int
-        Sample rates of its files.
-    findings : tuple of Finding
-        What is missing or broken.
-    """
+    """What one track holds: stems (classes for Slakh2100) with audio; seconds of the longest."""
 
     key: str
     split: str

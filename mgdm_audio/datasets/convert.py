@@ -85,20 +85,9 @@ def convert_dataset(
     ----------
     dataset : Dataset
         What to convert; tracks without a split go into ``test``'s place, directly under ``out``.
-    out : Path
-        Folder to write to.
-    rate : int
-        Samples per second.
     subtype : str
         ``PCM_16``, ``PCM_24`` or ``FLOAT``. A track whose stems exceed full scale is written as
         float, and says so.
-    workers : int
-        Processes; one works in this process.
-
-    Returns
-    -------
-    iterator of Outcome
-        For each track its :class:`Converted`, or the error that it met.
 
     Raises
     ------

@@ -114,8 +114,6 @@ def open_patterns(
 
     Parameters
     ----------
-    root : str or Path
-        The folder.
     stems_pattern : str
         With ``{stem}`` and ``{track}`` or ``{n}``.
     mixture_pattern : str, optional

@@ -40,19 +40,7 @@ Mixture = Literal["sum", "mix"]
 
 @dataclass(frozen=True)
 class TrackAudio:
-    """One track, ready to be separated and scored.
-
-    Attributes
-    ----------
-    mixture : ndarray
-        ``[samples]``, float32, mono.
-    stems : dict of str to ndarray
-        Reference stems, each as long as the mixture; zeros where the track lacks the class.
-    rate : int
-        Samples per second.
-    notes : tuple of str
-        What a reader of the scores should know, such as a stem without audio.
-    """
+    """One track, ready to be separated and scored: float32, mono; absent stems are zeros."""
 
     mixture: Float[Array, " samples"]
     stems: dict[str, np.ndarray]
@@ -106,14 +94,7 @@ class Track(ABC):
 
     @abstractmethod
     def load(self, rate: int, mixture: Mixture = "sum") -> TrackAudio:
-        """Read the mixture and the reference stems.
-
-        Parameters
-        ----------
-        rate : int
-            Samples per second of what is returned; files at another rate are resampled.
-        mixture : {"sum", "mix"}
-            The sum of the stems, or the file that the data set calls its mixture.
+        """Read the mixture and the reference stems, resampled to ``rate`` in Hz.
 
         Raises
         ------
@@ -130,14 +111,8 @@ class Dataset:
 
     Attributes
     ----------
-    root : Path
-        The folder.
     kind : str
         ``slakh`` for raw Slakh2100, ``stems`` for folders of ``TRACK/{stem}.wav``.
-    stems : tuple of str
-        Names of the stems, in the order in which they are scored.
-    tracks : list of Track
-        By split, then by name.
     ignored : list of Path
         Folders beside the tracks that are none.
     """
@@ -159,16 +134,7 @@ class Dataset:
     def select(
         self, split: str | None = None, names: Sequence[str] = (), limit: int | None = None
     ) -> Dataset:
-        """Part of the data set.
-
-        Parameters
-        ----------
-        split : str, optional
-            Only this split.
-        names : sequence of str
-            Only tracks of these names or keys.
-        limit : int, optional
-            Only the first so many.
+        """Part of the data set: tracks of a split, of some names or keys, the first so many.
 
         Raises
         ------

@@ -24,8 +24,6 @@ class ComparisonRow:
         Name of the stem, or ``all`` for the mean over the stems.
     pairs : list of (float, float)
         Scores of A and B in their unit, by track; NaN where one has none.
-    result : PairedComparison
-        Difference and test.
     nothing : dict of str to float
         Means over the same tracks of the rows that separate nothing.
     """
@@ -46,21 +44,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two variants on the same tracks.
-
-    Attributes
-    ----------
-    names : (str, str)
-        Of A and of B.
-    score : str
-        What is compared; the mean of each track counts once.
-    tracks : list of str
-        Tracks that both have.
-    rows : list of ComparisonRow
-        Stems, then all of them.
-    remarks : list of str
-        What makes the comparison less than fair, such as other data or tracks left out.
-    """
+    """Two variants on the tracks that both have; ``remarks`` say what makes it less than fair."""
 
     names: tuple[str, str]
     score: str

@@ -50,8 +50,6 @@ class Estimates:
     evaluations, vjps : float
         Denoiser evaluations and vector-Jacobian products spent on one window of the prior, all
         posterior samples together: a measure of effort that the track's length does not change.
-    warnings : tuple of str
-        What the sampler warned of.
     nothing : mapping of str to mapping
         Stems of yardsticks that need no sampler, by the name of their row in the tables.
     """

@@ -40,8 +40,6 @@ class EngineSettings:
 
     Attributes
     ----------
-    engine : {"local", "ray"}
-        This machine, or a Ray cluster.
     devices : tuple of str
         Torch devices; several of them on one machine get a process each. For Ray the kind of the
         first one counts.

@@ -203,17 +203,8 @@ class RunFolder:
     ) -> None:
         """Write a folder of sound files, all of them or none.
 
-        Parameters
-        ----------
-        folder : Path
-            Replaced if it is there.
-        sounds : dict of str to ndarray
-            ``[samples]`` by name.
-        rate : int
-            Samples per second.
-        lossless : bool
-            Float wav, exact to the bit; else 16-bit flac for listening, turned down together where
-            one would clip.
+        Lossless is float wav, exact to the bit; else 16-bit flac for listening, turned down
+        together where one would clip.
         """
         peak = max((float(np.abs(s).max(initial=0.0)) for s in sounds.values()), default=0.0)
         gain = 1.0 if lossless or peak <= 1.0 else 0.999 / peak

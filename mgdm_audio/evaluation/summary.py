@@ -39,16 +39,10 @@ class VariantSummary:
         For tables: the label with the preset that it started from.
     tracks, failed, missing : int
         Evaluated, ended with an error, not evaluated yet.
-    scores : dict of str to dict of str to Interval
-        ``scores[score][stem]``, the mean over stems as stem ``all``.
     evaluations, vjps : float
         Per window, mean over the tracks.
     seconds_per_second : float
         Seconds of separation per second of audio; NaN where nothing was separated.
-    hours_of_audio : float
-        Length of what was evaluated.
-    errors : dict of str to str
-        Message by track.
     """
 
     label: str

@@ -65,16 +65,8 @@ class EvaluationSettings:
 class TrackResult:
     """What a worker sends back for one track.
 
-    Attributes
-    ----------
-    key : str
-        Which track.
-    record : dict
-        Scores, cost and remarks, or the error.
-    estimates : dict of str to ndarray
-        ``[samples]`` each; empty where nobody asked for them.
-    excerpt : dict of str to ndarray
-        Sounds for listening: the mixture, references and estimates around the worst window.
+    ``excerpt`` holds mixture, references and estimates around the worst window; ``estimates`` are
+    empty where nobody asked for them.
     """
 
     key: str

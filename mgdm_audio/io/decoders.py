@@ -57,16 +57,10 @@ class Decoder:
 
     Parameters
     ----------
-    label : str
-        Name of the file in messages.
-    rate, channels : int
-        As the decoder yields them.
     frames : int or None
         Samples per channel; None where only decoding tells.
     approx_frames : int or None
         What the header or the bit rate suggests, for estimates of time.
-    format, subtype : str
-        Container and encoding.
     """
 
     label: str

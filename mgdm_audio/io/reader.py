@@ -53,17 +53,11 @@ class AudioInfo:
     ----------
     path : str
         As given; ``"-"`` for standard input.
-    rate : int
-        Samples per second per channel.
     channels : int
         1 to 8.
     frames : int or None
         Samples per channel where the header says so exactly; None where only decoding tells
         (everything read by PyAV: mp3, m4a, aac, mp4).
-    subtype : str
-        Encoding of the samples, such as ``"PCM_24"`` or ``"AAC"``.
-    format : str
-        Container, such as ``"WAV"``.
     approx_frames : int or None
         ``frames``, or what the container suggests: for estimates of time and space only.
     """
@@ -172,8 +166,6 @@ def open_blocks(
 
     Parameters
     ----------
-    source : str, path or SpooledFile
-        ``"-"`` for standard input.
     block_frames : int
         Samples per channel in a block; the last one may be shorter.
     dtype : str

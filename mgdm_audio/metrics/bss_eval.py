@@ -86,8 +86,6 @@ def bss_eval(
     ----------
     estimates, references : mapping of str to ndarray
         ``[samples]`` each; estimates may lack stems, which are then not scored.
-    rate : int
-        Samples per second.
     window, hop : float
         Length and distance of the frames in seconds. Distortion filters (512 taps) are estimated
         over the whole track, as BSSEval v4 does.

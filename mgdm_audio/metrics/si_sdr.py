@@ -108,10 +108,6 @@ def slakh_windows(
 
     Parameters
     ----------
-    n : int
-        Length of the track in samples.
-    rate : int
-        Samples per second.
     window, hop : float
         Length and distance of the windows in seconds; 4 and 2 in the published protocol.
 

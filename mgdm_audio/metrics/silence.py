@@ -71,15 +71,7 @@ def silent_output(scores: WindowScores) -> Bool[Tensor, "stems windows"]:
 
 @dataclass(frozen=True)
 class ActiveStemScores:
-    """SI-SDR improvement over active stems, of one recording or of several.
-
-    Attributes
-    ----------
-    improvement : Tensor
-        dB, ``[..., stems, windows]``.
-    active : Tensor
-        Which of them count, ``[..., stems, windows]``.
-    """
+    """SI-SDR improvement over active stems, of one recording or of several."""
 
     improvement: Float[Tensor, "*items stems windows"]
     active: Bool[Tensor, "*items stems windows"]

@@ -38,12 +38,8 @@ class Interval:
 
     Attributes
     ----------
-    value : float
-        The figure over all tracks.
     low, high : float
         Bounds; NaN where there are fewer than two tracks to resample.
-    tracks : int
-        Number of tracks behind it.
     """
 
     value: float

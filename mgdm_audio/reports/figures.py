@@ -69,14 +69,11 @@ def _svg(figure: Any) -> str:
     return text[text.index("<svg") :]
 
 
-def _axes(figure: Any, ylabel: str) -> Any:
-    axes = figure.add_subplot()
-    axes.set_ylabel(ylabel)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+def _plain(axes: Any, grid: str, *hidden: str) -> None:
+    """Pale lines behind what is drawn, no frame at the top, the right and the sides named."""
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return axes
+    axes.spines[["top", "right", *hidden]].set_visible(False)
 
 
 def box_plot(
@@ -99,12 +96,9 @@ def box_plot(
                 _box(axes, row, drawn, colour)
         axes.set_title(stem, fontsize="medium")
         axes.axvline(0.0, color="#888888", linewidth=0.8)
-        axes.grid(axis="x", color="#dddddd", linewidth=0.7)
-        axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
         _integers(axes.xaxis)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
+        _plain(axes, "x", "left")
     for axes in grid.flat[len(stems) :]:
         axes.set_axis_off()
     labels = [textwrap.fill(name, 18) for name in values]
@@ -155,7 +149,8 @@ def sweep_plot(summary: RunSummary) -> str | None:
     if len({v.evaluations for v in drawn}) < 2:
         return None
     figure = _figure(5.4, 3.4)
-    axes = _axes(figure, f"{ACTIVE} (dB), mean of the stems")
+    axes = figure.add_subplot(ylabel=f"{ACTIVE} (dB), mean of the stems")
+    _plain(axes, "y")
     samplers: dict[str, list[Any]] = {}
     for variant in drawn:
         samplers.setdefault(variant.label.split(" ")[0], []).append(variant)
@@ -199,10 +194,7 @@ def difference_plot(comparison: Comparison) -> str:
         axes.axhline(0.0, color="#444444", linewidth=0.8)
         axes.set_title(row.stem, fontsize="medium")
         axes.set_xticks([])
-        axes.grid(axis="y", color="#dddddd", linewidth=0.7)
-        axes.set_axisbelow(True)
-        for side in ("top", "right", "bottom"):
-            axes.spines[side].set_visible(False)
+        _plain(axes, "y", "bottom")
     _integers(grid[0, 0].yaxis)
     figure.supylabel("B less A, per track", fontsize="medium")
     return _svg(figure)
@@ -213,10 +205,6 @@ def spectrogram(samples: Float[Array, " samples"], rate: int, peak: float | None
 
     Parameters
     ----------
-    samples : ndarray
-        ``[samples]``.
-    rate : int
-        Samples per second.
     peak : float, optional
         Mel power that is drawn brightest, so that pictures side by side compare; by default the
         sound's own. See :func:`mel_peak`.

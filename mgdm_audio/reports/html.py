@@ -50,18 +50,7 @@ SECTIONS = {
 
 
 def write_report(run: RunFolder) -> Path:
-    """Write the report of a run.
-
-    Returns
-    -------
-    Path
-        ``RUN/report/index.html``; the folder can be moved or zipped.
-
-    Raises
-    ------
-    AudioError
-        If the folder holds no run, or the report cannot be written.
-    """
+    """Write the report of a run into ``RUN/report``, which can be moved; returns its page."""
     summary = summarise(run)
     asked = run.description["asked"]
     variants = run.variants()
@@ -93,13 +82,7 @@ def write_report(run: RunFolder) -> Path:
 
 
 def write_comparison(comparison: Comparison, out: Path) -> Path:
-    """Write the comparison of two runs as a page of its own, in place of one that is there.
-
-    Raises
-    ------
-    AudioError
-        If the folder holds something else, or cannot be written.
-    """
+    """Write the comparison of two runs as a page of its own, in place of one that is there."""
     score = TITLES.get(comparison.score, comparison.score)
     by_track = [
         Table(

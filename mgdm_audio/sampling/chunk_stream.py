@@ -39,16 +39,9 @@ def chunk_sizes(sampler: StemSampler, samples: int, shift: int = 0) -> list[int]
 class ChunkStream:
     """Samples a stream chunk by chunk.
 
-    Parameters
-    ----------
-    sampler : StemSampler
-    seed : int
-    samples : int
-        Length of the whole stream.
-    on_progress : callable, optional
-        Receives the fraction done after every evaluation of the network; return False to cancel.
-    shift : int
-        Samples by which windows begin earlier, a multiple of the noise block.
+    ``samples`` is the length of the whole stream at the prior's rate. ``on_progress`` receives the
+    fraction done after every evaluation of the network and returns False to cancel. Windows begin
+    ``shift`` samples earlier, a multiple of the noise block.
     """
 
     def __init__(

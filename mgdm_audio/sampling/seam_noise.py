@@ -29,8 +29,6 @@ class PositionStreams(RandomStreams):
 
     Parameters
     ----------
-    seeds : sequence of int
-        One per item (posterior sample).
     origin : int
         Position in the recording of the first sample of the chunk, a multiple of
         :data:`NOISE_BLOCK`; may be negative (padding before the start).

@@ -167,8 +167,6 @@ class StemSampler:
 
     Parameters
     ----------
-    prior : WaveformPrior
-    settings : SamplingSettings
     batch_size : int
         Windows evaluated at once; halved for good when the device runs out of memory.
     on_note : callable, optional

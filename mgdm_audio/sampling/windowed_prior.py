@@ -61,13 +61,11 @@ class WindowedPrior:
 
     Parameters
     ----------
-    prior : WaveformPrior
     window, hop : int
         Window length and step in samples. A signal no longer than ``window`` is one window;
         otherwise its length must be ``window + k * hop``.
     batch_size : int
         Windows evaluated at once. Does not change the result beyond rounding.
-    pinned : Pinned, optional
     on_windows : callable, optional
         Called after every evaluation of the network with the number of windows that it took; may
         raise to stop.

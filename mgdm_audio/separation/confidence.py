@@ -32,16 +32,9 @@ _TINY = 1e-9
 
 
 class Said(NamedTuple):
-    """What the shares of a separation say.
+    """What the shares of a separation say: improvement and level over the rest in dB.
 
-    Attributes
-    ----------
-    improvement : Tensor, shape (stems,)
-        In dB.
-    level : Tensor, shape (stems,)
-        Power of the stem over that of the rest, in dB.
-    confused_with : Tensor of int, shape (stems,)
-        The stem that shares most with each.
+    ``confused_with`` is the stem that shares most with each.
     """
 
     improvement: Float[Tensor, " stems"]
@@ -63,14 +56,7 @@ def said_by_shares(stems: Float[Tensor, "stems samples"], spectral: SpectralTran
 
 @dataclass(frozen=True)
 class Stretch:
-    """Seconds in which a stem is not reliable.
-
-    Attributes
-    ----------
-    stem, confused_with : str
-    start, end, expected : float
-        In seconds, and in dB.
-    """
+    """Seconds in which a stem is not reliable; ``expected`` in dB."""
 
     stem: str
     start: float

@@ -29,16 +29,7 @@ _PROBE_SECONDS = 7.5  # one segment of the full-band stage and its cross-fade
 
 @dataclass(frozen=True)
 class Estimate:
-    """Cost of a call.
-
-    Attributes
-    ----------
-    seconds : float
-        Once the prior is loaded.
-    seconds_of_audio : float
-    memory : int
-        Peak in bytes, of the device where it is one.
-    """
+    """Cost of a call once the prior is loaded; peak memory in bytes, a device's where it is one."""
 
     seconds: float
     seconds_of_audio: float
@@ -46,14 +37,7 @@ class Estimate:
 
 
 def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
-    """Measure one window and count the rest.
-
-    Parameters
-    ----------
-    request : SeparateRequest
-    files : sequence of AudioInfo
-        What is going to be separated; of unknown length counts as nothing.
-    """
+    """Measure one window and count the rest; files of unknown length count as nothing."""
     known = [info for info in files if info.seconds]
     audio = sum(info.seconds or 0.0 for info in known)
     prior = load_prior(

@@ -263,11 +263,6 @@ def output_path(
 
     Parameters
     ----------
-    request : SeparateRequest
-    source : str
-        The input.
-    stem : str
-        For ``{stem}``.
     ending : str, optional
         For a file that holds no sound: its ending, "" for a folder, whatever the template says.
     """

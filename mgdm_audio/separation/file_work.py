@@ -35,7 +35,6 @@ class SeparationWork:
 
     Parameters
     ----------
-    request : SeparateRequest
     watch : callable, optional
         Called with a job before its work begins; returns what receives the fraction done. Only for
         work in this very process: with it the work cannot be sent elsewhere.

@@ -105,7 +105,7 @@ def run_job(
     on_progress: Callable[[float], object] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Separate one file and write its stems and its record.
+    """Separate one file, write its stems and its record, and return the record.
 
     Parameters
     ----------
@@ -113,11 +113,6 @@ def run_job(
         Receives the fraction done; return False to cancel.
     on_note : callable, optional
         Receives one line for what the user should know, such as a common gain.
-
-    Returns
-    -------
-    dict
-        The record that was written as ``mgdm.json``.
     """
     began = time.perf_counter()
     note = on_note or (lambda text: None)

@@ -124,11 +124,6 @@ class FullBand:
             The recording, as it is (its offset included); either block may be empty.
         estimates : Tensor, shape (stems, prior_samples)
             Mono estimates at the prior's rate and the recording's scale.
-
-        Raises
-        ------
-        ShapeError
-            If the number of channels or stems is another.
         """
         if mix.shape[0] != len(self._mix) or estimates.shape[0] != len(self._estimates):
             raise ShapeError(

@@ -58,16 +58,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 def identity(
     request: SeparateRequest, checksum: str, precision: str, source: Path
 ) -> dict[str, Any]:
-    """Everything that a track's outputs depend on.
-
-    Parameters
-    ----------
-    request : SeparateRequest
-    checksum, precision : str
-        Of the prior as it was loaded.
-    source : Path
-        The sound itself; where it lies does not matter.
-    """
+    """Everything that a track's outputs depend on; where the input lies does not matter."""
     return {
         "input": describe_file(source),
         "prior": {"checksum": checksum, "precision": precision},
@@ -96,15 +87,6 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def is_finished(record: Path, outputs: Iterable[Path], wanted: Mapping[str, Any]) -> bool:
     """Whether a run with this identity has written all files of a track, and they are still there.
-
-    Parameters
-    ----------
-    record : Path
-        The track's record.
-    outputs : iterable of Path
-        Its stems.
-    wanted : mapping
-        What :func:`identity` says of this run.
 
     Returns
     -------

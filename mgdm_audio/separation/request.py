@@ -23,13 +23,10 @@ class OutputChoice:
 
     Parameters
     ----------
-    stems : tuple of str
-        The prior's stems that are written.
     complement : str or None
         For two-stem output: name of the file that holds the input minus the one stem.
     residual : bool
         Whether a residual file is written (the input minus everything else that is written).
-    format : OutputFormat
     """
 
     stems: tuple[str, ...]

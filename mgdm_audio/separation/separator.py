@@ -58,7 +58,6 @@ class Separator:
 
     Parameters
     ----------
-    prior : WaveformPrior
     sampling : SamplingSettings, optional
         The default preset's by default.
     batch_size : int

@@ -53,9 +53,6 @@ def create_app(
 
     Parameters
     ----------
-    settings : WebSettings
-    stems : tuple of str
-        Of the prior.
     estimate : callable
         Preset to ``real_time_factor`` and ``memory`` in bytes.
     work : callable, optional
