@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mgdm_audio.errors import AudioError
 from mgdm_audio.sampling.presets import PRESETS, sampling_settings
 from mgdm_audio.separation.separator import Separator
+from mgdm_core.conditionals import Variational
 from mgdm_core.errors import CancelledError, SettingsError, ShapeError
 from mgdm_core.index_laws import Fraction
 from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
@@ -166,7 +167,7 @@ class TestCall:
 class TestOutOfMemory:
     def test_the_batch_is_halved_once_and_said(self, separator, monkeypatch):
         notes: list[str] = []
-        mix = song(12.0, 22_050, 1)[0]
+        mix = song(6.0, 22_050, 1)[0]
         real = type(separator.prior).denoise_with_mask
         widest: list[int] = []
 
@@ -288,8 +289,9 @@ class TestPresets:
 
     @pytest.mark.parametrize("name", ["mgdm", "ddnm", "msdm_dirac", "diffpir", "dps"])
     def test_samplers_run_under_the_prior(self, separator, name):
-        length = {"mgdm": "levels"}.get(name, "steps")
-        chosen = sampling_settings("fast", sampler=name, changes={length: "3"})
+        few = {"levels": "3", "denoising_steps": "2", "conditional": Variational(2, 2)}
+        changes = few if name == "mgdm" else {"steps": "3"}
+        chosen = sampling_settings("fast", sampler=name, changes=changes)
         mix = song(0.3, 22_050, 1)[0]
         result = Separator(separator.prior, chosen)(mix, 22_050)
         assert np.isfinite(result.stems["piano"]).all()

@@ -1,4 +1,4 @@
-"""A tiny prior, a mix of two seconds, and the command on both."""
+"""A tiny prior, a mix of one second, and the command on both."""
 
 import pytest
 import soundfile as sf
@@ -18,7 +18,7 @@ def prior(tmp_path_factory):
 @pytest.fixture
 def mix(tmp_path):
     path = tmp_path / "mix.wav"
-    sf.write(path, song(2.0, 44_100, 2).T, 44_100, subtype="FLOAT")
+    sf.write(path, song(1.0, 44_100, 2).T, 44_100, subtype="FLOAT")
     return path
 
 

@@ -206,7 +206,7 @@ class TestBadInput:
 class TestDryRun:
     def test_prints_a_plan_and_writes_nothing(self, call, mix, tmp_path):
         plan = json.loads(call(mix, "--dry-run", "--json").stdout)
-        assert plan["seconds_of_audio"] == pytest.approx(2.0)
+        assert plan["seconds_of_audio"] == pytest.approx(1.0)
         assert plan["estimated_seconds"] > 0
         assert plan["estimated_memory"] > 1e6
         assert not (tmp_path / "out").exists()
@@ -217,7 +217,7 @@ class TestDryRun:
 
         made = estimate.Estimate(seconds=100.0, seconds_of_audio=2.0, memory=1)
         monkeypatch.setattr(estimate, "estimate", lambda request, files: made)
-        slow = (mix, "--set", "levels=40")
+        slow = (mix, "--set", "levels=32")
         assert "1 min 40 s, 50.0x slower than real time" in call(*slow, out="a").stderr
         assert "slower" not in call(*slow, "--yes", out="b").stderr
 
@@ -230,7 +230,7 @@ class TestDryRun:
         here = SimpleNamespace(stdin=terminal, stderr=terminal)
         monkeypatch.setattr("mgdm_audio.cli.separate.sys", here)
         monkeypatch.setattr("click.confirm", lambda *_, **__: False)
-        declined = call(mix, "--set", "levels=40", code=1)
+        declined = call(mix, "--set", "levels=32", code=1)
         assert "answer was no" in one_error(declined)
         assert not (tmp_path / "out").exists()
 

@@ -59,7 +59,7 @@ class TestResume:
         target.write_bytes(kept)
         os.utime(mix)  # only its contents count
         assert "finished before" in call(mix, "--resume").stderr
-        sf.write(mix, song(2.0, 44_100, 2, seed=7).T, 44_100, subtype="FLOAT")
+        sf.write(mix, song(1.0, 44_100, 2, seed=7).T, 44_100, subtype="FLOAT")
         assert "the input differs" in one_error(call(mix, "--resume", code=1))
         (folder(tmp_path) / "mgdm.json").unlink()
         assert "without a record" in one_error(call(mix, "--resume", code=1))
