@@ -43,8 +43,6 @@ def expand_variants(samplers: Sequence[str], assignments: Sequence[str]) -> list
 
     Parameters
     ----------
-    samplers : sequence of str
-        Names.
     assignments : sequence of str
         ``name=value`` or ``name=value,value,...``; ``sampler:name=value`` for one sampler only.
     """

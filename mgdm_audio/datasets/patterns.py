@@ -110,14 +110,7 @@ class PatternTrack(StemFolderTrack):
 def open_patterns(
     root: str | Path, stems_pattern: str, mixture_pattern: str | None = None
 ) -> Dataset:
-    """Open reference stems that are named by a pattern.
-
-    Parameters
-    ----------
-    stems_pattern : str
-        With ``{stem}`` and ``{track}`` or ``{n}``.
-    mixture_pattern : str, optional
-        Of the mixtures, without ``{stem}``.
+    """Open reference stems that are named by a pattern; that of mixtures has no ``{stem}``.
 
     Raises
     ------

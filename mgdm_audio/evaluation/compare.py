@@ -80,16 +80,7 @@ def compare_runs(
     variant_b: str | None = None,
     score: str = ACTIVE,
 ) -> Comparison:
-    """Compare two runs, or two variants of one run, track by track.
-
-    Parameters
-    ----------
-    a, b : RunFolder
-        The runs; differences are B less A.
-    variant_a, variant_b : str, optional
-        Which variants; not needed where a run has one.
-    score : str
-        One of :data:`mgdm_audio.evaluation.track_scores.SCORES`.
+    """Compare two runs, or two variants of one run, track by track: B less A.
 
     Raises
     ------

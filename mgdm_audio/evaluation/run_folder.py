@@ -80,16 +80,7 @@ class RunFolder:
             raise AudioError(f"{path}: is damaged ({error}); evaluate again") from error
 
     def begin(self, asked: dict[str, Any], facts: dict[str, Any], overwrite: bool = False) -> None:
-        """Start the run, or go on with one that asked for the same.
-
-        Parameters
-        ----------
-        asked : dict
-            What decides the scores; must be the same as before to go on.
-        facts : dict
-            What else to remember: versions, machine, date.
-        overwrite : bool
-            Throw away what an earlier run left.
+        """Start the run, or go on with one that asked for the same; ``facts`` are remembered only.
 
         Raises
         ------

@@ -53,17 +53,7 @@ def in_units(score: str, mean: Any) -> Any:
 
 
 def record_of(scores: WindowScores, stems: list[str], scored: list[str]) -> dict[str, Any]:
-    """What a record keeps of a track's windows; the inverse of what :class:`TrackScores` reads.
-
-    Parameters
-    ----------
-    scores : WindowScores
-        Of all stems.
-    stems : list of str
-        Their names; whether a window counts depends on all of them.
-    scored : list of str
-        Those that were estimated.
-    """
+    """What a record keeps of a track's windows; the inverse of what :class:`TrackScores` reads."""
 
     def table(values: torch.Tensor, names: list[str]) -> dict[str, list]:
         return {name: values[stems.index(name)].tolist() for name in names}

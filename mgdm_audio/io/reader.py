@@ -99,13 +99,6 @@ def spooled(source: Source, stdin: io.BufferedIOBase | None = None) -> Iterator[
     end; an ordinary path is passed through. ``probe``, ``open_blocks`` and ``read`` take what this
     yields.
 
-    Parameters
-    ----------
-    source : str or path
-        A file, a named pipe or ``"-"``.
-    stdin : binary file, optional
-        What to read for ``"-"``; ``sys.stdin.buffer`` by default.
-
     Raises
     ------
     AudioReadError

@@ -105,15 +105,7 @@ def run_job(
     on_progress: Callable[[float], object] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Separate one file, write its stems and its record, and return the record.
-
-    Parameters
-    ----------
-    on_progress : callable, optional
-        Receives the fraction done; return False to cancel.
-    on_note : callable, optional
-        Receives one line for what the user should know, such as a common gain.
-    """
+    """Separate one file, write its stems and its record, and return the record."""
     began = time.perf_counter()
     note = on_note or (lambda text: None)
     label = display_name(job.source)

@@ -81,11 +81,7 @@ def cut(
 ) -> Iterator[tuple[int, Float[Array, "channels n"]]]:
     """Cut a sound at the page's rate into clips with what is before and after them.
 
-    Parameters
-    ----------
-    blocks : iterable of ndarray
-    frames : int
-        Length of the song; missing samples are silence, samples beyond are left out.
+    Of ``frames`` in all: missing samples are silence, samples beyond are left out.
     """
     source = iter(blocks)
     held = next(source)

@@ -52,7 +52,6 @@ def blocks_of(sound: Sound, rate: int, frames: int) -> Iterator[Float[Array, "ch
 
     Parameters
     ----------
-    sound : array or path
     rate : int
         Of the page's sounds, in Hz; a file may have another.
     frames : int

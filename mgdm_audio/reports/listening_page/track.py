@@ -29,13 +29,8 @@ def write_track_page(
 
     Parameters
     ----------
-    path : path
-        See :func:`mgdm_audio.reports.listening_page.write_page`.
     record : path
         The track's ``mgdm.json``, stems beside it; with ``--uncertainty`` the samples' deviation.
-    mixture : path
-        The input.
-    options : PageOptions, optional
     """
     options = options or PageOptions()
     record = Path(record)
