@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mgdm_core.array_types import Tensor
 from mgdm_core.errors import SettingsError
-from mgdm_core.operators import Composition
+from mgdm_core.operators import Composition, Operator, Scaled, compose, scaled
 from mgdm_core.priors import LatentPrior
 from mgdm_core.problem import Problem
 
@@ -24,14 +24,27 @@ class OnData(NamedTuple):
 
 def on_data(problem: Problem) -> OnData:
     """Take the decoder out of the likelihood; without a latent prior nothing is to be done."""
-    prior, operator = problem.prior, getattr(problem.likelihood, "operator", None)
+    prior = problem.prior
     if not isinstance(prior, LatentPrior):
         return OnData(lambda x: x, lambda z: z, problem)
-    if not isinstance(operator, Composition):
+    operator = getattr(problem.likelihood, "operator", None)
+    outer = _after_decoder(operator)
+    if outer is None:
         raise SettingsError(
             "a latent prior observes through compose(operator, prior.decoder_operator()); "
             f"found {type(operator).__name__}"
         )
     likelihood = copy(problem.likelihood)
-    likelihood.operator = operator.outer  # type: ignore[attr-defined]
+    likelihood.operator = outer  # type: ignore[attr-defined]
     return OnData(prior.encode, prior.decode, replace(problem, likelihood=likelihood))
+
+
+def _after_decoder(operator: object) -> Operator | None:
+    """What comes after the innermost operator, the decoder; None where nothing does."""
+    if isinstance(operator, Scaled):
+        outer = _after_decoder(operator.operator)
+        return None if outer is None else scaled(outer, operator.factors)
+    if not isinstance(operator, Composition):
+        return None
+    between = _after_decoder(operator.inner)
+    return operator.outer if between is None else compose(operator.outer, between)

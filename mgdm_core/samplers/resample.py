@@ -60,6 +60,12 @@ class ReSample(Descent):
     data_steps: int = at_least(1, 50)
     eta: float = share(0.0)
 
+    def requires(self, problem: Problem) -> None:
+        """Behind a decoder the likelihood says which, so that images can meet the data."""
+        super().requires(problem)
+        if self.on_images > 0:
+            on_data(problem)
+
     def step(
         self, problem: Problem, plan: Pairs, state: Position, noise: RandomStreams
     ) -> tuple[Position, Info]:

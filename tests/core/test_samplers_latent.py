@@ -105,6 +105,21 @@ def test_what_psld_asks_of_a_latent_problem():
             sample(Problem(latent, likelihood, (3,)), PSLD(3))
 
 
+@pytest.mark.parametrize("sampler", [PSLD(6), ReSample(6, every=2, data_steps=5)])
+def test_what_comes_after_the_decoder_may_be_scaled_and_composed(sampler):
+    """One problem in four forms: a matrix, a product of two, and noise per entry around each."""
+    latent, y = latent_problem(2).prior, normal((2, 2), 34)
+    decoder, half = latent.decoder_operator(), Matrix(0.5 * torch.eye(2, dtype=torch.float64))
+    forms = (compose(Matrix(SEEN), decoder), compose(half, compose(Matrix(2 * SEEN), decoder)))
+    runs = [
+        sample(Problem(latent, GaussianLikelihood(operator, y, sigma_y), (3,)), sampler, seed=3).x
+        for operator in forms
+        for sigma_y in (1.0, torch.ones(1, 2).double())
+    ]
+    for x in runs[1:]:
+        torch.testing.assert_close(x, runs[0], rtol=1e-9, atol=1e-9)
+
+
 # -- ReSample --------------------------------------------------------------------------------------
 
 
@@ -185,6 +200,18 @@ def test_latents_meet_the_data_as_images_first_and_then_as_they_are():
         met = start + weight * torch.linalg.solve(gram, (y - start @ matrix.T).T).T @ matrix
         want = met @ ENCODE.T if on_images else met
         torch.testing.assert_close(info.x_0, want, rtol=2e-2, atol=2e-2)
+
+
+def test_resample_says_before_the_first_step_that_images_cannot_meet_the_data():
+    latent, asked = latent_problem(1).prior, []
+    latent.latent_prior = CoordinatePrior(VP, mean=0.2, variance=0.6)
+    latent.denoise = lambda x, t: asked.append(t) or latent.latent_prior.denoise(x, t)
+    likelihood = CallableLikelihood(lambda z, y: -(z - y).square().sum(-1), normal((1, 3), 1))
+    problem = Problem(latent, likelihood, (3,))
+    with pytest.raises(SettingsError, match="compose"):
+        sample(problem, ReSample(9))
+    assert asked == []
+    sample(problem, ReSample(9, on_images=0.0, data_steps=3))  # latents meet it as they are
 
 
 def test_a_run_on_latents_meets_the_data():
