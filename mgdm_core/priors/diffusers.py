@@ -15,6 +15,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from mgdm_core.array_types import Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.priors.guided import GuidedPrior
@@ -156,14 +158,22 @@ def text_conditions(
     """
     takes = inspect.signature(pipeline.encode_prompt).parameters
     network = getattr(pipeline, "unet", None) or pipeline.transformer
-    encoded = pipeline.encode_prompt(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        device=network.device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=True,
-        **{name: None for name in ("prompt_2", "prompt_3") if name in takes},
-    )
+    if "negative_prompt" not in takes:
+        raise SettingsError(
+            f"{type(pipeline).__name__} takes no negative prompt; give the embeddings as the "
+            f"condition yourself"
+        )
+    encoders = (getattr(pipeline, f"text_encoder{number}", None) for number in ("", "_2", "_3"))
+    with torch.no_grad():
+        encoded = pipeline.encode_prompt(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            # Where the text is read; a condition follows its network's state.
+            device=next(encoder.device for encoder in encoders if encoder is not None),
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=True,
+            **{name: None for name in ("prompt_2", "prompt_3") if name in takes},
+        )
     names = ["encoder_hidden_states"]
     if "pooled_projections" in inspect.signature(network.forward).parameters:
         names.append("pooled_projections")
@@ -177,15 +187,19 @@ def text_conditions(
 
 
 def autoencoded(prior: Prior, vae: Any) -> LatentPrior:
-    """Prior on the latent codes of an AutoencoderKL or a VQModel, with its scale and shift."""
+    """Prior on the latent codes of an AutoencoderKL or a VQModel, with its scale and shift.
+
+    The autoencoder is called in its own ``dtype`` if it has one, as a network is.
+    """
     shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
+    dtype = getattr(vae, "dtype", None)
 
     def encode(x: Tensor) -> Tensor:
-        out = vae.encode(x)
+        out = vae.encode(x.to(dtype or x.dtype))
         z = out.latents if hasattr(out, "latents") else out.latent_dist.mode()
-        return z - shift
+        return z.to(x.dtype) - shift
 
     def decode(z: Tensor) -> Tensor:
-        return vae.decode(z + shift).sample
+        return vae.decode((z + shift).to(dtype or z.dtype)).sample.to(z.dtype)
 
     return LatentPrior(prior, encode, decode, float(vae.config.scaling_factor))

@@ -169,13 +169,18 @@ class Pipeline:
 
         def told(hidden_states, timestep, encoder_hidden_states, pooled_projections): ...
 
-        self.transformer = SimpleNamespace(forward=told if pooled else plain, device="cpu")
+        self.transformer = SimpleNamespace(forward=told if pooled else plain, device="meta")
+        self.text_encoder = None  # the second is the first that there is
+        self.text_encoder_2 = torch.nn.Embedding(9, 2)
+        torch.nn.init.ones_(self.text_encoder_2.weight)
+        self.text_encoder_2.device = torch.device("cpu")
 
-    def encode_prompt(self, prompt, prompt_2, negative_prompt, **options):
+    def encode_prompt(self, prompt, prompt_2, negative_prompt, device, **options):
         assert prompt_2 is None
         assert options["do_classifier_free_guidance"]
         sizes = (len(prompt), len(negative_prompt)) * 2
-        return tuple(torch.full((1, 2), float(n)) for n in sizes[: self.arrays])
+        token = torch.zeros(1, dtype=torch.long, device=device)
+        return tuple(n * self.text_encoder_2(token) for n in sizes[: self.arrays])
 
 
 def test_a_pipeline_encodes_the_prompt_and_none():
@@ -187,8 +192,15 @@ def test_a_pipeline_encodes_the_prompt_and_none():
         assert list(told) == list(untold) == names
         assert all(float(v[0, 0]) == 3 for v in told.values())
         assert all(float(v[0, 0]) == 1 for v in untold.values())
+        # Where the text is read, and no graph of the encoders hangs on to what they read.
+        assert {v.device.type for v in (*told.values(), *untold.values())} == {"cpu"}
+        assert not any(v.requires_grad for v in (*told.values(), *untold.values()))
     with pytest.raises(SettingsError, match="encodes a prompt as 4 arrays"):
         text_conditions(Pipeline(4, False), "abc")
+    guided = Pipeline(2, False)
+    guided.encode_prompt = lambda prompt, prompt_2, device: ()
+    with pytest.raises(SettingsError, match="takes no negative prompt"):
+        text_conditions(guided, "abc")
 
 
 def test_latents_have_the_autoencoder_s_scale_and_shift():
@@ -200,3 +212,17 @@ def test_latents_have_the_autoencoder_s_scale_and_shift():
     prior, x = autoencoded(from_diffusers(flow_network, FlowMatchFake()), vae), normal((1, 4), 1)
     torch.testing.assert_close(prior.encode(x), 0.5 * (2 * x - 0.25))
     torch.testing.assert_close(prior.decode(prior.encode(x)), x)
+
+
+def test_a_narrow_autoencoder_gets_narrow_numbers_and_the_state_stays_wide():
+    layer = torch.nn.Linear(4, 4).to(torch.bfloat16)
+    vae = SimpleNamespace(
+        dtype=torch.bfloat16,
+        config=SimpleNamespace(scaling_factor=0.5),
+        encode=lambda x: SimpleNamespace(latents=layer(x)),
+        decode=lambda z: SimpleNamespace(sample=layer(z)),
+    )
+    prior = autoencoded(from_diffusers(flow_network, FlowMatchFake()), vae)
+    for dtype in (torch.float32, torch.float64):
+        x = normal((2, 4), 1).to(dtype)
+        assert prior.encode(x).dtype == prior.decode(x).dtype == dtype
