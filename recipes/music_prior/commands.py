@@ -11,8 +11,14 @@ from pathlib import Path
 import click
 
 from mgdm_audio.cli.common import Group
+from recipes.music_prior.song_options import (
+    music_options,
+    segment_source,
+    song_options,
+    stream_settings,
+)
 
-__all__ = ["main", "music_options"]
+__all__ = ["main"]
 
 _RATE = 22_050
 _SEGMENT = 131_072  # samples that are cut from a song as one piece
@@ -45,88 +51,6 @@ def main() -> None:
     """Compose, render, train, validate and export the bundled music prior."""
 
 
-def _stream_settings(workers: int = 1, per_song: int = 12, other: bool = False, **music):
-    from recipes.music_prior.songs.song import FIVE_STEMS, STEMS
-    from recipes.music_prior.sound.stream import StreamSettings
-
-    stems = FIVE_STEMS if other else STEMS
-    return StreamSettings(workers=workers, segments_per_song=per_song, stems=stems, **music)
-
-
-def _source(data_dir, **stream):
-    """Packed shards where there are some, else songs rendered on the fly."""
-    from recipes.music_prior.training.data import ShardSource
-
-    if data_dir is not None:
-        return ShardSource(data_dir), f"shards {Path(data_dir).name}"
-    from recipes.music_prior.training.sources import RenderSource
-
-    source = RenderSource(_stream_settings(**stream))
-    return source, source.identity
-
-
-def music_options(command):
-    """What songs are made of."""
-    for option in (
-        click.option(
-            "--composed-share",
-            default=0.5,
-            show_default=True,
-            help="Share of composed songs beside those of --midi-dir.",
-        ),
-        click.option(
-            "--heldout-soundfont",
-            "heldout_soundfonts",
-            multiple=True,
-            help="Soundfont that is never trained on and alone plays validation (repeatable).",
-        ),
-        click.option(
-            "--soundfont",
-            "soundfonts",
-            multiple=True,
-            help="Soundfont file or folder, or debian (repeatable) [default: debian].",
-        ),
-        click.option(
-            "--midi-dir",
-            "midi_dirs",
-            multiple=True,
-            type=click.Path(exists=True, file_okay=False),
-            help="Folder of MIDI songs; may be given several times.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _song_options(command):
-    """Where segments come from: songs rendered on the fly, or packed ones."""
-    for option in (
-        click.option(
-            "--per-song", default=4, show_default=True, help="Segments of 6 s cut from each song."
-        ),
-        click.option(
-            "--other",
-            is_flag=True,
-            help="A fifth stem: other instruments and voices in half of it.",
-        ),
-        click.option(
-            "--strange",
-            default=1.0,
-            show_default=True,
-            help="How often computed instruments and those of other classes play: of the usual.",
-        ),
-        click.option("--workers", default=1, show_default=True, help="Processes that render."),
-        music_options,
-        click.option(
-            "--data-dir",
-            type=click.Path(exists=True, file_okay=False, path_type=Path),
-            help="Folder of packed shards, instead of rendering.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
 @main.command()
 @click.option("--hours", type=float, help="How many hours of songs to render.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the data set.")
@@ -146,7 +70,7 @@ def render(hours, out, example, split, seed, **music) -> None:
         return
     if hours is None or out is None:
         raise click.UsageError("give --hours and --out, or --example FOLDER")
-    settings = _stream_settings(**music, seed=seed, split=split)
+    settings = stream_settings(**music, seed=seed, split=split)
     for folder, seconds, done in render_files.write_tracks(settings, out, hours):
         click.echo(f"{folder}  {seconds:.0f} s  ({done / 3600:.2f} of {hours:g} h)")
 
@@ -197,7 +121,7 @@ def sets(shared: Path, cache: Path | None) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Exported weights to start from; a narrower network is widened.",
 )
-@_song_options
+@song_options
 def train(
     out: Path,
     preset_name: str,
@@ -249,7 +173,7 @@ def train(
     songs["segment"] = max(_SEGMENT, settings.data.crop * 5 // 4)  # some are played faster
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
-    source, identity = _source(data_dir, seed=seed, split="train", **songs)
+    source, identity = segment_source(data_dir, seed=seed, split="train", **songs)
     origin = None
     if init is not None:
         from recipes.music_prior.training.export import read_network
@@ -306,12 +230,12 @@ def export(checkpoint: Path, out: Path) -> None:
 @main.command()
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--segments", default=48, show_default=True, help="Segments of 6 s.")
-@_song_options
+@song_options
 def pack(out: Path, segments: int, data_dir: Path | None, **songs) -> None:
     """Render segments into shards, for training where nothing can be rendered."""
     from recipes.music_prior.training.sources import pack as write
 
-    source, _ = _source(data_dir, seed=0, split="train", **songs)
+    source, _ = segment_source(data_dir, seed=0, split="train", **songs)
     size = write(source, out, segments)
     click.echo(f"{segments} segments, {size / 1e6:.1f} MB in {out}")
 

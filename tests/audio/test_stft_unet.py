@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgdm_audio.priors.precision import has_fast_bfloat16, resolve_precision
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.stft_unet.layers import (
     BandDecoder,
@@ -382,22 +381,3 @@ def test_attention_written_out_for_training_is_torchs():
     written = attend(q.requires_grad_(), k, v)
     assert torch.allclose(written, fused, rtol=0, atol=1e-12)
     assert torch.autograd.gradcheck(lambda q: attend(q, k, v), (q,))
-
-
-class TestPrecision:
-    def test_auto_takes_bfloat16_only_where_it_is_fast(self):
-        expected = torch.bfloat16 if has_fast_bfloat16("cpu") else torch.float32
-        assert resolve_precision("auto", "cpu") == expected
-
-    def test_named_precisions(self):
-        assert resolve_precision("float32", "cpu") == torch.float32
-        assert resolve_precision("bfloat16", "cpu") == torch.bfloat16
-        with pytest.raises(SettingsError, match="float16x"):
-            resolve_precision("float16x", "cpu")
-
-    def test_cpu_flags_decide(self, monkeypatch):
-        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-            monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-        assert not has_fast_bfloat16("cpu")
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
-        assert has_fast_bfloat16("cpu")

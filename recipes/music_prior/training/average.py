@@ -16,9 +16,10 @@ import click
 import torch
 
 from mgdm_core.errors import MGDMError, SettingsError
+from recipes.music_prior.training.checkpoints import read_checkpoint, write_checkpoint
 from recipes.music_prior.training.export import network_from_checkpoint, read_network
 from recipes.music_prior.training.presets import TrainSettings
-from recipes.music_prior.training.train import adopted, read_checkpoint, write_checkpoint
+from recipes.music_prior.training.train import adopted
 
 __all__ = ["average", "average_checkpoints"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from recipes.music_prior.commands import music_options
+from recipes.music_prior.song_options import music_options
 
 __all__ = ["compare"]
 

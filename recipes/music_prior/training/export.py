@@ -16,8 +16,8 @@ from mgdm_audio.priors.networks import kind_of
 from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.songs.song import FIVE_STEMS
+from recipes.music_prior.training.checkpoints import read_checkpoint
 from recipes.music_prior.training.presets import TrainSettings
-from recipes.music_prior.training.train import read_checkpoint
 
 __all__ = ["LEVELS", "export", "network_from_checkpoint", "read_network"]
 

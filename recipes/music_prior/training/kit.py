@@ -17,11 +17,11 @@ import torch
 
 from mgdm_audio.io.atomic import replacing
 from mgdm_core.errors import MGDMError
-from recipes.music_prior.commands import music_options
+from recipes.music_prior.song_options import music_options
 from recipes.music_prior.songs.midi_songs import scan
 from recipes.music_prior.sound.sf3 import shrink
 from recipes.music_prior.sound.soundfonts import find_soundfonts
-from recipes.music_prior.training.train import read_checkpoint
+from recipes.music_prior.training.checkpoints import read_checkpoint
 
 __all__ = ["carry", "kit", "slim", "write_kit"]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
 from math import cos, pi
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -22,6 +20,7 @@ from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.array_types import Bool, Complex, Float, Tensor
 from mgdm_core.errors import MGDMError
 from recipes.music_prior.training.batches import BatchStream, random_equaliser, random_texture
+from recipes.music_prior.training.checkpoints import read_checkpoint, write_checkpoint
 from recipes.music_prior.training.corruption import corrupt, draw_absent, draw_levels
 from recipes.music_prior.training.data import (
     SegmentPool,
@@ -36,14 +35,7 @@ from recipes.music_prior.training.presets import TrainSettings
 from recipes.music_prior.training.train_log import InterruptFlag, Log, Tally
 from recipes.music_prior.training.widen import widened
 
-__all__ = [
-    "Progress",
-    "adopted",
-    "learning_rate",
-    "read_checkpoint",
-    "train",
-    "write_checkpoint",
-]
+__all__ = ["Progress", "adopted", "learning_rate", "train"]
 
 RATE = 22_050
 CHECKPOINT = "last.pt"
@@ -88,25 +80,6 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     if left <= settings.decay_steps:
         rate *= 0.5 * (1 - cos(pi * left / (settings.decay_steps + 1)))
     return rate
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Checkpoint of a run: tensors and plain values only."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise MGDMError(f"no checkpoint at {path}") from error
-    except (EOFError, RuntimeError, UnpicklingError) as error:
-        raise MGDMError(
-            f"{path} is no checkpoint of a training, or was cut off; --resume never starts anew"
-        ) from error
-
-
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint that appears whole."""
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
 
 
 def _describe_machine(device: torch.device) -> str:
