@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from mgdm_audio.priors.networks import network_kinds
 from mgdm_core.errors import SettingsError
+from recipes.music_prior.commands import main
 from recipes.music_prior.sound import validation_sets
 from recipes.music_prior.training import compare
 from recipes.music_prior.training.loss import choose_bins
@@ -53,29 +54,80 @@ def test_the_default_networks_are_presets():
     assert set(compare.NETWORKS) <= set(PRESETS)
 
 
-def test_runs_are_scored_once_and_shown_again(tmp_path, monkeypatch):
+@pytest.fixture
+def quick(monkeypatch):
+    """Trainings of four steps, and a set C of tones."""
     asked = []
 
-    def quick(out, preset, arguments):
+    def trained(out, preset, arguments):
         asked.append((preset, arguments))
         train(settings_of(), Tones(), out, report_every=1, devices=1)
 
     songs = np.stack([Tones().item(i) for i in range(2)]).repeat(30, axis=2)
     found = validation_sets.ValidationSet("C", songs, "C-0")
-    monkeypatch.setattr(compare, "_train", quick)
-    monkeypatch.setattr(validation_sets, "validation_set", lambda *_: found)
-    given = [str(tmp_path / "out"), "--shared", str(tmp_path), "--sets", "C"]
-    given += ["--network", "cpu-2h", "--network", "cpu-tfc", "--cpu-seconds", "30"]
-    first = CliRunner().invoke(compare.compare, given, catch_exceptions=False)
+    known = {"C": found}.__getitem__
+    monkeypatch.setattr(compare, "_train", trained)
+    monkeypatch.setattr(validation_sets, "validation_set", lambda name, shared: known(name))
+    return asked
+
+
+def command(out, shared, *more):
+    given = ["compare", str(out), "--shared", str(shared), "--sets", "C", "--network", "cpu-2h"]
+    return CliRunner().invoke(main, [*given, *more])
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--cpu-seconds", "60"], "--cpu-seconds"),
+        (["--learning-rate", "0.00070001"], "--learning-rate"),
+        (["--sets", "CC", "--composed-share", "0.25"], "--composed-share, --sets"),
+        (["--network", "cpu-tfc", "--soundfont", "debian"], "--soundfont"),
+    ],
+)
+def test_rows_of_other_settings_are_not_taken_for_the_same(tmp_path, quick, more, named):
+    out = tmp_path / "out"
+    assert command(out, tmp_path).exit_code == 0
+    refused = command(out, tmp_path, *more)
+    assert refused.exit_code != 0
+    (line,) = refused.output.splitlines()
+    assert line == f"error: {out} holds a comparison with other {named}; give another folder"
+    assert len(quick) == 1
+
+
+def test_a_network_or_a_set_that_there_is_not_is_refused_before_the_training(tmp_path):
+    for more, text in ((["--network", "cpu-3h"], "cpu-3h"), (["--sets", "X"], "validation set")):
+        refused = command(tmp_path / "out", tmp_path, *more)
+        assert refused.exit_code != 0
+        (line,) = refused.output.splitlines()
+        assert line.startswith("error: ")
+        assert text in line
+        assert not (tmp_path / "out/cpu-2h").exists()
+
+
+def test_a_training_too_short_for_its_log_is_said_in_one_line(tmp_path, monkeypatch, quick):
+    def trained(out, preset, arguments):
+        train(settings_of(), Tones(), out, report_every=9, stop_after=1, devices=1)
+
+    monkeypatch.setattr(compare, "_train", trained)
+    refused = command(tmp_path / "out", tmp_path)
+    assert refused.exit_code == 1
+    assert "more --cpu-seconds" in refused.output
+    assert refused.output.startswith("error: ")
+
+
+def test_runs_are_scored_once_and_shown_again(tmp_path, quick):
+    more = ["--network", "cpu-tfc", "--cpu-seconds", "30"]
+    first = command(tmp_path / "out", tmp_path, *more)
     assert first.exit_code == 0
-    assert [preset for preset, _ in asked] == ["cpu-2h", "cpu-tfc"]
-    assert asked[0][1][:2] == ["--cpu-seconds", "30"]
+    assert [preset for preset, _ in quick] == ["cpu-2h", "cpu-tfc"]
+    assert quick[0][1][:2] == ["--cpu-seconds", "30.0"]
     rows = [
         json.loads(line) for line in (tmp_path / "out/comparison.jsonl").read_text().splitlines()
     ]
     assert [row["steps"] for row in rows] == [4, 4]
     assert all(len(row["sets"]["C"]) == 4 for row in rows)
-    again = CliRunner().invoke(compare.compare, given, catch_exceptions=False)
+    again = command(tmp_path / "out", tmp_path, *more)
     assert again.output == first.output
-    assert len(asked) == 2
+    assert len(quick) == 2
     assert f"{sum(rows[0]['sets']['C']) / 4:.2f}" in first.output.splitlines()[0]

@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.song_options import music_options
+
+if TYPE_CHECKING:
+    from recipes.music_prior.sound.validation_sets import ValidationSet
 
 __all__ = ["compare"]
 
@@ -28,20 +32,20 @@ def _train(out: Path, preset: str, arguments: list[str]) -> None:
         raise click.ClickException(f"the training of {preset} ended with {done.returncode}")
 
 
-def _row(run: Path, shared: Path, names: str) -> dict[str, Any]:
+def _row(run: Path, sets: list[ValidationSet]) -> dict[str, Any]:
     """Figures of a run: steps, processor time, loss of the last quarter, the sets."""
     import torch
 
     from mgdm_audio.sampling.presets import sampling_settings
-    from recipes.music_prior.sound.validation_sets import validation_set
     from recipes.music_prior.training.validate import read_prior, validate
 
     torch.set_num_threads(1)
-    with (run / "log.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    log = run / "log.csv"
+    rows = list(csv.DictReader(log.read_text("utf-8").splitlines())) if log.exists() else []
+    if not rows:
+        raise MGDMError(f"{run} has no line in its log: it takes more --cpu-seconds")
     late = rows[-max(1, len(rows) // 4) :]
     prior = read_prior(run / "last.pt")
-    sets = [validation_set(name, shared) for name in names]
     scores = validate(prior, sets, sampling_settings("fast"))
     return {
         "steps": prior.training["steps"],
@@ -94,26 +98,43 @@ def compare(
 ) -> None:
     """Train networks for the same processor time, one after the other, and score them.
 
-    What OUT/comparison.jsonl holds already is not done again.
+    What OUT/comparison.jsonl holds already is not done again; other settings need another OUT.
     """
-    table = out / "comparison.jsonl"
-    out.mkdir(parents=True, exist_ok=True)
+    from recipes.music_prior.sound.validation_sets import validation_set
+    from recipes.music_prior.training.presets import preset
+
+    asked = {
+        "--cpu-seconds": [cpu_seconds],
+        "--learning-rate": [learning_rate],
+        "--composed-share": [composed_share],
+        "--midi-dir": [*midi_dirs],
+        "--soundfont": [*soundfonts],
+        "--heldout-soundfont": [*heldout_soundfonts],
+        "--init": [] if init is None else [os.fspath(init)],
+    }
+    given = [str(text) for name, values in asked.items() for v in values for text in (name, v)]
+    table, settings = out / "comparison.jsonl", out / "comparison.json"
+    asked = {**asked, "--sets": [names]}
+    if table.exists() or settings.exists():
+        before = json.loads(settings.read_text(encoding="utf-8")) if settings.exists() else {}
+        other = [name for name in asked if before.get(name) != asked[name]]
+        if other:
+            raise SettingsError(
+                f"{out} holds a comparison with other {', '.join(other)}; give another folder"
+            )
     lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
     known = {row["network"]: row for row in map(json.loads, lines)}
-    given = ["--cpu-seconds", f"{cpu_seconds:g}", "--learning-rate", f"{learning_rate:g}"]
-    given += ["--composed-share", f"{composed_share:g}"]
-    for option, values in (
-        ("--midi-dir", midi_dirs),
-        ("--soundfont", soundfonts),
-        ("--heldout-soundfont", heldout_soundfonts),
-        ("--init", () if init is None else (init,)),
-    ):
-        for value in values:
-            given += [option, os.fspath(value)]
-    for network in networks or NETWORKS:
+    chosen = networks or NETWORKS
+    # Before anything is trained: what there is not, is refused here.
+    for network in chosen:
+        preset(network)
+    sets = [validation_set(n, shared) for n in names] if {*chosen} - {*known} else []
+    out.mkdir(parents=True, exist_ok=True)
+    settings.write_text(json.dumps(asked), encoding="utf-8")
+    for network in chosen:
         if network not in known:
             _train(out / network, network, given)
-            known[network] = {"network": network, **_row(out / network, shared, names)}
+            known[network] = {"network": network, **_row(out / network, sets)}
             with table.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(known[network]) + "\n")
         click.echo(_told(known[network]))
