@@ -170,7 +170,7 @@ def train(
     settings = replace(settings, data=replace(settings.data, **changes))
     if augmentation is not None:
         settings = replace(settings, data=settings.data.augmented(augmentation))
-    songs["segment"] = max(_SEGMENT, settings.data.crop * 5 // 4)  # some are played faster
+    songs["segment"] = max(_SEGMENT, -(-settings.data.crop * 5 // 4))  # some are played faster
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
     source, identity = segment_source(data_dir, seed=seed, split="train", **songs)

@@ -220,3 +220,26 @@ def test_an_error_is_one_line(tmp_path, arguments, code, text):
     (line,) = result.output.strip().splitlines()
     assert line.startswith("error: ")
     assert text in line
+
+
+def test_crops_longer_than_packed_segments_are_refused_in_one_line(tmp_path):
+    np.save(tmp_path / "shard0000.npy", np.zeros((2, 4, 131_072), np.int16))
+    arguments = ["train", "--out", tmp_path / "run", "--data-dir", tmp_path, "--crop", "6"]
+    result = CliRunner().invoke(main, [str(a) for a in [*arguments, "--dry"]])
+    assert result.exit_code == 2
+    assert result.output.splitlines()[-1] == (
+        "error: items of 6.00 s (--crop) are cut from segments of 5.94 s; ask for shorter ones"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_rendered_segments_hold_an_item_at_the_highest_speed(tmp_path, monkeypatch):
+    asked = {}
+
+    def source(data_dir, **songs):
+        asked.update(songs)
+        raise SettingsError("enough")
+
+    monkeypatch.setattr("recipes.music_prior.commands.segment_source", source)
+    CliRunner().invoke(main, ["train", "--out", str(tmp_path / "run"), "--crop", "11.9"])
+    assert asked["segment"] * 4 >= round(11.9 * 22_050) * 5

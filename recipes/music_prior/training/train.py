@@ -18,7 +18,7 @@ from mgdm_audio.priors.precision import resolve_precision
 from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.array_types import Bool, Complex, Float, Tensor
-from mgdm_core.errors import MGDMError
+from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.training.batches import BatchStream, random_equaliser, random_texture
 from recipes.music_prior.training.checkpoints import read_checkpoint, write_checkpoint
 from recipes.music_prior.training.corruption import corrupt, draw_absent, draw_levels
@@ -176,9 +176,21 @@ def train(
     -------
     dict
         The last checkpoint.
+
+    Raises
+    ------
+    SettingsError
+        If items are longer than the segments of the source.
+    MGDMError
+        If the run in ``out`` has another network, or a gradient is not finite.
     """
     began = time.perf_counter()
     # Before there are other processes: what is refused here is said once.
+    if settings.data.crop > source.segment:
+        raise SettingsError(
+            f"items of {settings.data.crop / RATE:.2f} s (--crop) are cut from segments of "
+            f"{source.segment / RATE:.2f} s; ask for shorter ones"
+        )
     network = _initialised(settings)
     if origin is not None:
         network.load_state_dict(adopted(origin, network, settings, network.average_power))
