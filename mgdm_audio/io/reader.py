@@ -47,7 +47,7 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a sound file is.
+    """What a sound file is; ``rate`` in Hz.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def _generate(source: Source, block_frames: int, dtype: np.dtype) -> Iterator[np
 
 
 def read(source: Source) -> tuple[Float[Array, "channels frames"], int]:
-    """Read a whole file."""
+    """Read a whole file: float32, full scale 1, and its rate in Hz; errors as `open_blocks`."""
     with spooled(source) as ready:
         rate = probe(ready).rate
         return np.concatenate(list(open_blocks(ready)), axis=1), rate

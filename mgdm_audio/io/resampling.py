@@ -87,7 +87,10 @@ class Resampler:
 def resample(
     x: Float[Tensor, "*leading samples"], rate_in: int, rate_out: int
 ) -> Float[Tensor, "*leading out"]:
-    """Resample a whole signal, float32 or float64, on the device where it is."""
+    """Resample a whole signal, float32 or float64, where it is; rates in Hz.
+
+    The result has ceil(samples rate_out / rate_in) samples.
+    """
     if rate_in == rate_out or x.shape[-1] == 0:
         return x.clone()
     if x.device.type != "cpu":
