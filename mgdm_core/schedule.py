@@ -140,6 +140,7 @@ class NoiseSchedule:
             raise SettingsError(f"shift is positive; found {shift}")
         u = torch.arange(steps + 1, dtype=torch.float64) / steps
         u = shift * u / (1 + (shift - 1) * u)
+        u[-1] = 1  # rounding misses it for some shifts
         return cls(1 - u, u, "flow")
 
     # -- queries ------------------------------------------------------------------------------

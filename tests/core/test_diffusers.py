@@ -66,6 +66,17 @@ def test_a_flow_s_levels_and_times_are_its_scheduler_s():
         torch.testing.assert_close(got, denoised(x, 1 - sigma, sigma, 0.0), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("shift", [0.1, 0.3, 7.0])
+def test_a_shifted_flow_ends_in_pure_noise(shift):
+    """Rounding missed alpha 0 at the last level of some shifts; below 0 is refused."""
+
+    class Shifted:
+        config = {"num_train_timesteps": 1000, "shift": shift}
+
+    Shifted.__name__ = "FlowMatchShifted"
+    assert float(from_diffusers(flow_network, Shifted()).schedule.alpha[-1]) == 0
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_what_a_network_predicts_becomes_x_0(prediction):
     x, out, scheduler = normal((3, 5), 2), normal((3, 5), 3), DDPMFake(prediction)

@@ -179,6 +179,15 @@ def test_score_ve_configuration(tmp_path):
         torch.testing.assert_close(prior.denoise(x, level), expected, rtol=1e-4, atol=1e-3)
 
 
+def test_a_score_network_that_takes_a_class_is_refused(tmp_path):
+    unet(time_embedding_type="fourier", num_class_embeds=4).save_pretrained(tmp_path)
+    diffusers.ScoreSdeVeScheduler().save_pretrained(tmp_path)
+    with pytest.raises(
+        PriorError, match="under ScoreSdeVeScheduler a network that is told nothing"
+    ):
+        load_prior(str(tmp_path), told=Told(1))
+
+
 def test_old_repositories_keep_everything_at_the_top_as_pickled_tensors(tmp_path, pixel):
     model = diffusers.UNet2DModel.from_pretrained(pixel / "unet")
     model.save_pretrained(tmp_path, safe_serialization=False)

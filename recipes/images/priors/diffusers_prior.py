@@ -254,6 +254,8 @@ def _prior(network: Any, scheduler: dict[str, Any], folder: Path, part: str, tol
     name = scheduler.get("_class_name", "DDPMScheduler")
     condition, without = _conditions(network, part, folder, told)
     if name == "ScoreSdeVeScheduler":
+        if condition is not None:
+            raise PriorError(f"{folder}: under {name} a network that is told nothing is known here")
         low, high = math.log10(scheduler["sigma_min"]), math.log10(scheduler["sigma_max"])
         steps = int(scheduler["num_train_timesteps"])
         levels = NoiseSchedule.from_sigmas(torch.logspace(low, high, steps, dtype=torch.float64))
