@@ -1,6 +1,5 @@
 """The report: what it says, that it stands on its own, and (slow) what a browser makes of it."""
 
-import functools
 import html.parser
 import io
 import math
@@ -76,11 +75,7 @@ class Links(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(run):
-    """The report; one picture stands for all 36, and what is in a picture is tested below."""
-    drawn = functools.cache(lambda rate: spectrogram(np.zeros(rate, np.float32), rate))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mgdm_audio.reports.html.spectrogram", lambda sound, rate, peak: drawn(rate))
-        return write_report(run)
+    return write_report(run)
 
 
 def test_the_folder_stands_on_its_own(page):
