@@ -44,6 +44,7 @@ from mgdm_core.priors import (
     LatentPrior,
     NoisePredictionPrior,
     Prior,
+    SamplePrior,
     ScorePrior,
     VelocityPrior,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "DivergenceError",
     "EDMPrior",
     "FlowPrior",
+    "SamplePrior",
     "FunctionOperator",
     "GaussianLikelihood",
     "GaussianMixture",

@@ -71,7 +71,8 @@ def from_diffusers(
     Raises
     ------
     SettingsError
-        If the scheduler's levels or its prediction are not known; if guidance has no ``without``.
+        If the scheduler's levels, times or prediction are not known; if guidance has no
+        ``without``.
     ShapeError
         If a tensor of a condition has not one row.
     """
@@ -100,6 +101,12 @@ def _prior(network: Any, scheduler: Any, condition: Condition) -> Prior:
 
     config, name = scheduler.config, type(scheduler).__name__
     dtype = getattr(network, "dtype", None)
+    for key, usual in (("timestep_type", "discrete"), ("invert_sigmas", False)):
+        if config.get(key, usual) != usual:
+            raise SettingsError(
+                f"a scheduler's times are taken with {key} {usual!r} only; "
+                f"found {config[key]!r} in {name}"
+            )
     if name.startswith("FlowMatch"):
         steps = int(config["num_train_timesteps"])
         dynamic = config.get("use_dynamic_shifting", False)

@@ -166,6 +166,10 @@ def test_what_cannot_be_is_said():
         from_diffusers(flow_network, FlowMatchFake(), {"class_labels": torch.tensor([1, 0])})
     with pytest.raises(SettingsError, match="found 'magic' in DDPMFake"):
         from_diffusers(flow_network, DDPMFake("magic"))
+    for key, value in (("timestep_type", "continuous"), ("invert_sigmas", True)):
+        odd = SimpleNamespace(config={"num_train_timesteps": 10, key: value})
+        with pytest.raises(SettingsError, match=f"times are taken with {key} .* found {value!r}"):
+            from_diffusers(flow_network, odd)
     with pytest.raises(SettingsError, match="alphas_cumprod or is one for flow"):
         from_diffusers(flow_network, SimpleNamespace(config={}))
 
