@@ -131,3 +131,14 @@ def test_runs_are_scored_once_and_shown_again(tmp_path, quick):
     assert again.output == first.output
     assert len(quick) == 2
     assert f"{sum(rows[0]['sets']['C']) / 4:.2f}" in first.output.splitlines()[0]
+
+
+def test_a_line_that_is_no_row_is_said(tmp_path, quick):
+    assert command(tmp_path / "out", tmp_path).exit_code == 0
+    with (tmp_path / "out/comparison.jsonl").open("a") as file:
+        file.write('{"network": "cpu-')
+    refused = command(tmp_path / "out", tmp_path)
+    assert refused.exit_code == 2
+    (line,) = refused.output.splitlines()
+    assert line.startswith("error: ")
+    assert "comparison.jsonl has a line that is no row" in line

@@ -123,7 +123,10 @@ def compare(
                 f"{out} holds a comparison with other {', '.join(other)}; give another folder"
             )
     lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
-    known = {row["network"]: row for row in map(json.loads, lines)}
+    try:
+        known = {row["network"]: row for row in map(json.loads, lines)}
+    except (ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{table} has a line that is no row ({error}); remove it") from error
     chosen = networks or NETWORKS
     # Before anything is trained: what there is not, is refused here.
     for network in chosen:
