@@ -20,9 +20,6 @@ from recipes.music_prior.song_options import (
 
 __all__ = ["main"]
 
-_RATE = 22_050
-_SEGMENT = 131_072  # samples that are cut from a song as one piece
-
 
 class _Lazy(Group):
     """Commands in files of their own, imported when they are asked for."""
@@ -106,7 +103,11 @@ def sets(shared: Path, cache: Path | None) -> None:
 @click.option("--crop", type=click.FloatRange(0.1), help="Seconds of an item  [default: 3].")
 @click.option("--cross-talk", type=float, help="Share of items with cross-talk; 0: white noise.")
 @click.option("--items-per-step", type=float, help="New segments per step.")
-@click.option("--augmentation", type=click.FloatRange(0, 1), help="Share of the usual.")
+@click.option(
+    "--augmentation",
+    type=click.FloatRange(0, 1),
+    help="Of remixing, speeds, textures and equalisers: share of the usual.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dry", is_flag=True, help="Every part of the preset, in a few tiny steps.")
 @click.option("--compile/--no-compile", "compiled", default=None)
@@ -150,6 +151,8 @@ def train(
     import torch
     from lightning.fabric.utilities import rank_zero_only
 
+    from recipes.music_prior.songs.song import RATE
+    from recipes.music_prior.sound.stream import StreamSettings
     from recipes.music_prior.training.presets import preset
     from recipes.music_prior.training.train import train
 
@@ -164,13 +167,15 @@ def train(
         "seed": seed,
     }
     settings = replace(settings, **{k: v for k, v in changes.items() if v is not None})
-    samples = None if crop is None else round(crop * _RATE)
+    samples = None if crop is None else round(crop * RATE)
     changes = {"batch": batch, "items_per_step": items_per_step, "crop": samples}
     changes = {k: v for k, v in changes.items() if v is not None}
     settings = replace(settings, data=replace(settings.data, **changes))
     if augmentation is not None:
         settings = replace(settings, data=settings.data.augmented(augmentation))
-    songs["segment"] = max(_SEGMENT, -(-settings.data.crop * 5 // 4))  # some are played faster
+    songs["segment"] = max(
+        StreamSettings.segment, -(-settings.data.crop * 5 // 4)
+    )  # some are played faster
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
     source, identity = segment_source(data_dir, seed=seed, split="train", **songs)

@@ -67,7 +67,10 @@ def song_options(command):
     """Where segments come from: songs rendered on the fly, or packed ones."""
     for option in (
         click.option(
-            "--per-song", default=4, show_default=True, help="Segments of 6 s cut from each song."
+            "--per-song",
+            default=4,
+            show_default=True,
+            help="Segments cut from each song, of 6 s or 5/4 of --crop.",
         ),
         click.option(
             "--other",
@@ -76,6 +79,7 @@ def song_options(command):
         ),
         click.option(
             "--strange",
+            type=click.FloatRange(0, 1),
             default=1.0,
             show_default=True,
             help="How often computed instruments and those of other classes play: of the usual.",

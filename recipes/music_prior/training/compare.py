@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mgdm_audio.io.atomic import write_text
 from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.song_options import music_options
 
@@ -132,12 +133,10 @@ def compare(
     for network in chosen:
         preset(network)
     sets = [validation_set(n, shared) for n in names] if {*chosen} - {*known} else []
-    out.mkdir(parents=True, exist_ok=True)
-    settings.write_text(json.dumps(asked), encoding="utf-8")
+    write_text(settings, json.dumps(asked))
     for network in chosen:
         if network not in known:
             _train(out / network, network, given)
             known[network] = {"network": network, **_row(out / network, sets)}
-            with table.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[network]) + "\n")
+            write_text(table, "".join(json.dumps(row) + "\n" for row in known.values()))
         click.echo(_told(known[network]))
