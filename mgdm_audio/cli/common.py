@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -28,8 +28,6 @@ __all__ = [
     "as_usage",
     "device_option",
     "echo_json",
-    "human_size",
-    "one_line",
     "precision_option",
     "prior_option",
     "report_error",
@@ -43,17 +41,6 @@ DEBUG_VARIABLE = "MGDM_DEBUG"
 CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-# The errors are imported where one has occurred: they come with torch, seconds that `--help` and a
-# mistyped option should not take.
-
-
-def one_line(error: BaseException) -> str:
-    """See :func:`mgdm_audio.errors.one_line`."""
-    from mgdm_audio.errors import one_line
-
-    return one_line(error)
 
 
 def report_error(message: str) -> None:
@@ -93,28 +80,23 @@ def _exit_code(error: BaseException) -> int:
         _silence_stdout()
         report_error("standard output was closed by its reader")
         return EXIT_FAILED
+    # Imported only now: it comes with torch, seconds that `--help` and a mistyped option should
+    # not take.
+    from mgdm_audio.errors import is_out_of_memory, one_line
+
+    line = one_line(error)
     if _is_ours(error, "SettingsError"):
-        report_error(one_line(error))
+        report_error(line)
         return EXIT_USAGE
-    known = isinstance(error, OSError) or _is_out_of_memory(error)
-    if known or _is_ours(error, "MGDMError"):
-        report_error(one_line(error))
-    else:
-        report_error(
-            f"internal error: {one_line(error)} (please report it; {DEBUG_VARIABLE}=1 shows where)"
-        )
+    if not (isinstance(error, OSError) or is_out_of_memory(error) or _is_ours(error, "MGDMError")):
+        line = f"internal error: {line} (please report it; {DEBUG_VARIABLE}=1 shows where)"
+    report_error(line)
     return EXIT_FAILED
 
 
 def _is_ours(error: BaseException, name: str) -> bool:
     kinds = [kind for kind in type(error).__mro__ if kind.__module__ == "mgdm_core.errors"]
     return name in [kind.__name__ for kind in kinds]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    from mgdm_audio.errors import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def _silence_stdout() -> None:
@@ -170,25 +152,17 @@ def _signals_raise() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _OneLineErrors(click.Command):
+class Command(click.Command):
     """A command whose failures are one line on stderr and an exit code."""
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run the command; an integer that it returns is the exit code."""
-        arguments = None if args is None else list(args)
         if not standalone_mode:
-            return super().main(arguments, prog_name, complete_var, False, **extra)
+            return super().main(*args, standalone_mode=False, **extra)
         try:
             _open_standard_streams()
             with _signals_raise():
-                result = super().main(arguments, prog_name, complete_var, False, **extra)
+                result = super().main(*args, standalone_mode=False, **extra)
                 sys.stdout.flush()
             code = result if isinstance(result, int) and not isinstance(result, bool) else 0
         except SystemExit:
@@ -209,12 +183,8 @@ class _OneLineErrors(click.Command):
             raise _ReaderGone from error
 
 
-class Command(_OneLineErrors):
-    """Use as ``@click.command(cls=Command)``."""
-
-
-class Group(_OneLineErrors, click.Group):
-    """Use as ``@click.group(cls=Group)``; members may be plain commands."""
+class Group(Command, click.Group):
+    """A group of which the same is true; its members may be plain commands."""
 
 
 @contextlib.contextmanager
@@ -258,39 +228,33 @@ def together(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-def device_option(function: F) -> F:
-    """Add ``-d/--device``; the command gets a torch.device as ``device``."""
-    return click.option(
-        "-d",
-        "--device",
-        type=DeviceType(),
-        default="auto",
-        metavar="auto|cpu|cuda[:i]|mps",
-        help="Where the network runs.",
-    )(function)
+device_option = click.option(
+    "-d",
+    "--device",
+    type=DeviceType(),
+    default="auto",
+    metavar="auto|cpu|cuda[:i]|mps",
+    help="Where the network runs.",
+)
+"""The command gets a torch.device as ``device``."""
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    help="Arithmetic inside the network; auto takes bfloat16 where it is faster.",
+)
 
-def precision_option(function: F) -> F:
-    """Add ``--precision``; the command gets the text as ``precision``."""
-    return click.option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
-        default="auto",
-        help="Arithmetic inside the network; auto takes bfloat16 where it is faster.",
-    )(function)
-
-
-def prior_option(function: F) -> F:
-    """Add ``-n/--prior``; the command gets the text as ``prior``, see ``registry.resolve``."""
-    return click.option(
-        "-n",
-        "--prior",
-        "--name",
-        "prior",
-        default="music-stems",
-        metavar="NAME|PATH|hf://OWNER/NAME",
-        help="The prior: a name that mgdm-models lists, a checkpoint's path, or one on the hub.",
-    )(function)
+prior_option = click.option(
+    "-n",
+    "--prior",
+    "--name",
+    "prior",
+    default="music-stems",
+    metavar="NAME|PATH|hf://OWNER/NAME",
+    help="The prior: a name that mgdm-models lists, a checkpoint's path, or one on the hub.",
+)
+"""The command gets the text as ``prior``, see ``catalogue.resolve``."""
 
 
 def echo_json(value: Any) -> None:
@@ -298,10 +262,3 @@ def echo_json(value: Any) -> None:
     from mgdm_audio.io.json_text import json_text
 
     click.echo(json_text(value))
-
-
-def human_size(count: int) -> str:
-    """Return a number of bytes as people write it, such as 1.6 GB."""
-    from rich.filesize import decimal
-
-    return decimal(count)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.filesize import decimal as human_size  # such as 1.6 GB
 
 from mgdm_audio.cli.common import (
     CONTEXT,
@@ -14,8 +15,6 @@ from mgdm_audio.cli.common import (
     Group,
     as_usage,
     echo_json,
-    human_size,
-    one_line,
     report_error,
     together,
 )
@@ -65,6 +64,7 @@ def print_priors(as_json: bool = False) -> None:
 
 
 def _summary(entry: Any) -> dict[str, Any]:
+    from mgdm_audio.errors import one_line
     from mgdm_audio.priors.checkpoint.store import read_header
     from mgdm_core.errors import MGDMError
 
@@ -142,6 +142,7 @@ def _short(value: Any) -> str:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 def verify_command(files: tuple[str, ...]) -> int:
     """Check checkpoints wholly: keys, shapes, digest, finite values. Names work too."""
+    from mgdm_audio.errors import one_line
     from mgdm_audio.priors import catalogue as registry
     from mgdm_audio.priors.checkpoint.store import verify
     from mgdm_core.errors import MGDMError

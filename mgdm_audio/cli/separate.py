@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.filesize import decimal as human_size  # such as 1.6 GB
 
 from mgdm_audio.cli.common import (
     CONTEXT,
@@ -15,8 +16,6 @@ from mgdm_audio.cli.common import (
     as_usage,
     device_option,
     echo_json,
-    human_size,
-    one_line,
     precision_option,
     prior_option,
     report_error,
@@ -281,7 +280,7 @@ def _admitted(
     request: SeparateRequest, header: PriorHeader, plan: JobPlan
 ) -> tuple[list[FileJob], dict[str, str]]:
     """Jobs that can be done, and why each of the others cannot, by its source."""
-    from mgdm_audio.errors import display_name
+    from mgdm_audio.errors import display_name, one_line
     from mgdm_audio.separation.files import refuse_existing
     from mgdm_core.errors import MGDMError
 
