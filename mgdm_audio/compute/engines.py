@@ -32,7 +32,6 @@ __all__ = [
     "Pool",
     "ProcessPool",
     "Work",
-    "run_processes",
 ]
 
 
@@ -257,19 +256,6 @@ def _die_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def run_processes(
-    work: Work, items: Sequence[tuple[str, Any]], devices: Sequence[str]
-) -> Iterator[Outcome]:
-    """Work on items in processes, one per device and no more than there are items."""
-    if not items:
-        return
-    pool = ProcessPool(work, devices[: len(items)], threads=1)
-    try:
-        yield from pool.run(items)
-    finally:
-        pool.close()
 
 
 def fingerprint(work: Work) -> str:

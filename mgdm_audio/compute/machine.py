@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -33,7 +34,7 @@ def describe_machine(devices: list[str] | None = None) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
-        "amx": _has_amx(),
+        "amx": torch.cpu._is_amx_tile_supported(),
         "threads": torch.get_num_threads(),
         "devices": devices or ["cpu"],
     }
@@ -56,21 +57,9 @@ def peak_memory(device: Any = "cpu") -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def _cpuinfo() -> str:
-    if not sys.platform.startswith("linux"):
-        return ""
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _cpu_name() -> str:
-    for line in _cpuinfo().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
+    with contextlib.suppress(OSError):  # only Linux has this file
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
-
-
-def _has_amx() -> bool:
-    return "amx_tile" in _cpuinfo()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mgdm_audio.compute.engines import InlinePool, Outcome, run_processes
+from mgdm_audio.compute.engines import InlinePool, Outcome, ProcessPool
 from mgdm_audio.datasets.tracks import Dataset, Track
 from mgdm_audio.errors import AudioWriteError
 from mgdm_audio.io.atomic import replacing
@@ -113,7 +113,10 @@ def _convert_all(
         else:
             todo.append((track.key, track))
     work = ConvertWork(out, rate, subtype)
-    if workers > 1:
-        yield from run_processes(work, todo, ["cpu"] * workers)
-    else:
-        yield from InlinePool(work, "cpu").run(todo)
+    pool = InlinePool(work, "cpu")
+    if workers > 1 and todo:
+        pool = ProcessPool(work, ["cpu"] * min(workers, len(todo)), threads=1)
+    try:
+        yield from pool.run(todo)
+    finally:
+        pool.close()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mgdm_audio.datasets.four_stem import StemFolderTrack, stem_files
-from mgdm_audio.datasets.slakh import SLAKH_STEMS, SlakhTrack
+from mgdm_audio.datasets.slakh import SLAKH_STEMS, SlakhTrack, stem_order
 from mgdm_audio.datasets.tracks import SPLITS, Dataset
 from mgdm_audio.errors import DatasetError, display_name, os_reason
 
@@ -49,16 +49,15 @@ def open_dataset(root: str | Path) -> Dataset:
     files = {p: stem_files(p) for _, p in found}
     _check_names(path for held in files.values() for path in held.values())
     names = {name for held in files.values() for name in held}
-    stems = [s for s in SLAKH_STEMS if s in names]
-    stems += sorted(names - set(stems) - {"residual"})
-    tracks = [StemFolderTrack(p, s, tuple(stems)) for s, p in found if files[p]]
+    stems = stem_order(names - {"residual"})
+    tracks = [StemFolderTrack(p, s, stems) for s, p in found if files[p]]
     if not tracks:
         raise DatasetError(
             f"{root}: holds no track; raw Slakh2100 (TrackNNNNN/metadata.yaml) or folders "
             f"TRACK/STEM.wav are understood, with or without split folders around them"
         )
     ignored += [p for _, p in found if not files[p]]
-    return Dataset(root, "stems", tuple(stems), tracks, ignored)
+    return Dataset(root, "stems", stems, tracks, ignored)
 
 
 def _check_names(paths: Iterable[Path]) -> None:

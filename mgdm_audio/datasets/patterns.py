@@ -7,12 +7,12 @@ track's, and ``{n}`` for a number: that of the track, where its name is one or e
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mgdm_audio.datasets.four_stem import StemFolderTrack
-from mgdm_audio.datasets.slakh import SLAKH_STEMS
+from mgdm_audio.datasets.slakh import stem_order
 from mgdm_audio.datasets.tracks import Dataset
 from mgdm_audio.errors import DatasetError
 from mgdm_core.errors import SettingsError
@@ -81,9 +81,7 @@ class FilePattern:
             held[stem] = path
         return found
 
-    def of_track(
-        self, found: Mapping[str, dict[str, Path]], name: str
-    ) -> dict[str, Path] | None:  # fmt: skip
+    def of_track(self, found: Mapping[str, dict[str, Path]], name: str) -> dict[str, Path] | None:
         """A track's own among all files; None where there is none."""
         if "{track}" in self.text:
             return found.get(name)
@@ -131,17 +129,13 @@ def open_patterns(
     mixtures = {} if mixed is None else mixed.files(root)
     taken = {path for held in mixtures.values() for path in held.values()}
     tracks = []
-    names = _order({s for held in found.values() for s, p in held.items() if p not in taken})
+    names = stem_order({s for held in found.values() for s, p in held.items() if p not in taken})
     for track in sorted(found, key=lambda t: (not t.isdigit(), int(t) if t.isdigit() else 0, t)):
         files = tuple((s, p) for s, p in found[track].items() if p not in taken)
         own = None if mixed is None else mixed.of_track(mixtures, track)
         mixture = None if own is None else own[""]
         if files:
-            tracks.append(PatternTrack(root / track, "", tuple(names), files, mixture))
+            tracks.append(PatternTrack(root / track, "", names, files, mixture))
     if not tracks:
         raise DatasetError(f"{root}: has no file that fits {stems_pattern!r}")
-    return Dataset(root, "stems", tuple(names), tracks)
-
-
-def _order(names: set[str]) -> Sequence[str]:
-    return [*(s for s in SLAKH_STEMS if s in names), *sorted(names - set(SLAKH_STEMS))]
+    return Dataset(root, "stems", names, tracks)

@@ -33,6 +33,7 @@ __all__ = [
     "SlakhTrack",
     "read_metadata",
     "slakh_class",
+    "stem_order",
 ]
 
 SLAKH_STEMS = ("bass", "drums", "guitar", "piano")
@@ -60,6 +61,11 @@ def slakh_class(program: int | None, is_drum: bool) -> str | None:
     if is_drum:
         return "drums"
     return next((name for name, span in _PROGRAMS.items() if program in span), None)
+
+
+def stem_order(names: set[str]) -> tuple[str, ...]:
+    """Stems in the order of tables: the four classes first, then by name."""
+    return (*(s for s in SLAKH_STEMS if s in names), *sorted(names - set(SLAKH_STEMS)))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,10 +127,7 @@ class Dataset:
     @property
     def splits(self) -> dict[str, int]:
         """Number of tracks of each split."""
-        counts: dict[str, int] = {}
-        for track in self.tracks:
-            counts[track.split] = counts.get(track.split, 0) + 1
-        return counts
+        return Counter(track.split for track in self.tracks)
 
     def select(
         self, split: str | None = None, names: Sequence[str] = (), limit: int | None = None

@@ -9,7 +9,7 @@ from mgdm_audio.errors import AudioError
 from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
-from mgdm_audio.metrics.statistics import PairedComparison, compare_paired
+from mgdm_audio.metrics.statistics import PairedComparison, compare_paired, known_mean
 
 __all__ = ["Comparison", "ComparisonRow", "choose_variant", "compare_runs"]
 
@@ -37,9 +37,7 @@ class ComparisonRow:
     def means(self) -> tuple[float, float]:
         """Means of A and of B over the tracks that have both."""
         both = [(a, b) for a, b in self.pairs if not math.isnan(b - a)]
-        if not both:
-            return math.nan, math.nan
-        return sum(a for a, _ in both) / len(both), sum(b for _, b in both) / len(both)
+        return known_mean([a for a, _ in both]), known_mean([b for _, b in both])
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,9 @@ def compare_runs(
         def of(track: TrackScores, stem: str = stem) -> float:
             return track.mean_of(score) if stem == ALL else track.value(score, stem)
 
-        pairs = [tuple(of(h[t]) for h in held) for t in tracks]
-        first, second = ([p[i] for p in pairs] for i in (0, 1))
+        first, second = ([of(own[t]) for t in tracks] for own in held)
         pairs = list(zip(first, second, strict=True))
-        empty = {name: _mean([of(track) for track in own]) for name, own in nothing.items()}
+        empty = {name: known_mean([of(track) for track in own]) for name, own in nothing.items()}
         rows.append(ComparisonRow(stem, pairs, compare_paired(first, second), empty))
     remarks = [
         f"{name} differs: {asked[0].get(name)!r} and {asked[1].get(name)!r}"
@@ -125,8 +122,3 @@ def compare_runs(
             remarks.append(f"{alone} tracks only in {run.path} ({variant.label}): left out")
     names = (f"{a.path.name}: {sides[0][1].label}", f"{b.path.name}: {sides[1][1].label}")
     return Comparison(names, score, tracks, rows, remarks)
-
-
-def _mean(values: list[float]) -> float:
-    known = [v for v in values if not math.isnan(v)]
-    return sum(known) / len(known) if known else math.nan

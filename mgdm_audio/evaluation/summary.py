@@ -16,6 +16,7 @@ from mgdm_audio.metrics.bss_eval import METRICS
 from mgdm_audio.metrics.statistics import (
     Interval,
     bootstrap,
+    known_mean,
     pooled_mean,
     pooled_means,
     track_median,
@@ -150,8 +151,8 @@ def _summarise_variant(
         len(records) - len(good),
         tracks - len(records),
         {name: _intervals(held, stems, name) for name in names},
-        _mean([r["evaluations"] for r in good]),
-        _mean([r["vjps"] for r in good]),
+        known_mean([r["evaluations"] for r in good]),
+        known_mean([r["vjps"] for r in good]),
         sum(r["seconds"] for r in good) / seconds if seconds else math.nan,
         seconds / 3600,
         errors,
@@ -186,7 +187,3 @@ def _intervals(held: list[TrackScores], stems: tuple[str, ...], name: str) -> di
         lambda s, c: in_units(name, pooled_means(s, c)), sums[:, some], counts[:, some]
     )
     return {**found, ALL: everything}
-
-
-def _mean(values: Sequence[int | float]) -> float:
-    return sum(values) / len(values) if values else math.nan

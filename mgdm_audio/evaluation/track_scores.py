@@ -12,6 +12,7 @@ import torch
 from mgdm_audio.metrics.bss_eval import METRICS
 from mgdm_audio.metrics.si_sdr import WindowScores
 from mgdm_audio.metrics.silence import active_stems, leaked_power, silent_output, silent_stems
+from mgdm_audio.metrics.statistics import known_mean
 
 __all__ = [
     "ACTIVE",
@@ -158,10 +159,8 @@ class TrackScores:
             LOST: (out.double(), active & levels),
         }
         medians = (((record.get("bss") or {}).get("medians")) or {}) if row is None else {}
-        bss = {
-            metric: np.array(
-                [_number(medians.get(stem, {}).get(metric)) for stem in stems], dtype=float
-            )
+        bss = {  # None becomes NaN
+            metric: np.array([medians.get(stem, {}).get(metric) for stem in stems], dtype=float)
             for metric in METRICS
         }
         return cls(
@@ -188,9 +187,4 @@ class TrackScores:
 
     def mean_of(self, score: str) -> float:
         """Mean over the stems of one score; stems without one are left out."""
-        known = [v for stem in self.stems if not math.isnan(v := self.value(score, stem))]
-        return sum(known) / len(known) if known else math.nan
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+        return known_mean([self.value(score, stem) for stem in self.stems])

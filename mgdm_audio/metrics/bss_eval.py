@@ -116,7 +116,9 @@ def bss_eval(
     # References that were not estimated are still interference to the others.
     present = [name for name, reference in references.items() if np.any(reference)]
     count = max((len(references[name]) for name in present), default=0)
-    frames = _empty(references, count, rate, window, hop)
+    win, step = round(window * rate), round(hop * rate)
+    size = (count - win + step) // step if win < count else 1
+    frames = {name: {m: np.full(size, math.nan) for m in METRICS} for name in references}
     if not names:
         return BssScores(frames, window, hop, tuple(notes))
     truth = np.stack([fit_length(references[name], count) for name in present])
@@ -139,8 +141,8 @@ def bss_eval(
         scores = museval.evaluate(
             truth[..., None].astype(np.float64),
             guess[..., None],
-            win=round(window * rate),
-            hop=round(hop * rate),
+            win=win,
+            hop=step,
             mode="v4",
         )
     for row, name in enumerate(present):
@@ -148,18 +150,9 @@ def bss_eval(
             # museval.evaluate returns SDR, ISR, SIR, SAR in this order.
             frames[name] = {m: np.asarray(s[row]) for m, s in zip(METRICS, scores, strict=True)}
     used = max(int((~np.isnan(frames[name]["SDR"])).sum()) for name in names)
-    total = frames[names[0]]["SDR"].size
-    if used < total:
-        notes.append(f"BSSEval over {used} of {total} frames: in the others a stem is silent")
+    if used < size:
+        notes.append(f"BSSEval over {used} of {size} frames: in the others a stem is silent")
     return BssScores(frames, window, hop, tuple(notes))
-
-
-def _empty(
-    references: Mapping[str, np.ndarray], count: int, rate: int, window: float, hop: float
-) -> dict[str, dict[str, np.ndarray]]:
-    win, step = round(window * rate), round(hop * rate)
-    frames = (count - win + step) // step if win < count else 1
-    return {name: {m: np.full(frames, math.nan) for m in METRICS} for name in references}
 
 
 def _median(values: np.ndarray) -> float:
@@ -198,9 +191,6 @@ class BssItem:
 class BssWork:
     """What a scoring process does; see :class:`mgdm_audio.compute.engines.Work`."""
 
-    window: float = 1.0
-    hop: float = 1.0
-
     def start(self, device: str) -> Callable[[BssItem], BssScores]:
         """Import museval; the device is not used."""
         del device
@@ -216,4 +206,4 @@ class BssWork:
         # Its least squares are so ill-conditioned that the order of sums shows, by more than a dB
         # where a source hardly sounds: one thread, wherever it runs.
         with threadpool_limits(1):
-            return bss_eval(estimates, references, item.rate, self.window, self.hop)
+            return bss_eval(estimates, references, item.rate)

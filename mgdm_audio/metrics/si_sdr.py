@@ -28,7 +28,7 @@ SLAKH_RATE = 22_050
 """Sample rate in Hz at which the published scores were computed."""
 
 SILENCE_THRESHOLD = 1.5e-5
-"""A window x of n samples is silent where ||x||_2 / n is below this."""
+"""A window x of n samples is silent to the protocol where ||x||_2 / n is below this."""
 
 WINDOW_SECONDS = 4.0
 HOP_SECONDS = 2.0
@@ -85,7 +85,7 @@ def si_sdr(
     return _si_sdr(estimate, reference, torch.linalg.vecdot(reference, reference), eps)
 
 
-def _si_sdr(estimate: Tensor, reference: Tensor, energy: Tensor, eps: float) -> Tensor:
+def _si_sdr(estimate: Tensor, reference: Tensor, energy: Tensor, eps: float = 1e-8) -> Tensor:
     """SI-SDR where the reference's energy is known, as it is for several estimates of it."""
     scale = (torch.linalg.vecdot(estimate, reference) + eps) / (energy + eps)
     # The distortion is formed sample by sample: expanding the square would cancel where the
@@ -181,8 +181,6 @@ def score_windows(
     mixture: Float[Tensor, " mixture_samples"],
     rate: int = SLAKH_RATE,
     windows: Sequence[tuple[int, int]] | None = None,
-    eps: float = 1e-8,
-    silence_threshold: float = SILENCE_THRESHOLD,
 ) -> WindowScores:
     """Measure one track in windows: SI-SDR of estimates and mixture, and what sounds where.
 
@@ -200,10 +198,6 @@ def score_windows(
         Samples per second; 22 050 in the published protocol.
     windows : sequence of (int, int), optional
         Where to measure, in order and evenly spaced; :func:`slakh_windows` by default.
-    eps : float
-        See :func:`si_sdr`.
-    silence_threshold : float
-        A reference window x of n samples is silent to the protocol where ||x||_2 / n is below it.
 
     Raises
     ------
@@ -240,9 +234,9 @@ def score_windows(
         rms = (energy / length).sqrt()
         parts.append(
             (
-                _si_sdr(estimate, reference, energy, eps),
-                _si_sdr(mixed.expand_as(reference), reference, energy, eps),
-                energy.sqrt() / length >= silence_threshold,
+                _si_sdr(estimate, reference, energy),
+                _si_sdr(mixed.expand_as(reference), reference, energy),
+                energy.sqrt() / length >= SILENCE_THRESHOLD,
                 rms,
                 _rms(estimate),
                 _rms(mixed - reference),

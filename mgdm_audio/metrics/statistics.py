@@ -20,6 +20,7 @@ __all__ = [
     "PairedComparison",
     "bootstrap",
     "compare_paired",
+    "known_mean",
     "pooled_mean",
     "pooled_means",
     "track_median",
@@ -48,6 +49,12 @@ class Interval:
     tracks: int
 
 
+def known_mean(values: Sequence[float]) -> float:
+    """Mean of those values that are no NaN; NaN where there is none."""
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan
+
+
 def pooled_mean(
     sums: Float[Array, "*draws tracks"], counts: Float[Array, "*draws tracks"]
 ) -> Figure:
@@ -60,18 +67,15 @@ def pooled_means(
     sums: Float[Array, "stems *draws tracks"], counts: Float[Array, "stems *draws tracks"]
 ) -> Figure:
     """Mean over the stems of :func:`pooled_mean`; stems without any window are left out."""
-    return _nanmean(np.asarray(pooled_mean(sums, counts)))
+    values = np.asarray(pooled_mean(sums, counts))
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
 
 
 def track_median(values: Float[Array, "*draws tracks"]) -> Figure:
     """Median over tracks along the last axis; NaN is left out."""
     return np.nanmedian(values, axis=-1)
-
-
-def _nanmean(values: np.ndarray) -> Figure:
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
 
 
 def bootstrap(

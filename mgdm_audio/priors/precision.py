@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from mgdm_core.errors import SettingsError
@@ -24,15 +22,7 @@ def has_fast_bfloat16(device: torch.device | str) -> bool:
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(False)
     if device.type != "cpu":
         return False
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    found = [getattr(torch.cpu, probe)() for probe in probes if hasattr(torch.cpu, probe)]
-    if found:
-        return any(found)
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return any(name in flags for name in ("amx_bf16", "avx512_bf16"))
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def resolve_precision(name: str, device: torch.device | str) -> torch.dtype:

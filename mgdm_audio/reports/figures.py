@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from mgdm_audio.evaluation.compare import Comparison
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
@@ -66,7 +67,7 @@ def _svg(figure: Any) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "mgdm", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    return Markup(text[text.index("<svg") :])
 
 
 def _plain(axes: Any, grid: str, *hidden: str) -> None:

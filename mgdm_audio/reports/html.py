@@ -67,14 +67,14 @@ def write_report(run: RunFolder) -> Path:
             "sections": SECTIONS,
             "score_tables": score_tables(summary),
             "failed": [(v.name, k, e) for v in summary.variants for k, e in v.errors.items()],
-            "boxes": _svg(box_plot(boxes, (*summary.stems, ALL), "SI-SDR improvement (dB)")),
-            "sweep": _svg(sweep_plot(summary)),
+            "boxes": box_plot(boxes, (*summary.stems, ALL), "SI-SDR improvement (dB)"),
+            "sweep": sweep_plot(summary),
             "first": summary.variants[0].name,
             "comparisons": list(_against_first(run, summary)),
             "cost": cost_table(summary),
             "listening": _listening(run, variants, values, names, folder),
             "every_track": [_all_tracks(names[k], v, summary.stems) for k, v in values.items()],
-            "made": list(_facts(run.description)),
+            "made": list(_facts(run)),
         }
 
     title = f"Evaluation on {summary.name}"
@@ -102,18 +102,12 @@ def write_comparison(comparison: Comparison, out: Path) -> Path:
         return {
             "comparison": comparison,
             "paired": comparison_table(comparison),
-            "bars": _svg(difference_plot(comparison)),
+            "bars": difference_plot(comparison),
             "by_track": by_track,
         }
 
     title = f"{comparison.names[1]} against {comparison.names[0]}"
     return _write_page(out, "comparison.html", title, content)
-
-
-def _svg(text: str | None) -> Any:
-    from markupsafe import Markup
-
-    return None if text is None else Markup(text)
 
 
 def _write_page(
@@ -152,24 +146,17 @@ def _listening(
     folder: Path,
 ) -> list[dict[str, Any]]:
     """Players and spectrograms of the best and the worst tracks, by variant."""
-    chosen = [
-        [
-            (key, place)
-            for place, key in _places(values[variant.label])
-            if run.listen_folder(variant, key).is_dir()
-        ]
-        for variant in variants
-    ]
-    done, groups = 0, []
-    for number, (variant, places) in enumerate(zip(variants, chosen)):
+    groups = []
+    for number, variant in enumerate(variants):
+        scores = values[variant.label]
         tracks, shown = [], None
-        for key, place in places:
-            heading = None if shown == place else f"The {place} tracks"
-            shown = place
-            scores = values[variant.label][key]
-            track = _sounds(run, variant, key, scores, folder, f"{number}-{done}")
-            tracks.append({"heading": heading, **track})
-            done += 1
+        for place, key in _places(scores):
+            if run.listen_folder(variant, key).is_dir():
+                heading = None if shown == place else f"The {place} tracks"
+                shown = place
+                prefix = f"{number}-{len(tracks)}"
+                track = _sounds(run, variant, key, scores[key], folder, prefix)
+                tracks.append({"heading": heading, **track})
         groups.append({"name": names[variant.label], "tracks": tracks})
     return groups
 
@@ -241,24 +228,20 @@ def _decibels(value: float) -> str:
     return "silent" if math.isnan(value) else f"{decimal(value)} dB"
 
 
-def _facts(description: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+def _facts(run: RunFolder) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """What was asked, with which prior, and on what machine."""
-    asked = dict(description["asked"])
+    asked = dict(run.description["asked"])
     variants = {
-        _label(v): ", ".join(f"{k} = {_text(x)}" for k, x in v.get("all_settings", {}).items())
-        for v in asked.pop("variants")
+        v.label: ", ".join(f"{k} = {_text(x)}" for k, x in told.get("all_settings", {}).items())
+        for v, told in zip(run.variants(), asked.pop("variants"), strict=True)
     }
     asked["tracks"] = len(asked["tracks"])
     parts = {"Prior": asked.pop("estimator", {}), "Evaluation": asked, "Samplers": variants}
-    parts |= description["facts"]
+    parts |= run.description["facts"]
     for title, facts in parts.items():
         if not isinstance(facts, dict):
             facts = {title: facts}
         yield title, [(str(name), _text(value)) for name, value in facts.items()]
-
-
-def _label(variant: dict[str, Any]) -> str:
-    return Variant(variant["sampler"], tuple(map(tuple, variant["settings"]))).label
 
 
 def _text(value: Any) -> str:

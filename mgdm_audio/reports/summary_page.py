@@ -11,14 +11,14 @@ from mgdm_audio.evaluation.summary import RunSummary, summarise
 from mgdm_audio.io.atomic import write_text
 from mgdm_audio.reports.tables import cost_table, score_tables
 
-__all__ = ["lead", "summary_markdown", "write_summary"]
+__all__ = ["lead", "write_summary"]
 
 
 def write_summary(run: RunFolder) -> RunSummary:
     """Write results.parquet, summary.json and summary.md of a run, and return the summary."""
     summary = summarise(run)
     write_results(run, summary)
-    write_text(run.path / "summary.md", summary_markdown(summary, run.description))
+    write_text(run.path / "summary.md", "\n".join(_page(summary, run.description["asked"])))
     return summary
 
 
@@ -29,11 +29,6 @@ def lead(asked: dict[str, Any]) -> str:
         f"{len(asked['tracks'])} tracks at {asked['rate']} Hz; what was separated is {mixture}; "
         f"seed {asked['seed']}."
     )
-
-
-def summary_markdown(summary: RunSummary, description: dict[str, Any]) -> str:
-    """Summary of a run as a Markdown page."""
-    return "\n".join(_page(summary, description["asked"]))
 
 
 def _page(summary: RunSummary, asked: dict[str, Any]) -> Iterator[str]:

@@ -41,11 +41,9 @@ def write_track_page(
         raise AudioError(
             f"{display_name(record)}: is no record of a separated track ({error})"
         ) from error
-    residual = files.pop(RESIDUAL, None)
     base = Path(path) if options.folder else Path(path).parent
     beside = {n: Path(os.path.relpath(f, base)).as_posix() for n, f in files.items()}
-    if residual is not None:
-        beside[RESIDUAL] = Path(os.path.relpath(residual, base)).as_posix()
+    residual = files.pop(RESIDUAL, None)
     return write_page(
         path,
         files,
