@@ -189,9 +189,11 @@ class PretrainedSpec:
 
     def settings_of(self, variant: Variant) -> dict[str, Any]:
         """See :class:`EstimatorSpec`."""
-        from mgdm_audio.separation.record import settings_as_json
+        from mgdm_audio.separation.record import flat, settings_as_json
 
-        return _flat(settings_as_json(self._sampling(variant)))
+        told = flat(settings_as_json(self._sampling(variant)))
+        # The kind of an object stands under the object's own name.
+        return {name.removesuffix(".type"): v for name, v in told.items() if name != "type"}
 
     def _sampling(self, variant: Variant) -> Any:
         from mgdm_audio.sampling.presets import sampling_settings
@@ -308,18 +310,6 @@ class EstimateFiles:
                 remarks.append(f"{name}: {len(signal) - n:+d} samples against the reference")
             stems[name] = fit_length(signal, n)
         return Estimates(stems, warnings=tuple(remarks))
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name; the kind of an object stands under its own name."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found[f"{prefix}{name}"] = value.get("type")
-            found |= _flat({k: v for k, v in value.items() if k != "type"}, f"{prefix}{name}.")
-        elif name != "type":
-            found[f"{prefix}{name}"] = value
-    return found
 
 
 def find_estimates(root: Path, track: Track) -> Path | None:

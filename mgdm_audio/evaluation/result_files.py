@@ -20,6 +20,7 @@ from mgdm_audio.evaluation.track_scores import (
     TrackScores,
 )
 from mgdm_audio.io.atomic import replacing, write_text
+from mgdm_audio.io.json_text import json_text
 from mgdm_audio.metrics.bss_eval import METRICS
 
 __all__ = ["COLUMNS", "plain", "result_rows", "write_parquet", "write_results"]
@@ -133,8 +134,7 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
 def write_results(run: RunFolder, summary: RunSummary) -> None:
     """Write results.parquet and summary.json of a run."""
     write_parquet(result_rows(run), run.path / "results.parquet")
-    content = json.dumps(plain(summary), indent=1, ensure_ascii=False)
-    write_text(run.path / "summary.json", content + "\n")
+    write_text(run.path / "summary.json", json_text(plain(summary), indent=1) + "\n")
 
 
 def plain(value: Any) -> Any:

@@ -30,6 +30,7 @@ import soundfile
 
 from mgdm_audio.errors import AudioError, AudioWriteError, os_reason
 from mgdm_audio.io.atomic import replacing, write_text
+from mgdm_audio.io.json_text import json_text
 
 __all__ = ["RunFolder", "Variant"]
 
@@ -108,7 +109,8 @@ class RunFolder:
                 f"{self.path}: holds something other than an evaluation; give another --out"
             )
         self.remove_partial()
-        write_text(self.path / "run.json", _dump({"asked": asked, "facts": facts}))
+        content = json_text({"asked": asked, "facts": facts}, indent=1)
+        write_text(self.path / "run.json", content + "\n")
 
     def variants(self) -> list[Variant]:
         """Variants of the run, in the order in which they were asked for."""
@@ -166,7 +168,7 @@ class RunFolder:
         self, variant: Variant, key: str, record: dict[str, Any], part: str = "tracks"
     ) -> None:
         """Write the record of one track."""
-        write_text(self._file(variant, part, key), _dump(record))
+        write_text(self._file(variant, part, key), json_text(record, indent=1) + "\n")
 
     def write_museval(self, variant: Variant, split: str, name: str, text: str) -> None:
         """Write museval's own file, where museval's tools look for it (``test/**/*.json``)."""
@@ -217,10 +219,6 @@ class RunFolder:
 
     def _file(self, variant: Variant, part: str, key: str) -> Path:
         return self.path / variant.slug / part / f"{key}.json"
-
-
-def _dump(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def _freeze(value: Any) -> Any:

@@ -57,8 +57,6 @@ class PriorEntry:
         Its checkpoint.
     source : str
         ``"bundled"``, ``"imported"`` or ``"hub"``.
-    available : bool
-        Whether the file is there.
     header_sha256 : str
         SHA-256 of the file's header as it was registered; "" for bundled priors. The header holds
         the digest of the tensors, so that it stands for the whole file.
@@ -67,8 +65,12 @@ class PriorEntry:
     name: str
     path: Path
     source: str
-    available: bool
     header_sha256: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether the file is there."""
+        return self.path.is_file()
 
 
 def home() -> Path:
@@ -160,7 +162,7 @@ def register(
     entries = _read_index()
     entries[name] = {"path": str(path), "header_sha256": layout.header_sha256, "source": source}
     _write_index(entries)
-    return PriorEntry(name, path, source, True, layout.header_sha256)
+    return PriorEntry(name, path, source, layout.header_sha256)
 
 
 def forget(name: str) -> PriorEntry:
@@ -179,8 +181,7 @@ def forget(name: str) -> PriorEntry:
         raise PriorError(f"no imported prior is called {name!r}; imported are: {known}")
     entry = entries.pop(name)
     _write_index(entries)
-    path = Path(entry["path"])
-    return PriorEntry(name, path, entry["source"], path.is_file(), entry["header_sha256"])
+    return PriorEntry(name, Path(entry["path"]), entry["source"], entry["header_sha256"])
 
 
 def _write_index(entries: Mapping[str, Mapping[str, str]]) -> None:
@@ -209,15 +210,11 @@ def check_name_free(name: str, path: Path, *, replace: bool = False) -> None:
 
 def list_priors() -> list[PriorEntry]:
     """Every known prior: bundled ones first, then by name."""
-    entries = [
-        PriorEntry(name, path, "bundled", path.is_file()) for name, path in bundled_priors().items()
+    entries = [PriorEntry(name, path, "bundled") for name, path in bundled_priors().items()]
+    return entries + [
+        PriorEntry(name, Path(entry["path"]), entry["source"], entry["header_sha256"])
+        for name, entry in sorted(_read_index().items())
     ]
-    for name, entry in sorted(_read_index().items()):
-        path = Path(entry["path"])
-        entries.append(
-            PriorEntry(name, path, entry["source"], path.is_file(), entry["header_sha256"])
-        )
-    return entries
 
 
 def canonical_name(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -90,23 +91,13 @@ def closed_prior(prior: WaveformPrior, silent: Sequence[str]) -> SpectralWavefor
     kept = [i for i, stem in enumerate(prior.stems) if stem not in silent]
     if not kept:
         raise SettingsError("at least one stem must not be silent; found all of them")
-    if not isinstance(prior.network, SpectralNetwork):
+    network = prior.network
+    if not isinstance(prior, SpectralWaveformPrior) or not isinstance(network, SpectralNetwork):
         raise SettingsError(
             f"a network on spectra can be told which stems are silent; "
-            f"{prior.name or 'this prior'} has a {type(prior.network).__name__}"
+            f"{prior.name or 'this prior'} has a {type(network).__name__}"
         )
-    return SpectralWaveformPrior(
-        ClosedNetwork(prior.network, torch.tensor(kept, device=prior.device)),
-        stems=[prior.stems[i] for i in kept],
-        rate=prior.rate,
-        window=prior.window,
-        levels=prior.schedule if prior.levels is None else prior.levels,
-        name=prior.name,
-        licence=prior.licence,
-        training=prior.training,
-        checksum=prior.checksum,
-        config=prior.config,
-        kind=prior.kind,
-        device=prior.device,
-        precision=prior.precision,
-    )
+    closed = copy.copy(prior)
+    closed.network = ClosedNetwork(network, torch.tensor(kept, device=prior.device)).eval()
+    closed.stems = tuple(prior.stems[i] for i in kept)
+    return closed

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from mgdm_core.errors import SettingsError
 from mgdm_core.schedule import NoiseSchedule
@@ -62,7 +61,3 @@ class Levels:
     def schedule(self) -> NoiseSchedule:
         """Return these levels as a variance-exploding schedule, level 0 added."""
         return NoiseSchedule.karras(self.steps, self.sigma_min, self.sigma_max, self.rho)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a plain mapping as checkpoints hold it."""
-        return asdict(self)

@@ -173,14 +173,10 @@ def find_inputs(
                 refused.append(Refused(text, f"{label}: no file matches this pattern"))
         else:
             refused.append(Refused(text, f"{label}: no such file or folder"))
-    seen: set[str] = set()
-    unique: list[str] = []
+    unique: dict[str, str] = {}
     for path in found:
-        key = path if path == STDIN else os.path.realpath(path)
-        if key not in seen:
-            seen.add(key)
-            unique.append(path)
-    return unique, refused, notes
+        unique.setdefault(path if path == STDIN else os.path.realpath(path), path)
+    return list(unique.values()), refused, notes
 
 
 def _sound_files(folder: Path, recursive: bool) -> tuple[list[str], int, bool]:

@@ -23,7 +23,7 @@ from mgdm_audio.separation.confidence import Confidence
 from mgdm_audio.separation.file_plan import FileJob, plan_jobs
 from mgdm_audio.separation.record import describe_file, identity, settings_as_json
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
-from mgdm_audio.separation.separator import Separator, measure_file, merged_trace
+from mgdm_audio.separation.separator import Separator, measure, merged_trace
 from mgdm_audio.separation.stream import UNCERTAINTY_HOP, Piece, StreamOptions
 from mgdm_audio.separation.uncertainty import uncertainty_note
 from mgdm_core.array_types import Array, Float
@@ -115,7 +115,7 @@ def run_job(
     try:
         with spooled(job.source) as source:
             info = probe(source)
-            level, frames = measure_file(source)
+            level, frames = measure(open_blocks(source), info.rate, info.channels)
             if level.silent:
                 note(f"{label}: {_silence(level)}: the stems are silence, the residual holds it")
             stream = separator.open_stream(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from mgdm_audio.errors import AudioError
-from mgdm_audio.io.reader import MAX_CHANNELS, check_supported, open_blocks, probe, read
+from mgdm_audio.io.reader import MAX_CHANNELS, check_supported, read
 from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.level import Level, LevelMeter
@@ -28,7 +28,7 @@ from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.trace import Trace
 
-__all__ = ["Separator", "merged_trace"]
+__all__ = ["Separator", "measure", "merged_trace"]
 
 _BLOCK = 1 << 16
 
@@ -200,57 +200,40 @@ class Separator:
         """
         seed = _whole("seed", seed, 0, 2**62)
         if isinstance(mix, str | os.PathLike):
-            array, file_rate = read(mix)
-            if rate is not None and rate != file_rate:
+            data, hertz = read(mix)
+            if rate is not None and rate != hertz:
                 raise SettingsError(
-                    f"a file has a rate of its own, {file_rate} Hz; found rate {rate}; leave it out"
+                    f"a file has a rate of its own, {hertz} Hz; found rate {rate}; leave it out"
                 )
-            return self._separate(array, file_rate, mix, seed, on_progress, share_residual,
-                                  keep_samples)  # fmt: skip
-        data = _as_array(mix)
-        checked = _checked_rate(rate)
-        _check_array(data, checked)
-        return self._separate(data, checked, mix, seed, on_progress, share_residual, keep_samples)
-
-    def _separate(
-        self,
-        data: np.ndarray,
-        rate: int,
-        given: Mix,
-        seed: int,
-        on_progress: Callable[[float], object] | None,
-        share_residual: bool,
-        keep_samples: bool,
-    ) -> Separation:
+        else:
+            data, hertz = _as_array(mix), _checked_rate(rate)
+            _check_array(data, hertz)
         matrix = np.atleast_2d(data).astype(np.float32, copy=False)
-        channels, frames = matrix.shape
-        level = measure(lambda: _blocks(matrix), rate, channels)
+        level, frames = measure(_blocks(matrix), hertz, len(matrix))
         options = StreamOptions(share_residual=share_residual, keep_samples=keep_samples)
         stream = self.open_stream(
-            level, rate, channels, frames, seed=seed, options=options, on_progress=on_progress
+            level, hertz, len(matrix), frames, seed=seed, options=options, on_progress=on_progress
         )
         pieces: list[Piece] = []
         for block in _blocks(matrix):
             pieces += stream.push(block)
         pieces += stream.finish()
-        names = self.stems
 
         def shaped(parts: list[Tensor]) -> Any:
             whole = torch.cat(parts, -1)
             whole = whole[..., 0, :] if data.ndim == 1 else whole
-            return whole.to(given.device) if isinstance(given, torch.Tensor) else whole.numpy()
+            return whole.to(mix.device) if isinstance(mix, torch.Tensor) else whole.numpy()
 
-        stems = {n: shaped([p.stems[k] for p in pieces]) for k, n in enumerate(names)}
         draws = None
         if keep_samples:
             draws = {
                 n: shaped([p.samples[:, k] for p in pieces if p.samples is not None])
-                for k, n in enumerate(names)
+                for k, n in enumerate(self.stems)
             }
         return Separation(
-            stems=stems,
+            stems={n: shaped([p.stems[k] for p in pieces]) for k, n in enumerate(self.stems)},
             residual=shaped([p.residual for p in pieces]),
-            rate=rate,
+            rate=hertz,
             uncertainty=stream.uncertainty(),
             samples=draws,
             trace=merged_trace(stream.traces),
@@ -310,22 +293,13 @@ def _check_array(data: np.ndarray, rate: int) -> None:
 
 
 def measure(
-    blocks: Callable[[], Iterable[Float[Array, "channels frames"]]], rate: int, channels: int
-) -> Level:
-    """First pass over a recording: its level."""
+    blocks: Iterable[Float[Array, "channels frames"]], rate: int, channels: int
+) -> tuple[Level, int]:
+    """First pass over a recording: its level and its exact number of frames."""
     meter = LevelMeter(rate, channels)
-    for block in blocks():
-        meter.add(torch.from_numpy(np.ascontiguousarray(block)))
-    return meter.result()
-
-
-def measure_file(path: str | os.PathLike) -> tuple[Level, int]:
-    """First pass over a file: its level and its exact number of frames."""
-    info = probe(path)
-    meter = LevelMeter(info.rate, info.channels)
     frames = 0
-    for block in open_blocks(path, _BLOCK):
-        meter.add(torch.from_numpy(block))
+    for block in blocks:
+        meter.add(torch.from_numpy(np.ascontiguousarray(block)))
         frames += block.shape[-1]
     return meter.result(), frames
 

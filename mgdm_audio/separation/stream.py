@@ -7,7 +7,6 @@ input. Memory is bounded by a chunk, whatever the length.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -103,7 +102,7 @@ class SeparationStream:
                 )
                 for k in range(1 + draws)
             ]
-        self._raw_mix: deque[Tensor] = deque()
+        self._raw_mix = torch.zeros(0)  # what the raw stems have not yet been taken from
 
     @property
     def traces(self) -> list[Trace]:
@@ -148,13 +147,11 @@ class SeparationStream:
         if self.level.silent:
             return [self._silent(mix)]
         mono = self._down.push(self.level.to_prior(mix))
-        if self.options.raw:
-            self._raw_mix.append(mono)
         nothing = torch.zeros(self._stems, 0)
         pieces = self._pieces([band.push(mix, nothing) for band in self._bands])
         pieces += self._advance(mono)
         if self._received == self.frames:
-            pieces += self._advance(self._down_rest())
+            pieces += self._advance(self._down.finish())
         return pieces
 
     def finish(self) -> list[Piece]:
@@ -170,12 +167,6 @@ class SeparationStream:
         if self.level.silent or self.options.raw:
             return []
         return self._pieces([band.finish() for band in self._bands])
-
-    def _down_rest(self) -> Tensor:
-        rest = self._down.finish()
-        if self.options.raw:
-            self._raw_mix.append(rest)
-        return rest
 
     def _silent(self, mix: Tensor) -> Piece:
         tell = self._on_progress
@@ -194,6 +185,8 @@ class SeparationStream:
         return Piece(stems, mix, kept)
 
     def _advance(self, mono: Tensor) -> Iterator[Piece]:
+        if self.options.raw:
+            self._raw_mix = torch.cat([self._raw_mix, mono])
         around = self._chunks.sampler.settings.draws == "shares"
         for rows in self._chunks.push(mono):
             mean, draws = (rows[0], rows[1:]) if around else (rows.mean(0), rows)
@@ -213,10 +206,9 @@ class SeparationStream:
             )
 
     def _raw_piece(self, mean: Tensor) -> Piece:
-        held = torch.cat(list(self._raw_mix), -1)
         size = mean.shape[-1]
-        self._raw_mix = deque([held[size:]])
-        mix = self.level.from_prior(held[:size])[None]
+        mix = self.level.from_prior(self._raw_mix[:size])[None]
+        self._raw_mix = self._raw_mix[size:]
         stems = self.level.from_prior(mean)[:, None]
         if self.options.share_residual:
             stems = stems + (mix - stems.sum(0)) / self._stems

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -379,7 +380,7 @@ def test_unwritable_folder(tmp_path):
 
 def test_levels_are_the_schedule():
     levels = Levels(sigma_min=1e-3, sigma_max=1.0, rho=7.0, steps=10)
-    assert Levels(**levels.to_dict()) == levels
+    assert Levels(**dataclasses.asdict(levels)) == levels
     schedule = levels.schedule()
     assert schedule.last == 10
     assert bool((schedule.alpha == 1).all())

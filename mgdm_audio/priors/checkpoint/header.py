@@ -106,7 +106,7 @@ class PriorHeader:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
-        return asdict(self) | {"stems": list(self.stems), "levels": self.levels.to_dict()}
+        return asdict(self) | {"stems": list(self.stems)}
 
     def to_json(self) -> str:
         """Return the text stored under the metadata key ``mgdm``."""

@@ -8,7 +8,7 @@ may have, and the digests.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,15 @@ from safetensors import SafetensorError, safe_open
 from mgdm_audio.errors import CheckpointError, os_reason
 from mgdm_core.array_types import Tensor
 
-__all__ = ["DTYPES", "Layout", "StoredAs", "dtype_name", "hash_tensors", "read_layout"]
+__all__ = [
+    "DTYPES",
+    "Layout",
+    "StoredAs",
+    "compare_names",
+    "dtype_name",
+    "hash_tensors",
+    "read_layout",
+]
 
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
@@ -79,6 +87,14 @@ def dtype_name(dtype: torch.dtype) -> str:
         if candidate == dtype:
             return name
     raise CheckpointError(f"tensors of {dtype} cannot be stored; use one of {', '.join(DTYPES)}")
+
+
+def compare_names(expected: Collection[str], found: Collection[str], where: str) -> None:
+    """Refuse tensors that are missing or left over, by a CheckpointError that begins ``where``."""
+    missing, extra = sorted({*expected} - {*found}), sorted({*found} - {*expected})
+    for names, fault in ((missing, "tensor(s) missing"), (extra, "unexpected tensor(s)")):
+        if names:
+            raise CheckpointError(f"{where}: {len(names)} {fault}, the first is {names[0]!r}")
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:

@@ -19,22 +19,20 @@ from torch import nn
 
 from mgdm_audio.errors import CheckpointError
 from mgdm_audio.io.atomic import replacing
-from mgdm_audio.priors.checkpoint.header import FORMAT_VERSION, PriorHeader
-from mgdm_audio.priors.checkpoint.layout import Layout, hash_tensors, read_layout
+from mgdm_audio.priors.checkpoint.header import PriorHeader
+from mgdm_audio.priors.checkpoint.layout import (
+    Layout,
+    compare_names,
+    hash_tensors,
+    read_layout,
+)
 from mgdm_audio.priors.levels import Levels
 from mgdm_audio.priors.networks import build_network, expected_tensors
 from mgdm_audio.priors.waveform_prior import WaveformPrior, make_prior
 from mgdm_core.array_types import Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "FORMAT_VERSION",
-    "PriorHeader",
-    "load_prior",
-    "read_header",
-    "save_prior",
-    "verify",
-]
+__all__ = ["load_prior", "read_header", "save_prior", "verify"]
 
 _STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -47,9 +45,6 @@ def _header_of(layout: Layout) -> PriorHeader:
         )
     try:
         header = PriorHeader.from_json(layout.metadata["mgdm"])
-    except CheckpointError as error:
-        raise CheckpointError(f"{layout.path}: {error}") from error
-    try:
         network = build_network(header.network, header.config, meta=True)
     except CheckpointError as error:
         raise CheckpointError(f"{layout.path}: {error}") from error
@@ -58,15 +53,7 @@ def _header_of(layout: Layout) -> PriorHeader:
 
 
 def _compare(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing:
-        raise CheckpointError(
-            f"{where}: {len(missing)} tensor(s) missing, the first is {missing[0]!r}"
-        )
-    if extra:
-        raise CheckpointError(
-            f"{where}: {len(extra)} unexpected tensor(s), the first is {extra[0]!r}"
-        )
+    compare_names(expected, found, where)
     for key, (shape, dtype) in expected.items():
         if found[key][0] != shape:
             raise CheckpointError(

@@ -77,27 +77,20 @@ def import_msdm(
     rate: int = MSDM_RATE,
     window: int = MSDM_WINDOW,
     licence: str = _UNKNOWN_LICENCE,
-    levels: Levels | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> ImportReport:
-    """Turn a Lightning checkpoint of MSDM into a prior checkpoint.
+    """Turn a Lightning checkpoint of MSDM into a prior checkpoint at the published noise levels.
 
     Parameters
     ----------
-    path : str or Path
-        The ``.ckpt`` file.
     out : str or Path
         The ``.safetensors`` file to write.
-    name : str
-        Name in the header.
     stems : sequence of str, optional
         Names of the channels; bass, drums, guitar, piano for four of them.
     rate, window : int
         Sampling rate in hertz and training segment in samples; MSDM's by default.
     licence : str
         Licence of the weights, which the file does not say.
-    levels : Levels, optional
-        Noise levels; the published ones for audio by default.
     dtype : torch.dtype
         How the weights are stored.
 
@@ -118,7 +111,7 @@ def import_msdm(
         rate=rate,
         window=window,
         sigma_data=network.config.sigma_data,
-        levels=levels or Levels(),
+        levels=Levels(),
         licence=licence,
         training=network.facts | {"assumed": network.assumed},
         name=name,
@@ -136,7 +129,6 @@ def import_weakly_msdm(
     rate: int = MSDM_RATE,
     window: int = MSDM_WINDOW,
     licence: str = _UNKNOWN_LICENCE,
-    levels: Levels | None = None,
     dtype: torch.dtype = torch.float32,
     on_file: Callable[[str], None] | None = None,
 ) -> ImportReport:
@@ -146,7 +138,7 @@ def import_weakly_msdm(
     ----------
     paths : sequence of str or Path
         One ``.ckpt`` file per stem, in the order of ``stems``.
-    out, name, stems, rate, window, licence, levels, dtype
+    out, name, stems, rate, window, licence, dtype
         As for :func:`import_msdm`.
     on_file : callable, optional
         Told each stem's name before its file is read.
@@ -192,7 +184,7 @@ def import_weakly_msdm(
         rate=rate,
         window=window,
         sigma_data=configs[0]["sigma_data"],
-        levels=levels or Levels(),
+        levels=Levels(),
         licence=licence,
         training=facts,
         name=name,

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mgdm_audio.errors import CheckpointError
+from mgdm_audio.priors.checkpoint.layout import compare_names
 from mgdm_audio.priors.networks import build_network, expected_tensors
 from mgdm_core.array_types import Tensor
 
@@ -99,15 +100,7 @@ def from_published(
     """
     ours = expected_tensors(build_network("unet1d", config, meta=True))
     theirs = {published_name(key): key for key in ours}
-    missing, extra = sorted(set(theirs) - set(state)), sorted(set(state) - set(theirs))
-    if missing:
-        raise CheckpointError(
-            f"{where}: {len(missing)} tensor(s) missing, the first is {missing[0]!r}"
-        )
-    if extra:
-        raise CheckpointError(
-            f"{where}: {len(extra)} unexpected tensor(s), the first is {extra[0]!r}"
-        )
+    compare_names(theirs, state, where)
     result = {}
     for name, key in theirs.items():
         shape, value = ours[key][0], state[name]
