@@ -9,6 +9,7 @@ its decoder yields, and the stems get exactly as many.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,12 +146,12 @@ class PyAVDecoder(Decoder):
         stream = tracks[0]
         if stream.codec_context is None:
             raise AudioFormatError(f"{label}: its audio codec is not known; {_CONVERT}")
-        self._frames_iter = self._decode(label)
+        frames = self._decode(label)
         # Rate and channels of HE-AAC and some broken headers are only right once a frame is out.
-        first = next(self._frames_iter, None)
+        first = next(frames, None)
         if first is None:
             raise AudioReadError(f"{label}: holds no samples; nothing to separate")
-        self._first: av.AudioFrame | None = first
+        self._decoded = itertools.chain([first], frames)
         rate = first.sample_rate
         promised = None
         if stream.duration is not None and stream.time_base is not None:
@@ -217,10 +218,7 @@ class PyAVDecoder(Decoder):
             raise _cut_off(self.label, done, self._promised)
 
     def _arrays(self) -> Iterator[np.ndarray]:
-        if self._first is not None:
-            first, self._first = self._first, None
-            yield self._array(first)
-        for frame in self._frames_iter:
+        for frame in self._decoded:
             if frame.sample_rate != self.rate or frame.layout.nb_channels != self.channels:
                 raise AudioFormatError(
                     f"{self.label}: changes from {self.rate} Hz, {self.channels} channels to "

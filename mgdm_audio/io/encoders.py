@@ -45,7 +45,6 @@ _MP3_KBPS = {
     **dict.fromkeys((16_000, 22_050, 24_000), 160),
     **dict.fromkeys((8_000, 11_025, 12_000), 64),
 }
-_MP3_FRAME = 1152
 
 
 @dataclass(frozen=True)
@@ -296,24 +295,11 @@ class Mp3Encoder(_FFmpegEncoder):
     def __init__(self, path: Path, rate: int, channels: int, kbps: int) -> None:
         layout = "mono" if channels == 1 else "stereo"
         super().__init__(path, rate, layout, "mp3", "libmp3lame", bit_rate=kbps * 1000)
-        self._held = np.zeros((channels, 0), np.float32)
 
     def write(self, block: Float[Array, "channels frames"]) -> None:
         """Append a block; raises OSError on a full disk."""
-        held = np.concatenate([self._held, block.astype(np.float32)], axis=1)
-        cut = held.shape[1] - held.shape[1] % _MP3_FRAME
-        for start in range(0, cut, _MP3_FRAME):
-            self._give(held[:, start : start + _MP3_FRAME])
-        self._held = held[:, cut:]
-
-    def _give(self, samples: Float[Array, "channels frames"]) -> None:
-        self._encode(np.ascontiguousarray(samples), "fltp", samples.shape[1])
-
-    def close(self) -> None:
-        """Flush the encoder and complete the file; raises OSError on a full disk."""
-        if self._held.shape[1]:
-            self._give(self._held)
-        super().close()
+        if block.shape[1]:
+            self._encode(np.ascontiguousarray(block, dtype=np.float32), "fltp", block.shape[1])
 
 
 def open_encoder(path: Path, rate: int, channels: int, output: OutputFormat) -> Encoder:

@@ -36,16 +36,14 @@ class Codec:
     title: str
     container: str
     encoder: str
-    sample_format: str
-    frame: int
     best: int
     least: int
     effort: str
 
 
 CODECS = {
-    "opus": Codec("Opus", "ogg", "libopus", "flt", 960, best=64, least=24, effort="4"),
-    "mp3": Codec("MP3", "mp3", "libmp3lame", "fltp", 1152, best=96, least=40, effort="6"),
+    "opus": Codec("Opus", "ogg", "libopus", best=64, least=24, effort="4"),
+    "mp3": Codec("MP3", "mp3", "libmp3lame", best=96, least=40, effort="6"),
 }
 _BASE64 = 4 / 3
 
@@ -116,15 +114,10 @@ def encode(samples: Float[Array, "channels n"], codec: str, kbps: int) -> bytes:
                 options={"compression_level": asked.effort},
             ),
         )
-        for start in range(0, samples.shape[1], asked.frame):
-            part = samples[:, start : start + asked.frame]
-            if asked.sample_format == "flt":
-                part = np.ascontiguousarray(part.T).reshape(1, -1)
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(part), format=asked.sample_format, layout=layout
-            )
-            frame.sample_rate, frame.pts = PAGE_RATE, start
-            frame.time_base = Fraction(1, PAGE_RATE)
-            output.mux(stream.encode(frame))
+        data = np.ascontiguousarray(samples)
+        frame = av.AudioFrame.from_ndarray(data, format="fltp", layout=layout)
+        frame.sample_rate, frame.pts = PAGE_RATE, 0
+        frame.time_base = Fraction(1, PAGE_RATE)
+        output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return buffer.getvalue()
