@@ -95,14 +95,8 @@ def evaluate(
     ----------
     dataset : Dataset
         Tracks, already selected.
-    spec : EstimatorSpec
-        Where estimates come from.
-    variants : sequence of Variant
-        Samplers and settings to compare.
     run : RunFolder
         Where results go, track by track.
-    settings, engine : optional
-        What decides the scores, and where the work is done.
     overwrite : bool
         Throw away what an earlier run left.
     facts : dict, optional

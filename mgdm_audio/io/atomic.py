@@ -288,8 +288,6 @@ def commit_all(outputs: Sequence[AtomicOutput], gain: float = 1.0) -> None:
 
     Parameters
     ----------
-    outputs : sequence of AtomicOutput
-        Stems and texts.
     gain : float
         Applied to the stems; other than 1 only where their format clips (see `common_gain`).
 

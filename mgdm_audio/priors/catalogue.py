@@ -51,10 +51,6 @@ class PriorEntry:
 
     Parameters
     ----------
-    name : str
-        What to ask for.
-    path : Path
-        Its checkpoint.
     source : str
         ``"bundled"``, ``"imported"`` or ``"hub"``.
     header_sha256 : str
@@ -142,8 +138,6 @@ def register(
     ----------
     name : str
         Letters, digits, ``_``, ``.`` and ``-``.
-    path : str or Path
-        The checkpoint.
     source : str
         ``"imported"`` or ``"hub"``.
     replace : bool

@@ -28,14 +28,7 @@ _Result = TypeVar("_Result")
 class HubAddress:
     """``hf://owner/name[@revision][/file]``; the file is ``prior.safetensors`` by default.
 
-    Parameters
-    ----------
-    repository : str
-        ``owner/name``.
-    file : str
-        Path in the repository.
-    revision : str, optional
-        Branch, tag or commit.
+    A revision is a branch, a tag or a commit.
     """
 
     repository: str
@@ -89,23 +82,17 @@ def fetch(address: HubAddress, cache: Path) -> Path:
 
 
 def push(path: str | Path, address: HubAddress, private: bool = False) -> str:
-    """Put a checkpoint into a repository of the hub, which is made where it is missing.
+    """Put a checkpoint, checked wholly first, into a repository of the hub; returns its page.
 
-    A repository without a README.md gets one: a card with the licence, the stems and how to use it.
+    The repository is made where it is missing. One without a README.md gets one: a card with the
+    licence, the stems and how to use it.
 
     Parameters
     ----------
-    path : str or Path
-        The checkpoint; it is checked wholly first.
     address : HubAddress
-        Where to; its revision is the branch, by default the main one.
+        Its revision is the branch, by default the main one.
     private : bool
         Whether a new repository is private.
-
-    Returns
-    -------
-    str
-        The repository's page.
 
     Raises
     ------

@@ -84,14 +84,7 @@ _KINDS: dict[str, str | type[NetworkConfig]] = {
 
 
 def register_network(kind: str, config: type[NetworkConfig]) -> None:
-    """Make a kind of network known to this process.
-
-    Parameters
-    ----------
-    kind : str
-        Name that checkpoints carry.
-    config : type
-        Its configuration class, see :class:`NetworkConfig`.
+    """Make a kind of network known to this process; checkpoints carry the name.
 
     Raises
     ------
@@ -146,14 +139,7 @@ def kind_of(config: NetworkConfig) -> str:
 
 
 def read_config(kind: str, values: Mapping[str, Any]) -> NetworkConfig:
-    """Return the configuration of a network from plain values.
-
-    Parameters
-    ----------
-    kind : str
-        One of :func:`network_kinds`.
-    values : mapping
-        As :meth:`NetworkConfig.to_dict` gives them.
+    """Return the configuration of a network from what :meth:`NetworkConfig.to_dict` gives.
 
     Raises
     ------
@@ -172,10 +158,8 @@ def build_network(kind: str, config: Mapping[str, Any], *, meta: bool = False) -
 
     Parameters
     ----------
-    kind : str
-        Its kind.
     config : mapping
-        Its configuration; checked by the kind's own configuration class.
+        Checked by the kind's own configuration class.
     meta : bool
         Build shapes without memory and without drawing any initial value.
 

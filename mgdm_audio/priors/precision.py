@@ -32,8 +32,6 @@ def resolve_precision(name: str, device: torch.device | str) -> torch.dtype:
     ----------
     name : str
         ``"float32"``, ``"bfloat16"`` or ``"auto"``, which takes bfloat16 where it is faster.
-    device : torch.device or str
-        Where the network runs.
 
     Raises
     ------

@@ -69,17 +69,9 @@ class SpectralTransform:
     def forward(
         self, x: Float[Tensor, "*leading samples"]
     ) -> Complex[Tensor, "*leading bins frames"]:
-        """Spectrum of a signal.
+        """Spectrum of a real signal of at least one sample, float32 or float64.
 
-        Parameters
-        ----------
-        x : Tensor, shape (..., samples)
-            Real signal of at least one sample, float32 or float64.
-
-        Returns
-        -------
-        Tensor, shape (..., bins, frames)
-            Complex spectrum; ``bins = n_fft / 2 + 1`` and ``frames = samples // hop + 1``.
+        Has ``bins = n_fft / 2 + 1`` and ``frames = samples // hop + 1``.
         """
         if x.ndim < 1 or x.shape[-1] < 1:
             raise ShapeError(f"a spectrum needs at least one sample; found shape {tuple(x.shape)}")
@@ -102,15 +94,8 @@ class SpectralTransform:
 
         Parameters
         ----------
-        spectrum : Tensor, shape (..., bins, frames)
-            Complex spectrum as :meth:`forward` gives it.
         length : int
             Number of samples to return; it must agree with the number of frames.
-
-        Returns
-        -------
-        Tensor, shape (..., samples)
-            Real signal.
 
         Raises
         ------

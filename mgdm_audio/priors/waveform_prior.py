@@ -206,15 +206,7 @@ class WaveformPrior:
     def denoise_at(
         self, x: Float[Tensor, "batch stems samples"], sigma: float | Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch stems samples"]:
-        """Estimate x_0 at noise deviation(s) that need not be a level of the schedule.
-
-        Parameters
-        ----------
-        x : Tensor, shape (batch, stems, samples)
-            Noisy stems.
-        sigma : float or Tensor of shape (batch,)
-            Noise deviation, above 0.
-        """
+        """Estimate x_0 at noise deviations above 0 that need not be levels of the schedule."""
         self._check(x)
         vector = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).reshape(-1)
         if not bool((vector > 0).all()):
@@ -241,19 +233,9 @@ class SpectralWaveformPrior(WaveformPrior):
     def denoise_with_mask(
         self, x: Float[Tensor, "batch stems samples"], t: int | Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch stems samples"], Float[Tensor, "batch stems bins frames"]]:
-        """Estimate E[x_0 | x_t = x] and give the mask that the network multiplied with.
+        """As :meth:`denoise`, and give the mask that the network multiplied with.
 
-        Parameters
-        ----------
-        x, t
-            As for :meth:`denoise`.
-
-        Returns
-        -------
-        x0 : Tensor, shape (batch, stems, samples)
-            Clean estimate.
-        mask : Tensor, shape (batch, stems, bins, frames)
-            Real, within 0..1; 1 at level 0.
+        It is real and within 0..1; 1 at level 0.
         """
         self._check(x)
         sigma, clean = self._sigma(x, t)

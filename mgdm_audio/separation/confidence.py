@@ -77,7 +77,6 @@ class Confidence:
 
     Attributes
     ----------
-    stems : tuple of str
     seconds : float
         Length of a piece.
     expected, low, high : ndarray, shape (stems, pieces)

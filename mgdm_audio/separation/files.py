@@ -51,8 +51,6 @@ def separate_file(
 
     Parameters
     ----------
-    source : path
-        A sound file.
     out : path
         The stems go to ``out/PRIOR/TRACK/STEM.EXT``, their record beside them.
     separator : Separator, optional
@@ -61,7 +59,6 @@ def separate_file(
         Only these stems, or one stem and the input minus it.
     format : str or OutputFormat
         ``"wav"`` (32-bit float), ``"flac"`` (24-bit), ``"mp3"``, or the details.
-    seed : int
     overwrite : bool
         Replace files that exist.
     on_progress : callable, optional

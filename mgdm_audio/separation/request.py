@@ -87,15 +87,12 @@ class SeparateRequest:
         The checkpoint, the same on every machine.
     prior_name : str
         For ``{prior}``.
-    sampling : SamplingSettings
-    choice : OutputChoice
     closed : bool
         Whether the inputs are known to hold nothing for the prior's stem ``other``.
     template : str
         See :func:`mgdm_audio.separation.file_plan.check_template`.
     recursive : bool
         Whether folders are searched to any depth.
-    seed : int
     device, precision : str
         Where and in what arithmetic the network runs.
     batch_size : int
@@ -110,7 +107,6 @@ class SeparateRequest:
         When integer output would clip: turn all stems down together, or write nothing.
     existing : {"refuse", "resume", "overwrite"}
         What to do where a file has been separated before.
-    engine : {"local", "ray"}
     address : str or None
         Of the Ray cluster.
     jobs : int

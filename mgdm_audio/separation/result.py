@@ -147,7 +147,6 @@ class Separation:
         ----------
         path : path
             The HTML file to appear; a folder where ``options`` say so.
-        title : str
         options : PageOptions, optional
             See :class:`mgdm_audio.reports.listening_page.PageOptions`.
 

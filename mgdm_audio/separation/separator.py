@@ -185,7 +185,6 @@ class Separator:
             sound file. It is not changed.
         rate : int
             In hertz; for a path it is the file's own.
-        seed : int
         on_progress : callable, optional
             Receives the fraction done, may return False to cancel (CancelledError).
         share_residual : bool

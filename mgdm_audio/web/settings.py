@@ -22,7 +22,6 @@ class WebSettings:
         Name or path.
     devices : tuple of str
         One worker each.
-    precision : str
     max_bytes : int
         Of an upload.
     max_seconds : float

@@ -123,9 +123,7 @@ def load_prior(
     Parameters
     ----------
     path : str or Path
-        A safetensors file as :func:`save_prior` writes them; see ``registry.resolve`` for names.
-    device : str or torch.device
-        Where it runs.
+        A safetensors file as :func:`save_prior` writes them; see ``catalogue.resolve`` for names.
     precision : str
         ``"auto"``, ``"float32"`` or ``"bfloat16"``: arithmetic inside the network.
 
@@ -211,17 +209,10 @@ def save_prior(
         Ends in ``.safetensors``; replaced if it exists.
     network : nn.Module
         A network of this kind and configuration, with its weights.
-    kind : str
-        Its kind, see :func:`~mgdm_audio.priors.networks.network_kinds`.
-    config, stems, rate, window, sigma_data, levels, licence, training, name
-        The header's fields, see :class:`PriorHeader`.
+    kind, config, stems, rate, window, sigma_data, levels, licence, training, name
+        The header's fields, see :class:`PriorHeader`; ``kind`` is its ``network``.
     dtype : torch.dtype
         How learned weights are stored: float32, float16 or bfloat16; buffers stay float32.
-
-    Returns
-    -------
-    PriorHeader
-        The header as written.
 
     Raises
     ------

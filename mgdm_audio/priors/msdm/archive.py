@@ -87,11 +87,6 @@ class StoredTensor:
 class TorchArchive:
     """An open file of ``torch.save``.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-
     Attributes
     ----------
     content : object
@@ -277,8 +272,6 @@ def plain_value(value: Any, depth: int = 4, budget: list[int] | None = None) -> 
 
     Parameters
     ----------
-    value : object
-        Inert data.
     depth : int
         Containers nested deeper become ``"..."``.
     budget : list of int, optional

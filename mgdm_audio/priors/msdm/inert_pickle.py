@@ -66,14 +66,7 @@ def read_inert(data: bytes, where: str) -> Any:
     """Read a pickle of any protocol as inert data.
 
     ``collections.OrderedDict`` and the plain containers become Python's own; every other object
-    becomes a `Call`.
-
-    Parameters
-    ----------
-    data : bytes
-        The pickle.
-    where : str
-        The file, for messages.
+    becomes a `Call`. Messages begin with ``where``, the file.
 
     Returns
     -------

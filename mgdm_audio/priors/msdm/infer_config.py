@@ -48,8 +48,6 @@ def infer_config(
         Shapes of the published tensors, by name without prefix.
     hyper : mapping or None
         Hyper-parameters as plain values; None if the file has none.
-    where : str
-        The file, for messages.
 
     Raises
     ------

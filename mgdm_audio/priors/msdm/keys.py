@@ -85,8 +85,6 @@ def from_published(
         Tensors by their published names, without a prefix.
     config : mapping
         A `UNet1dConfig` as plain values.
-    where : str
-        The file, for messages.
 
     Returns
     -------

@@ -54,16 +54,11 @@ class MSDMNetwork:
 
 
 def read_msdm(path: str | Path) -> MSDMNetwork:
-    """Read the network of a Lightning checkpoint.
+    """Read the network of a Lightning checkpoint, a ``.ckpt`` file in PyTorch's zip format.
 
     A file holds the same network several times (``model.unet.*`` and ``model.diffusion.net.*``);
     copies must agree. If there are exponential moving averages of the weights (a prefix with
     ``ema``), those are taken. A bare state dict is read too.
-
-    Parameters
-    ----------
-    path : str or Path
-        A ``.ckpt`` file in PyTorch's zip format.
 
     Raises
     ------

@@ -113,10 +113,7 @@ def _transformer(config: UNet1dConfig, width: int) -> TransformerBlock:
 class UNet1d(nn.Module):
     """Waveform denoiser of several stems jointly.
 
-    Parameters
-    ----------
-    config : UNet1dConfig
-        Sizes. ``UNet1d(UNet1dConfig.from_dict(d))`` rebuilds a stored network.
+    ``UNet1d(UNet1dConfig.from_dict(d))`` rebuilds a stored network.
     """
 
     def __init__(self, config: UNet1dConfig | None = None) -> None:

@@ -18,12 +18,8 @@ class StackedNetwork(nn.Module):
     """One single-source network per stem, run side by side as one network over all stems.
 
     This is how the weakly supervised models of MSDM (ISDM in Mariani et al. 2023, section 3)
-    form a joint prior: the stems are independent.
-
-    Parameters
-    ----------
-    networks : sequence of nn.Module
-        One per stem, in the stems' order, each of one channel.
+    form a joint prior: the stems are independent. The networks come in the stems' order, each of
+    one channel.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

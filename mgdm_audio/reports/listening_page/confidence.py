@@ -25,7 +25,6 @@ class Confidence:
     rows : mapping of str to ndarray, shape (frames,)
         0 (no idea) to 1 (certain); NaN where nothing is known, as where the stem is silent. Stems
         without a row get no strip.
-    seconds_per_frame : float
     meaning : str
         What is the case where it is high, to complete "solid where ...".
 

@@ -120,12 +120,9 @@ def write_page(
         The HTML file to appear; with ``options.folder`` the folder.
     stems : mapping of str to array or path
         Name to sound: ``(n,)`` or ``(channels, n)`` with full scale 1, or a sound file. Stereo
-        stays; more channels are heard as their mean.
-    mixture : array or path
+        stays; more channels are heard as their mean. Mixture and residual are given likewise.
     rate : int
         Of all sounds, in Hz.
-    residual : array or path, optional
-    title : str
     facts : mapping of str to str, optional
         How it was made, for a folded table.
     confidence : Confidence, optional
@@ -133,7 +130,6 @@ def write_page(
     downloads : mapping of str to str, optional
         Path of a track's file, seen from the page. Tracks without one offer a wav of what the page
         plays.
-    options : PageOptions, optional
     """
     options = options or PageOptions()
     if not stems:
