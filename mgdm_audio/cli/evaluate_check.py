@@ -87,7 +87,11 @@ def show_conversion(outcomes: Iterator[Outcome], total: int, quiet: bool) -> int
             bars.advance(task)
             if outcome.error is not None:
                 failed += 1
-                report_error(f"{outcome.key}: {' '.join(outcome.error.split())}")
+                line = f"{outcome.key}: {' '.join(outcome.error.split())}"
+                if quiet:
+                    report_error(line)
+                else:  # click writes past the bar, into its line
+                    bars.console.print(f"error: {line}", markup=False, soft_wrap=True)
                 continue
             result: Converted = outcome.value
             fresh += result.fresh

@@ -54,7 +54,7 @@ class AtomicOutput:
         self.overwrite = overwrite
         self._temporaries: list[Path] = []
         self._made: list[Path] = []
-        self._finished: Path | None = None
+        self.finished: Path | None = None  # the completed file under its temporary name
         self._closed = False
         self._committed = False
         self._check_target()
@@ -111,11 +111,6 @@ class AtomicOutput:
             self.abort()
             raise
 
-    @property
-    def finished(self) -> Path | None:
-        """The completed file under its temporary name, once `finish` has been called."""
-        return self._finished
-
     def check_gain(self, gain: float) -> None:
         """Refuse a gain at which the output would lose something; see `StemWriter.check_gain`."""
 
@@ -138,12 +133,12 @@ class AtomicOutput:
         """
         if self._closed:
             raise AudioWriteError(f"{self.label}: was committed or aborted before")
-        if self._finished is None:
+        if self.finished is None:
             self.check_gain(gain)
             with self._guard():
                 done = self._complete(gain)
                 _sync(done)
-            self._finished = done
+            self.finished = done
 
     def commit(self, gain: float = 1.0) -> None:
         """Finish and rename; see `commit_all`."""
@@ -337,13 +332,13 @@ def _take_back(output: AtomicOutput, backup: Path | None) -> None:
 
 def _replace(output: AtomicOutput) -> Path | None:
     """Rename into place; what was there before is kept under the returned name."""
-    assert output._finished is not None
+    assert output.finished is not None
     backup = None
     if output.path.exists() or output.path.is_symlink():
         backup = output.temporary()
         os.replace(output.path, backup)
     try:
-        os.replace(output._finished, output.path)
+        os.replace(output.finished, output.path)
     except OSError:
         if backup is not None:
             _take_back(output, backup)

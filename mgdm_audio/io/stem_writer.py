@@ -91,7 +91,7 @@ class StemWriter(AtomicOutput):
                 f"a stem of {self.channels} channels takes blocks (channels, frames); "
                 f"found {block.shape}"
             )
-        if self._closed or self._finished is not None:
+        if self._closed or self.finished is not None:
             raise AudioWriteError(f"{self.label}: is complete; nothing can be added")
         if block.shape[1] == 0:
             return

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mgdm_audio.priors.networks import NetworkConfig
+from mgdm_audio.priors.networks import NetworkConfig, check_noisy
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.array_types import Bool, Complex, Float, Int, Tensor
-from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.errors import SettingsError
 
 __all__ = [
     "ChannelLayout",
@@ -215,16 +215,7 @@ class SpectralNetwork(nn.Module, ABC):
         keeps could be wrong by as much as its noise, one that it removes by little. Stems that are
         ``absent`` are known to be silent, and silence is their estimate.
         """
-        if x.ndim != 3 or x.shape[1] != self.config.stems:
-            raise ShapeError(
-                f"this network denoises (batch, {self.config.stems}, samples); "
-                f"found shape {tuple(x.shape)}"
-            )
-        if sigma.shape != x.shape[:1]:
-            raise ShapeError(
-                f"sigma must have one value per item, shape {tuple(x.shape[:1])}; "
-                f"found {tuple(sigma.shape)}"
-            )
+        check_noisy(x, sigma, self.config.stems)
         dtype = x.dtype
         spectrum = self.spectral.forward(x.float())
         denoised = self.denoise_spectrum(spectrum, sigma.float(), absent)

@@ -95,7 +95,7 @@ def test_system_refuses_the_last_rename(tmp_path, monkeypatch):
     replace = os.replace
 
     def refuse(source, target):
-        if str(target).endswith("c.wav") and str(source) == str(stems[2]._finished):
+        if str(target).endswith("c.wav") and str(source) == str(stems[2].finished):
             raise OSError(28, "No space left on device")
         replace(source, target)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mgdm_audio.priors.networks import check_noisy
 from mgdm_audio.priors.unet1d.config import UNet1dConfig
 from mgdm_audio.priors.unet1d.layers import (
     Attention,
@@ -24,7 +25,6 @@ from mgdm_audio.priors.unet1d.layers import (
     upsampler,
 )
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.errors import ShapeError
 
 __all__ = ["UNet1d", "UNet1dConfig"]
 
@@ -195,16 +195,7 @@ class UNet1d(nn.Module):
         ShapeError
             If the number of stems is not the network's, or ``sigma`` is not one value per item.
         """
-        if x.ndim != 3 or x.shape[1] != self.config.in_channels or x.shape[2] < 1:
-            raise ShapeError(
-                f"this network denoises (batch, {self.config.in_channels}, samples); "
-                f"found shape {tuple(x.shape)}"
-            )
-        if sigma.shape != x.shape[:1]:
-            raise ShapeError(
-                f"sigma must have one value per item, shape {tuple(x.shape[:1])}; "
-                f"found {tuple(sigma.shape)}"
-            )
+        check_noisy(x, sigma, self.config.in_channels)
         samples = x.shape[-1]
         wide = sigma[:, None, None]
         data = self.config.sigma_data
