@@ -28,6 +28,7 @@ from mgdm_audio.cli.evaluate_options import (
 )
 from mgdm_audio.cli.evaluate_run import evaluate_and_show, show_summary
 from mgdm_audio.datasets import open_dataset
+from mgdm_audio.datasets.discover import check_names
 from mgdm_audio.datasets.patterns import open_patterns
 from mgdm_audio.evaluation.estimators import EstimateFiles, PretrainedSpec
 from mgdm_audio.evaluation.run import EngineSettings
@@ -225,6 +226,7 @@ def score_command(
         raise click.UsageError(f"{estimates} is not a folder; give the folder of the estimates")
     if mixture_pattern is not None and reference_pattern is None:
         raise click.UsageError("--mixture-pattern goes with --reference-pattern")
+    check_names([estimates.resolve()])
     with as_usage():
         spec = EstimateFiles(estimates, pattern=estimate_pattern)
         if reference_pattern is None:

@@ -10,7 +10,7 @@ from mgdm_audio.datasets.slakh import SLAKH_STEMS, SlakhTrack, stem_order
 from mgdm_audio.datasets.tracks import SPLITS, Dataset
 from mgdm_audio.errors import DatasetError, display_name, os_reason
 
-__all__ = ["open_dataset"]
+__all__ = ["check_names", "open_dataset"]
 
 
 def open_dataset(root: str | Path) -> Dataset:
@@ -43,11 +43,11 @@ def open_dataset(root: str | Path) -> Dataset:
         found, ignored = [(split, root)], []
     if any(_is_slakh(p) for _, p in found):
         named = [(s, p) for s, p in found if p.name.startswith("Track") or _is_slakh(p)]
-        _check_names(p for _, p in named)
+        check_names(p for _, p in named)
         ignored += [p for s, p in found if (s, p) not in named]
         return Dataset(root, "slakh", SLAKH_STEMS, [SlakhTrack(p, s) for s, p in named], ignored)
     files = {p: stem_files(p) for _, p in found}
-    _check_names(path for held in files.values() for path in held.values())
+    check_names(path for held in files.values() for path in held.values())
     names = {name for held in files.values() for name in held}
     stems = stem_order(names - {"residual"})
     tracks = [StemFolderTrack(p, s, stems) for s, p in found if files[p]]
@@ -60,7 +60,8 @@ def open_dataset(root: str | Path) -> Dataset:
     return Dataset(root, "stems", stems, tracks, ignored)
 
 
-def _check_names(paths: Iterable[Path]) -> None:
+def check_names(paths: Iterable[Path]) -> None:
+    """Refuse names that are no text, by a DatasetError."""
     for path in paths:
         try:
             str(path).encode()

@@ -81,11 +81,6 @@ class ChannelLayout:
 class SpectralNetwork(nn.Module, ABC):
     """Waveform denoiser of several stems on their short-time spectra.
 
-    Parameters
-    ----------
-    config : SpectralConfig
-        Sizes.
-
     Attributes
     ----------
     spectral : SpectralTransform
@@ -121,18 +116,11 @@ class SpectralNetwork(nn.Module, ABC):
         ----------
         real, imaginary : Tensor, shape (batch, stems, frames, n_fft / 2 + 1)
             Noisy spectrum; frames before bins.
-        sigma : Tensor, shape (batch,)
-            Noise deviation of every item.
         chosen : Tensor of int, shape (chosen,)
             Bins to decide, each below n_fft / 2.
         absent : Tensor of bool, shape (batch, stems), optional
             Stems that are known to be silent: what the spectrum holds of them says nothing, and
             they get nothing. At least one stem of every item is not.
-
-        Returns
-        -------
-        DenoisedBins
-            Of the chosen bins.
         """
 
     @torch.no_grad()
@@ -182,19 +170,9 @@ class SpectralNetwork(nn.Module, ABC):
     def forward(
         self, x: Float[Tensor, "batch stems samples"], sigma: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch stems samples"]:
-        """Denoise: the estimate of E[x_0 | x_0 + sigma eps = x].
+        """Denoise: the estimate of E[x_0 | x_0 + sigma eps = x], in the dtype of ``x``.
 
-        Parameters
-        ----------
-        x : Tensor, shape (batch, stems, samples)
-            Noisy stems, any length from one sample.
-        sigma : Tensor, shape (batch,)
-            Noise deviation of every item, positive.
-
-        Returns
-        -------
-        Tensor, shape (batch, stems, samples)
-            Clean stems, in the dtype of ``x``.
+        Stems have any length from one sample; every item's noise deviation is positive.
 
         Raises
         ------

@@ -177,7 +177,7 @@ class WaveformPrior:
     def denoise(
         self, x: Float[Tensor, "batch stems samples"], t: int | Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch stems samples"]:
-        """Estimate E[x_0 | x_t = x].
+        """Estimate E[x_0 | x_t = x], in the dtype of ``x``.
 
         Parameters
         ----------
@@ -185,11 +185,6 @@ class WaveformPrior:
             Noisy stems at :attr:`rate`, full scale 1, on the prior's device; any length.
         t : int or Tensor of shape (batch,)
             Level(s) of :attr:`schedule`; at level 0 ``x`` itself is returned.
-
-        Returns
-        -------
-        Tensor, shape (batch, stems, samples)
-            Clean estimate in ``x``'s dtype.
 
         Raises
         ------

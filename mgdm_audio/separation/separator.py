@@ -150,7 +150,7 @@ class Separator:
         on_progress : callable, optional
             Receives the fraction done; return False to cancel.
         """
-        sampler = StemSampler(self.prior, self.sampling, self.batch_size, self._note)
+        sampler = StemSampler(self.prior, self.sampling, self.batch_size, self.on_note)
         return SeparationStream(
             sampler,
             level,
@@ -161,10 +161,6 @@ class Separator:
             options=options or StreamOptions(),
             on_progress=on_progress,
         )
-
-    def _note(self, text: str) -> None:
-        if self.on_note is not None:
-            self.on_note(text)
 
     def __call__(
         self,

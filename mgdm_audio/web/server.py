@@ -26,6 +26,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
+from mgdm_audio.compute.speed import duration_words
 from mgdm_audio.errors import display_name
 from mgdm_audio.web.jobs import ACTIVE, Job, JobQueue, new_folder, remove
 from mgdm_audio.web.settings import WebSettings
@@ -96,7 +97,7 @@ class _Pages:
         self._estimate = estimate
         self._sessions: dict[str, dict[str, Job]] = {}
         self._templates = Jinja2Templates(_HERE / "templates")
-        self._templates.env.filters["clock"] = _clock
+        self._templates.env.filters["clock"] = duration_words
 
     async def start(self, request: Request) -> Response:
         """A new session has an address of its own."""
@@ -156,7 +157,8 @@ class _Pages:
         except MGDMError as error:
             return HTMLResponse(escape(str(error)))
         seconds = cost["real_time_factor"] * job.seconds
-        return HTMLResponse(f"about {_clock(seconds)} and {cost['memory'] / 1e9:.1f} GB of memory")
+        memory = f"{cost['memory'] / 1e9:.1f} GB of memory"
+        return HTMLResponse(f"about {duration_words(seconds)} and {memory}")
 
     async def begin(self, request: Request) -> Response:
         """Put a job into the queue."""
@@ -230,8 +232,3 @@ class _Pages:
         headers = {"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"}
         headers |= {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return self._templates.TemplateResponse(request, template, values, headers=headers)
-
-
-def _clock(seconds: float) -> str:
-    whole = max(0, round(seconds))
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from mgdm_audio.cli.evaluate import main as evaluate
 from mgdm_audio.datasets import open_dataset
 from mgdm_audio.errors import CheckpointError, DatasetError, one_line
 from mgdm_audio.evaluation.track_scores import TrackScores
@@ -105,6 +106,17 @@ def test_a_data_set_whose_names_are_no_text_is_refused_in_a_line(tmp_path, place
     (folder / os.fsdecode(b"b\xe4ss.wav")).touch()
     with pytest.raises(DatasetError, match=r"\\udce[49].*rename it"):
         open_dataset(tmp_path / "songs")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_estimates_whose_folder_is_no_text_are_refused_in_a_line(tmp_path):
+    """It was an internal error when run.json was written."""
+    folder = tmp_path / os.fsdecode(b"estim\xe9s")
+    folder.mkdir()
+    result = CliRunner().invoke(evaluate, ["score", str(folder), str(tmp_path)])
+    assert result.exit_code == 1
+    assert "rename it" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_lists_that_are_no_array_are_named():

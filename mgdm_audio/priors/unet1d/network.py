@@ -147,14 +147,9 @@ class UNet1d(nn.Module):
     def predict(
         self, x: Float[Tensor, "batch stems samples"], level: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch stems samples"]:
-        """Raw network F, without the scaling around it.
+        """Raw network F of the scaled input, without the scaling around it.
 
-        Parameters
-        ----------
-        x : Tensor, shape (batch, stems, samples)
-            Scaled input; ``samples`` a multiple of ``config.multiple``.
-        level : Tensor, shape (batch,)
-            log(sigma) / 4.
+        ``samples`` is a multiple of ``config.multiple``, ``level`` is log(sigma) / 4.
         """
         with torch.autocast(x.device.type, enabled=False):
             embedding = self.embedding(level.float())
@@ -175,20 +170,10 @@ class UNet1d(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch stems samples"], sigma: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch stems samples"]:
-        """Denoise: the estimate of E[x_0 | x_0 + sigma eps = x].
+        """Denoise: the estimate of E[x_0 | x_0 + sigma eps = x], each item's sigma positive.
 
-        Parameters
-        ----------
-        x : Tensor, shape (batch, stems, samples)
-            Noisy stems, any length; lengths that the network cannot fold are mirrored at their
-            end to the next that it can.
-        sigma : Tensor, shape (batch,)
-            Noise deviation of every item, positive.
-
-        Returns
-        -------
-        Tensor, shape (batch, stems, samples)
-            Clean stems, clamped to full scale unless ``config.clip`` is off.
+        Stems have any length; what the network cannot fold is mirrored at its end to the next
+        length that it can. The estimate is clamped to full scale unless ``config.clip`` is off.
 
         Raises
         ------
