@@ -64,10 +64,9 @@ class DatasetError(AudioError):
     """A data set lacks what its layout promises."""
 
 
-def _printable(text: str, keep: str = "") -> str:
+def _printable(text: str) -> str:
     return "".join(
-        c if c.isprintable() or c in keep else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
 
 

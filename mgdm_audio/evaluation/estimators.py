@@ -227,6 +227,12 @@ def _wiener(prior: Any, audio: TrackAudio) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
+TOLERANCE = 0.1
+"""Seconds by which estimates may be longer or shorter than the references: they are cut or padded.
+
+More than that is an error, as the two are not of one recording."""
+
+
 @dataclass(frozen=True)
 class EstimateFiles:
     """Estimates that are read from ``{stem}.wav`` files, paired with the references by name.
@@ -235,16 +241,12 @@ class EstimateFiles:
     ----------
     root : Path
         Folder with a folder per track, with or without splits around them; or one track's folder.
-    tolerance : float
-        Seconds by which estimates may be longer or shorter than the references: they are cut or
-        padded. More than that is an error, as the two are not of one recording.
     pattern : str or None
         How the files are named where it is not ``TRACK/{stem}.wav``, see
         :class:`~mgdm_audio.datasets.patterns.FilePattern`.
     """
 
     root: Path
-    tolerance: float = 0.1
     pattern: str | None = None
 
     def __post_init__(self) -> None:
@@ -301,10 +303,10 @@ class EstimateFiles:
         for name, path in files.items():
             signal, own_rate = read_mono(path)
             signal = resample(signal, own_rate, rate)
-            if abs(len(signal) - n) > self.tolerance * rate:
+            if abs(len(signal) - n) > TOLERANCE * rate:
                 raise AudioError(
                     f"{path}: lasts {len(signal) / rate:.3f} s and the reference {n / rate:.3f} s; "
-                    f"they must not differ by more than {self.tolerance} s"
+                    f"they must not differ by more than {TOLERANCE} s"
                 )
             if len(signal) != n:
                 remarks.append(f"{name}: {len(signal) - n:+d} samples against the reference")

@@ -30,6 +30,7 @@ SLAKH_RATE = 22_050
 SILENCE_THRESHOLD = 1.5e-5
 """A window x of n samples is silent to the protocol where ||x||_2 / n is below this."""
 
+_EPS = 1e-8
 WINDOW_SECONDS = 4.0
 HOP_SECONDS = 2.0
 
@@ -46,20 +47,18 @@ def _wide(signal: Tensor) -> Tensor:
 def si_sdr(
     estimate: Float[Tensor, "... samples"],
     reference: Float[Tensor, "... reference_samples"],
-    eps: float = 1e-8,
 ) -> Float[Tensor, "..."]:
     """Scale-invariant signal-to-distortion ratio along the last axis, in dB.
 
-    With a = (<e, r> + eps) / (<r, r> + eps) the score is
-    10 log10((||a r||^2 + eps) / (||a r - e||^2 + eps)). The mean is not removed.
+    With a = (<e, r> + eps) / (<r, r> + eps) and eps = 1e-8 the score is
+    10 log10((||a r||^2 + eps) / (||a r - e||^2 + eps)). The mean is not removed. An exactly silent
+    reference against an exactly silent estimate scores 0 dB; against a loud estimate the score is
+    very negative.
 
     Parameters
     ----------
     estimate, reference : Tensor
         Signals ``[..., samples]``; the leading axes broadcast.
-    eps : float
-        Added to both sums and to both sides of the scale. An exactly silent reference against an
-        exactly silent estimate scores 0 dB; against a loud estimate the score is very negative.
 
     Returns
     -------
@@ -82,17 +81,17 @@ def si_sdr(
             f"and {reference.shape[-1]}; cut or pad one of them"
         )
     estimate, reference = torch.broadcast_tensors(_wide(estimate), _wide(reference))
-    return _si_sdr(estimate, reference, torch.linalg.vecdot(reference, reference), eps)
+    return _si_sdr(estimate, reference, torch.linalg.vecdot(reference, reference))
 
 
-def _si_sdr(estimate: Tensor, reference: Tensor, energy: Tensor, eps: float = 1e-8) -> Tensor:
+def _si_sdr(estimate: Tensor, reference: Tensor, energy: Tensor) -> Tensor:
     """SI-SDR where the reference's energy is known, as it is for several estimates of it."""
-    scale = (torch.linalg.vecdot(estimate, reference) + eps) / (energy + eps)
+    scale = (torch.linalg.vecdot(estimate, reference) + _EPS) / (energy + _EPS)
     # The distortion is formed sample by sample: expanding the square would cancel where the
     # estimate is nearly perfect.
     distortion = torch.addcmul(estimate, reference, scale[..., None], value=-1.0)
     noise = torch.linalg.vecdot(distortion, distortion)
-    return 10.0 * torch.log10((scale.square() * energy + eps) / (noise + eps))
+    return 10.0 * torch.log10((scale.square() * energy + _EPS) / (noise + _EPS))
 
 
 def slakh_windows(

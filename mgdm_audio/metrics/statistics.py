@@ -82,10 +82,9 @@ def bootstrap(
     figure: Callable[..., Figure],
     *arrays: np.ndarray,
     resamples: int = RESAMPLES,
-    level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap of a figure over tracks.
+    """Percentile bootstrap of a figure over tracks: its 95 % interval.
 
     Parameters
     ----------
@@ -97,8 +96,6 @@ def bootstrap(
         before.
     resamples : int
         Number of draws of as many tracks as there are, with replacement.
-    level : float
-        Coverage, 0.95 for a 95 % interval.
     seed : int
         Of the draws: the same results give the same interval.
 
@@ -125,8 +122,7 @@ def bootstrap(
     drawn = drawn[~np.isnan(drawn)]
     if not len(drawn):
         return Interval(value, math.nan, math.nan, tracks)
-    tail = (1.0 - level) / 2.0
-    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(value, float(low), float(high), tracks)
 
 

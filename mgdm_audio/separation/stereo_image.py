@@ -35,6 +35,9 @@ _RIDGE = 1e-2
 _ROUNDS = 2
 _UPDATES = 8
 _TINY = 1e-6  # of the mean power, which is 1
+# Bins and frames that are averaged first: for speed, and because variances of single bins are noisy
+# (cells of 4 by 8 are 0.2 dB better than single bins on rendered songs).
+_CELL = (4, 8)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,6 @@ def fit_image(
     sources: Complex[Tensor, "sources bins frames"],
     deviation: Complex[Tensor, "bins frames"],
     band: Int[Tensor, " bins"],
-    cell: tuple[int, int] = (4, 8),
 ) -> ChannelImage:
     """Find pans and spreads.
 
@@ -80,12 +82,9 @@ def fit_image(
         Spectrum of the channel minus its share of the mono mixture.
     band : Tensor of int, shape (bins,)
         From `bands`.
-    cell : (int, int)
-        Bins and frames that are averaged first: for speed, and because variances of single bins
-        are noisy (cells of 4 by 8 are 0.2 dB better than single bins on rendered songs).
     """
     count = int(band.max()) + 1
-    first = band[:: cell[0]]  # a cell across an edge counts in the lower band
+    first = band[:: _CELL[0]]  # a cell across an edge counts in the lower band
 
     def pool(x: Tensor) -> Tensor:
         total = torch.zeros(*x.shape[:-2], count, dtype=x.dtype, device=x.device)
@@ -93,9 +92,9 @@ def fit_image(
         return total + _SHRINK * total.sum(-1, keepdim=True)
 
     # Only these means enter below, so the fit costs next to nothing beside the transforms.
-    own = torch.stack([torch.stack([_cells(_dot(a, b), cell) for b in sources]) for a in sources])
-    cross = torch.stack([_cells(_dot(z, deviation), cell) for z in sources])
-    power = _cells(_dot(deviation, deviation), cell)
+    own = torch.stack([torch.stack([_cells(_dot(a, b)) for b in sources]) for a in sources])
+    cross = torch.stack([_cells(_dot(z, deviation)) for z in sources])
+    power = _cells(_dot(deviation, deviation))
     variance = own.diagonal().movedim(-1, 0)
     spread = torch.ones(len(sources), count, dtype=power.dtype, device=power.device)
     pan = torch.zeros_like(spread)
@@ -121,8 +120,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return a.real * b.real + a.imag * b.imag
 
 
-def _cells(x: Tensor, cell: tuple[int, int]) -> Tensor:
+def _cells(x: Tensor) -> Tensor:
     """Mean over cells of bins and frames; those at the ends may be smaller."""
     return torch.nn.functional.avg_pool2d(
-        x[None, None], cell, cell, ceil_mode=True, count_include_pad=False
+        x[None, None], _CELL, _CELL, ceil_mode=True, count_include_pad=False
     )[0, 0]

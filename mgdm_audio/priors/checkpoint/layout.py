@@ -24,7 +24,6 @@ __all__ = [
     "Layout",
     "StoredAs",
     "compare_names",
-    "dtype_name",
     "hash_tensors",
     "read_layout",
 ]
@@ -75,20 +74,6 @@ class Layout:
             raise _unreadable(self.path, error) from error
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """Name of a dtype in the format.
-
-    Raises
-    ------
-    CheckpointError
-        If the format, as used here, does not have it.
-    """
-    for name, candidate in DTYPES.items():
-        if candidate == dtype:
-            return name
-    raise CheckpointError(f"tensors of {dtype} cannot be stored; use one of {', '.join(DTYPES)}")
-
-
 def compare_names(expected: Collection[str], found: Collection[str], where: str) -> None:
     """Refuse tensors that are missing or left over, by a CheckpointError that begins ``where``."""
     missing, extra = sorted({*expected} - {*found}), sorted({*found} - {*expected})
@@ -98,11 +83,22 @@ def compare_names(expected: Collection[str], found: Collection[str], where: str)
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of tensors given in the order of their names."""
+    """SHA-256 over names, dtypes, shapes and bytes of tensors given in the order of their names.
+
+    Raises
+    ------
+    CheckpointError
+        For a dtype that the format, as used here, does not have.
+    """
+    names = {dtype: name for name, dtype in DTYPES.items()}
     digest = hashlib.sha256()
     for name, tensor in tensors:
+        if tensor.dtype not in names:
+            raise CheckpointError(
+                f"tensors of {tensor.dtype} cannot be stored; use one of {', '.join(DTYPES)}"
+            )
         shape = ",".join(str(n) for n in tensor.shape)
-        digest.update(f"{name} {dtype_name(tensor.dtype)} {shape}\n".encode())
+        digest.update(f"{name} {names[tensor.dtype]} {shape}\n".encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         if len(flat):
             digest.update(flat.view(torch.uint8).numpy().data)
