@@ -26,10 +26,7 @@ _FIELDS = {"stem": r"[^/]+?", "track": r"[^/]+", "n": r"\d+"}
 class FilePattern:
     """Which file below a folder is which stem of which track.
 
-    Attributes
-    ----------
-    text : str
-        Such as ``generated_{stem}_{n}.wav`` or ``{track}/{stem}.flac``.
+    Such as ``generated_{stem}_{n}.wav`` or ``{track}/{stem}.flac``.
     """
 
     text: str

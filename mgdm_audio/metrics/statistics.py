@@ -134,8 +134,6 @@ class PairedComparison:
     ----------
     difference : Interval
         Mean over tracks of B less A, with its bootstrap interval.
-    median : float
-        Median difference.
     better, worse : int
         Number of tracks on which B is above and below A.
     p_value : float

@@ -27,12 +27,7 @@ def is_closed_over(stems: Sequence[str], wanted: Sequence[str]) -> bool:
 class ClosedNetwork(nn.Module):
     """A network over some of another's stems: the rest are told to be silent, not trained away.
 
-    Parameters
-    ----------
-    network : SpectralNetwork
-        Shared, not copied.
-    kept : Tensor of int, shape (kept,)
-        Stems that remain, rising.
+    The other is shared, not copied; ``kept``, the stems that remain, are rising.
     """
 
     kept: Tensor
@@ -73,8 +68,6 @@ def closed_prior(prior: WaveformPrior, silent: Sequence[str]) -> SpectralWavefor
 
     Parameters
     ----------
-    prior : WaveformPrior
-        Its network works on spectra.
     silent : sequence of str
         Stems that the recordings do not hold; the prior that is returned does not have them.
 

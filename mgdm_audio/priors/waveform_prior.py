@@ -43,18 +43,12 @@ class WaveformPrior:
         Preferred length in samples of what is denoised at once.
     levels : Levels or NoiseSchedule
         Where the prior is used.
-    name, licence : str
-        For reports.
-    training : mapping
-        Facts about the training, for reports.
+    name, licence, training, config
+        For reports: facts about the training, the network's configuration.
     checksum : str
         SHA-256 of the weights (``tensors_sha256`` of the checkpoint); "" when unknown.
-    config : mapping
-        The network's configuration, for reports.
     kind : str
         The network's kind, such as ``"stft_unet"``.
-    device : str or torch.device
-        Where the network is put.
     precision : str
         ``"auto"`` (bfloat16 where it is faster), ``"float32"`` or ``"bfloat16"``.
 

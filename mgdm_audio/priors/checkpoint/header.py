@@ -25,8 +25,6 @@ class PriorHeader:
     ----------
     network : str
         Kind of network, see :func:`~mgdm_audio.priors.networks.network_kinds`.
-    config : dict
-        The network's configuration.
     stems : tuple of str
         Names, in the order of the network's channels.
     rate : int
@@ -35,8 +33,6 @@ class PriorHeader:
         Preferred length in samples.
     sigma_data : float
         Deviation of the data that the network's scaling assumes.
-    levels : Levels
-        Noise levels.
     licence : str
         Of the weights; never empty.
     training : dict

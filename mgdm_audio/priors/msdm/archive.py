@@ -60,20 +60,9 @@ _REBUILD_PARAMETER = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's numbers are: a view of a storage in the archive.
+    """Where a tensor's numbers are: a view of a storage in the archive, of which this is the key.
 
-    Parameters
-    ----------
-    storage : str
-        Key of the storage.
-    dtype : torch.dtype
-        Of its numbers.
-    numel : int
-        How many numbers the storage has.
-    offset : int
-        First number of the view.
-    shape, stride : tuple of int
-        Of the view.
+    The storage has ``numel`` numbers; the view begins at number ``offset``.
     """
 
     storage: str

@@ -28,17 +28,7 @@ _UNKNOWN_LICENCE = "unknown (imported by the user)"
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did.
-
-    Parameters
-    ----------
-    path : Path
-        The checkpoint written.
-    header : PriorHeader
-        Its header.
-    notes : list of str
-        Lines for the user: which copy was taken, what was assumed.
-    """
+    """What an import wrote, and lines for the user: which copy was taken, what was assumed."""
 
     path: Path
     header: PriorHeader
@@ -91,8 +81,6 @@ def import_msdm(
         Sampling rate in hertz and training segment in samples; MSDM's by default.
     licence : str
         Licence of the weights, which the file does not say.
-    dtype : torch.dtype
-        How the weights are stored.
 
     Raises
     ------

@@ -34,8 +34,6 @@ class MSDMNetwork:
 
     Parameters
     ----------
-    config : UNet1dConfig
-        Sizes.
     state : dict
         Tensors by our names, float32.
     prefix : str

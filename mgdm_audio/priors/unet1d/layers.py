@@ -23,15 +23,7 @@ __all__ = [
 
 
 class NoiseEmbedding(nn.Module):
-    """Features of the noise level: itself, and sines and cosines of learned frequencies.
-
-    Parameters
-    ----------
-    frequencies : int
-        Number of learned frequencies.
-    features : int
-        Size of the embedding.
-    """
+    """Features of the noise level: itself, and sines and cosines of learned frequencies."""
 
     def __init__(self, frequencies: int, features: int) -> None:
         super().__init__()
@@ -51,14 +43,7 @@ class NoiseEmbedding(nn.Module):
 class ResidualBlock(nn.Module):
     """Two times group normalisation, SiLU and convolution; the second modulated by the level.
 
-    Parameters
-    ----------
-    width_in, width_out : int
-        Channels before and after.
-    groups : int
-        Of both normalisations.
-    features : int
-        Size of the embedding of the noise level.
+    ``features`` is the size of the embedding of the noise level.
     """
 
     def __init__(self, width_in: int, width_out: int, groups: int, features: int) -> None:
@@ -81,15 +66,7 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention of every position to every other, normalised before and after.
-
-    Parameters
-    ----------
-    width : int
-        Channels.
-    heads, head_features : int
-        Heads and features per head.
-    """
+    """Attention of every position to every other, normalised before and after."""
 
     def __init__(self, width: int, heads: int, head_features: int) -> None:
         super().__init__()
@@ -113,14 +90,7 @@ class Attention(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention and a two-layer map at every position, each added to its input.
 
-    Parameters
-    ----------
-    width : int
-        Channels.
-    heads, head_features : int
-        Of the attention.
-    multiplier : int
-        Width between the two layers over ``width``.
+    Between its layers the map is ``multiplier`` times as wide.
     """
 
     def __init__(self, width: int, heads: int, head_features: int, multiplier: int) -> None:
