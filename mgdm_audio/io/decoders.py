@@ -1,4 +1,4 @@
-"""The two decoders behind ``audio_io``: libsndfile, and FFmpeg (PyAV) for what it cannot read.
+"""The two decoders behind `reader`: libsndfile, and FFmpeg (PyAV) for what it cannot read.
 
 Sample counts. Both decoders drop what the file itself declares as padding: the encoder delay and
 end padding of a LAME or Xing tag (mp3), the pre-skip and end granule of Ogg (opus, vorbis), the

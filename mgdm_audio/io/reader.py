@@ -1,7 +1,7 @@
 """Read any common sound file block by block, in constant memory.
 
 8 to 192 kHz, 1 to 8 channels; wav, aiff, flac, ogg, opus through libsndfile, mp3, m4a, aac, mp4
-and others through PyAV; from a path or from standard input. ``audio_decode`` says how encoder
+and others through PyAV; from a path or from standard input. `decoders` says how encoder
 delay is treated.
 """
 

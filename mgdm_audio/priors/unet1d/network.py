@@ -4,7 +4,7 @@ A U-Net over the samples of all stems at once: the waveform is folded into chann
 level by level with residual blocks modulated by the noise level, attends to itself at the lower
 levels, and comes back up over skip connections. Around it stands the scaling of Karras et al.
 2022 (equation 7, table 1). Weights trained with audio-diffusion-pytorch 0.0.43 fit it after a
-renaming of keys (`unet1d_keys`), and give the same outputs.
+renaming of keys (`msdm.keys`), and give the same outputs.
 """
 
 from __future__ import annotations
