@@ -23,7 +23,7 @@ def default_sampler(problem: Problem) -> Sampler:
     Gaussian and through a linear operator: up to 48 observed values, x_0 marginalised by matched
     moments. With more, DInG in many steps where every entry of x_0 is seen, as through a blur;
     where some are not, as behind a mask, MGDM in few levels, whose gradients through the denoiser
-    carry to them what is seen of the others.
+    carry to them what is seen of the others, and which ends in closed form.
 
     Other likelihoods that look Gaussian near a point (counts, or a bent operator) up to 64 values:
     matched moments again. All else: MGDM.

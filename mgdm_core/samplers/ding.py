@@ -6,12 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mgdm_core.array_types import Events
+from mgdm_core.conditionals import Tweedie
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
+from mgdm_core.sampler import require
 from mgdm_core.samplers.descent import Descent, DrawsGivenData
 from mgdm_core.schedule import NoiseSchedule
-from mgdm_core.settings import above_0, at_least
+from mgdm_core.settings import above_0, at_least, positive
+from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.data import decouple
+from mgdm_core.steps.grids import ratio_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class DInG(DrawsGivenData, Descent):
     eta : float or None
         The transition's deviation is eta sigma_s. None for the paper's sigma_s (1 - alpha_s) on a
         flow, which on any schedule is sigma_s^2 / (alpha_s + sigma_s).
+    closing : float or None
+        Noise-to-signal ratio r = sigma_t / alpha_t from which on x_0 is drawn given x_t and y in
+        closed form, and x_s from the bridge through it; None, as published, for never. With eps
+        held the draws are narrower than the posterior. Asks for a Gaussian likelihood on a linear
+        operator.
     draw, langevin_steps, learning_rate
         As in :class:`mgdm_core.samplers.descent.DrawsGivenData`.
     """
@@ -40,12 +49,22 @@ class DInG(DrawsGivenData, Descent):
 
     steps: int = at_least(1, 25)
     eta: float | None = above_0(None)
+    closing: float | None = positive(None)
+
+    def requires(self, problem: Problem) -> None:
+        """What the draws given the data do, and what an end in closed form does."""
+        super().requires(problem)
+        if self.closing is not None:
+            require(problem, f"{self.name} with closing", "gaussian", "linear")
 
     def move(
         self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams
     ) -> tuple[Events, Events]:
-        """Draw the proxy, then x_s given the proxy's noise and the data."""
+        """Draw the proxy, then x_s given the proxy's noise and the data; or a closing step."""
         schedule = problem.schedule
+        if self.closing is not None and ratio_of(schedule, t) <= self.closing:
+            x_0 = Tweedie().condition(problem, x, t, noise)
+            return (x_0 if s == 0 else bridge_sample(schedule, x_0, x, s, t, noise)), x_0
         (alpha_t, sigma_t), (alpha, sigma) = schedule.moments(t), schedule.moments(s)
         x_0 = problem.denoise(x, t)
         if s == 0:

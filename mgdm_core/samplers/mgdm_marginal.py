@@ -65,7 +65,7 @@ from mgdm_core.schedule import fit
 from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.bridge import bridge_coefficients, bridge_sample
 from mgdm_core.steps.data import solves_linear
-from mgdm_core.steps.grids import ratio_of
+from mgdm_core.steps.grids import levels_even_in_log, ratio_of
 from mgdm_core.steps.krylov import covariance_at, log_evidence, pull, seen_near
 
 
@@ -143,10 +143,8 @@ class MGDMMarginal(Sampler):
         """Levels even in log r; as many paths as the budget allows."""
         schedule, top = problem.schedule, first_level(problem, start)
         ratio, rows, guided = schedule.ratio, problem.rows, solves_linear(problem)
-        high, low = float(ratio[min(top, schedule.top)]), float(ratio[1])
-        share = torch.linspace(0, 1, self.levels, dtype=torch.float64)
-        ratios = high * (low / high) ** share
-        levels = {min(schedule.level_of_sigma(float(r)), top) for r in ratios} | {top}
+        high = float(ratio[min(top, schedule.top)])
+        levels = {min(t, top) for t in levels_even_in_log(schedule, high, self.levels)} | {top}
         pairs = tuple(itertools.pairwise([*sorted(levels, reverse=True), 0]))
         above = sum(float(ratio[s]) >= self.split for _, s in pairs)
         path, most = pairs[:above], self.most_paths

@@ -39,6 +39,19 @@ def pairs_down(
     return Pairs.through([*levels, 0])
 
 
+def levels_even_in_log(schedule: NoiseSchedule, highest: float, count: int) -> list[int]:
+    """Levels nearest to ``count`` noise-to-signal ratios, even in log, descending, none twice.
+
+    From ``highest`` to that of level 1; none where that is higher.
+    """
+    low = float(schedule.ratio[1])
+    if low > highest:
+        return []
+    share = torch.linspace(0, 1, count, dtype=torch.float64)
+    ratios = highest * (low / highest) ** share
+    return sorted({schedule.level_of_sigma(float(r)) for r in ratios}, reverse=True)
+
+
 def karras_levels(
     schedule: NoiseSchedule, count: int, sigma_max: float, sigma_min: float, rho: float = 7.0
 ) -> list[int]:

@@ -37,6 +37,7 @@ VARIANTS = {
     "low-indices": replace(SMALL, index_law=PublishedMix(1e-6, 1.0), denoising_steps=12),
     "heun-forward": replace(SMALL, transition="heun", renoise="forward"),
     "dpmpp_2m": replace(SMALL, transition="dpmpp_2m", denoising_steps=12),
+    "closing": replace(SMALL, closing=1.0, closing_levels=4),
     "marginal": MGDMMarginal(8, budget=60),
 }
 
