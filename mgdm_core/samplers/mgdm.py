@@ -67,15 +67,17 @@ class MGDM(Sampler):
     last : float or None
         Noise-to-signal ratio of the last outer level; None for level 2, below which s is 1.
     closing : float or None
-        Noise-to-signal ratio r = sigma_t / alpha_t from which on x_0 is drawn given x_t and y in
-        closed form, and x_t of the next level from the bridge through it; None for never. The
-        Gibbs steps draw x_0 from x_s without y, so that it strays from the data by r_s: too far
-        where that is above sigma_y and later levels have too little noise to mend it. The draw is
-        :class:`~mgdm_core.conditionals.Tweedie`'s. Asks for a Gaussian likelihood on a linear
-        operator.
+        Noise-to-signal ratio r = sigma_t / alpha_t, in units of the data, from which on x_0 is
+        drawn given x_t and y in closed form, and x_t of the next level from the bridge through it;
+        None for never. The Gibbs steps draw x_0 from x_s without y, so that it strays from the
+        data by r_s: too far where that is above sigma_y and later levels have too little noise to
+        mend it. The draw is :class:`~mgdm_core.conditionals.Tweedie`'s: exact where x_0 given x_t
+        is Gaussian and its covariance a multiple of the identity, or as the prior says where that
+        has variances. Asks for a Gaussian likelihood on a linear operator.
     closing_levels : int
-        Levels from there to level 1, even in log r, at most (no level twice), at two evaluations
-        each. The Gibbs levels above are those of ``levels`` and ``last`` without it.
+        Levels from there, or from the start where it is lower, to level 1, even in log r, at most
+        (no level twice), at two evaluations each; one where the prior has variances. The Gibbs
+        levels above are those of ``levels`` and ``last`` without it.
     """
 
     name: ClassVar[str] = "mgdm"
@@ -119,10 +121,11 @@ class MGDM(Sampler):
         places = outer_places(schedule.spaced(self.levels, top, max(1, min(stop, top))))
         end: list[int] = []
         if self.closing is not None:
-            end = levels_even_in_log(schedule, self.closing, self.closing_levels)
+            highest = min(self.closing, ratio_of(schedule, min(top, schedule.top)))
+            end = levels_even_in_log(schedule, highest, self.closing_levels)
             places = tuple(p for p in places if ratio_of(schedule, p.t) > self.closing)
         above = places[-1].t if places else top
-        closing = tuple(itertools.pairwise([above, *(t for t in end if t < above)]))
+        closing = tuple(itertools.pairwise([above, *end]))
         steps = self.gibbs * len(places) + len(closing)
         return MGDMPlan(top, places, closing, steps, *self.chosen())
 

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mgdm_core.conditionals import Linearised
 from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.likelihoods import GaussianLikelihood
-from mgdm_core.noise import RandomStreams
+from mgdm_core.noise import DeviceStreams, RandomStreams
 from mgdm_core.operators import FunctionOperator, Mask, Matrix
 from mgdm_core.problem import Problem
+from mgdm_core.sample import sample
 from mgdm_core.sampler import Start
 from mgdm_core.samplers import MGDM, PRESETS, DInG, default_sampler
 from mgdm_core.schedule import NoiseSchedule
@@ -19,6 +21,7 @@ from .closed_forms import OneGenerator, assert_moments, normal
 from .samplers_support import CoordinatePrior, LinearGaussian, draw
 
 SCHEDULE = NoiseSchedule.vp_linear()
+INF = float("inf")
 SEEN = {"masked": torch.eye(60, 80, dtype=torch.float64), "matrix": normal((60, 80), 3)}
 
 
@@ -61,6 +64,73 @@ def test_where_a_run_is_all_closing_it_is_exact_under_an_isotropic_prior(sampler
     assert_moments(x, *problem.posterior())
 
 
+@pytest.mark.parametrize("schedule", [SCHEDULE, NoiseSchedule.flow(), NoiseSchedule.karras()])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        MGDM(closing=9.0, closing_levels=3),
+        MGDM(closing=INF, closing_levels=3),
+        DInG(3, closing=INF),
+    ],
+)
+def test_a_start_below_the_closing_level_is_conditioned_there(sampler, schedule):
+    """The first step of MGDM went through the prior's mean at the start's level, without the data
+    and without a spread, and only levels below that one were left of the closing ones."""
+    count, sigma_y, variance, level = 10000, 0.3, 0.5, schedule.level_of_sigma(1.5)
+    matrix, y = torch.tensor([[1.0, 0.5]], dtype=torch.float64), torch.tensor([0.7]).double()
+    first = torch.tensor([0.4, -0.6], dtype=torch.float64)
+    seen = 1 / ratio_of(schedule, level) ** 2
+    eye = torch.eye(2, dtype=torch.float64)
+    cov = torch.linalg.inv(matrix.T @ matrix / sigma_y**2 + (1 / variance + seen) * eye)
+    mean = cov @ (matrix.T @ y / sigma_y**2 + seen * first)
+
+    likelihood = GaussianLikelihood(Matrix(matrix), y.expand(count, -1), sigma_y)
+    prior, start = (
+        CoordinatePrior(schedule, variance=variance),
+        Start(first.expand(count, 2), level),
+    )
+    x = draw(prior, likelihood, (2,), OneGenerator(count), sampler, start=start).x
+    assert_moments(x, mean, cov + seen * cov @ cov)  # x_t, too, was drawn
+
+
+@pytest.mark.parametrize("level", [1, 30])
+def test_a_run_that_is_all_closing_draws_at_its_first_level(level):
+    y = normal((1, 1), 7)
+    problem = Problem(CoordinatePrior(SCHEDULE), GaussianLikelihood(Mask(_first()), y, 0.1), (2,))
+    start = Start(torch.zeros(1, 2, dtype=torch.float64), level)
+    plan = MGDM(levels=12, closing=0.5, closing_levels=5).plan(problem, start)
+    assert plan.places == ()
+    assert plan.closing[0] == (level, level)
+    assert [t for _, t in plan.closing] == levels_even_in_log(
+        SCHEDULE, ratio_of(SCHEDULE, level), 5
+    )
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        MGDM(levels=5, conditional=Linearised(2), closing=2.0, closing_levels=4),
+        DInG(6, closing=2.0),
+    ],
+)
+def test_closing_steps_read_nothing_and_are_taken_up_to_the_bit(sampler):
+    likelihood = GaussianLikelihood(Mask(_first()), normal((2, 1), 7), 0.1)
+    problem = Problem(CoordinatePrior(SCHEDULE, 0.2, 0.5), likelihood, (2,))
+    saved = []
+    whole = sample(problem, sampler, callback=lambda p: saved.append(p.save()))
+    assert ratio_of(SCHEDULE, whole.trace.records[-2].level) < 2
+    assert torch.equal(sample(problem, sampler, resume=saved[-3]).x, whole.x)
+
+    noise, plan = DeviceStreams([1, 2]), sampler.plan(problem)
+    state = sampler.init(problem, plan, noise)
+    state = type(state)(*(v.to("meta") if isinstance(v, torch.Tensor) else v for v in state))
+    problem = problem.observing(likelihood.observation.to("meta"))
+    with torch.no_grad():
+        while state.step < plan.steps:
+            state, info = sampler.step(problem, plan, state, noise)
+    assert info.x_0.device.type == "meta"
+
+
 def test_the_gibbs_levels_end_where_the_closing_ones_begin():
     y = normal((1, 1), 7)
     problem = Problem(CoordinatePrior(SCHEDULE), GaussianLikelihood(Mask(_first()), y, 0.1), (2,))
@@ -71,12 +141,6 @@ def test_the_gibbs_levels_end_where_the_closing_ones_begin():
     assert [t for _, t in plan.closing] == levels_even_in_log(SCHEDULE, 0.5, 5)
     assert (plan.closing[0][0], plan.closing[-1][1]) == (kept[-1].t, 1)
     assert plan.steps == len(kept) + 5
-
-    start = Start(torch.zeros(1, 2, dtype=torch.float64), level=30)
-    low = replace(sampler, closing=0.5).plan(problem, start)
-    assert low.places == ()
-    assert low.closing[0][0] == 30
-    assert all(t < above for above, t in low.closing)
     # A schedule that does not come so low has no end in closed form.
     assert levels_even_in_log(NoiseSchedule.karras(sigma_min=0.6), 0.5, 5) == []
 
