@@ -13,12 +13,10 @@ import torch
 
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK
+from mgdm_audio.sampling.shares import shares_of, with_shares
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["SHARE_FLOOR", "draw_shares"]
-
-SHARE_FLOOR = 1e-3
-"""Least share of a bin, in amplitude, that a draw starts from: a stem may have been overlooked."""
+__all__ = ["draw_shares"]
 
 # Cells of the field: what is mistaken is a note of a band, and an instrument for seconds.
 FIELDS = ((2048, 64), (NOISE_BLOCK, 8))
@@ -45,18 +43,11 @@ def draw_shares(
         Where the shares are.
     """
     spectrum = spectral.forward(stems)
-    mixture = spectrum.sum(0)
-    magnitude = spectrum.abs()
-    share = (magnitude / magnitude.sum(0).clamp_min(1e-20)).clamp_min(SHARE_FLOOR)
-    share = share / share.sum(0)
+    share = shares_of(spectrum)
     drawn = []
     for noise in white:
         moved = torch.softmax(share.log() + spread[:, None, None] * _field(noise, spectral), 0)
-        # Louder or quieter as its share, in its own phase; what that leaves of the mixture is
-        # divided by the new shares, so a stem that loses its share is gone.
-        scaled = spectrum * (moved / share)
-        scaled = scaled + moved * (mixture - scaled.sum(0))
-        drawn.append(spectral.inverse(scaled, stems.shape[-1]))
+        drawn.append(spectral.inverse(with_shares(spectrum, share, moved), stems.shape[-1]))
     return torch.stack(drawn)
 
 

@@ -13,6 +13,7 @@ from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.recalibration import spread_of
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
 from mgdm_audio.sampling.share_draws import draw_shares
+from mgdm_audio.sampling.share_pooling import pool_shares
 from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_audio.sampling.windowed_prior import VARIANCES, Pinned, windowed
 from mgdm_core.array_types import Float, Tensor
@@ -69,6 +70,10 @@ class SamplingSettings:
         around it that differ in whose a bin is
         (:func:`~mgdm_audio.sampling.share_draws.draw_shares`), as wide as was fitted for the prior
         (:mod:`~mgdm_audio.sampling.recalibration`); the separation is the run itself.
+    pooling : float
+        Bandwidth at which the shares of frames that sound alike are averaged after a run
+        (:func:`~mgdm_audio.sampling.share_pooling.pool_shares`); 0 leaves them as they are. A
+        prior that knows no spectra has none.
     """
 
     sampler: str = "tweedie_gibbs"
@@ -85,6 +90,7 @@ class SamplingSettings:
     chunk: float = 40.0
     shifts: int = 1
     draws: str = "chain"
+    pooling: float = 0.0
 
     def __post_init__(self) -> None:
         kind = get_sampler(self.sampler)
@@ -110,6 +116,7 @@ class SamplingSettings:
             # What is sampled jointly is held in memory some twenty times over.
             (self.window is None or 1 <= self.window <= 60, "window lies in 1..60 s", self.window),
             (1 <= self.chunk <= 600, "chunk lies in 1..600 s", self.chunk),
+            (0 <= self.pooling <= 1, "pooling lies in [0, 1]", self.pooling),
         )
         for holds, rule, found in rules:
             if not holds:
@@ -279,7 +286,10 @@ class StemSampler:
             noise=streams,
             start=self._start(y),
         )
-        x = result.x.float().cpu()
+        x = result.x.float()
+        if cfg.pooling > 0 and isinstance(prior, SpectralPrior):
+            x = torch.stack([pool_shares(one, prior.spectral, cfg.pooling) for one in x])
+        x = x.cpu()
         if cfg.draws == "chain":
             return ChunkResult(x, result.trace)
         return ChunkResult(self.around(x[0], origin, seed), result.trace, x[0])

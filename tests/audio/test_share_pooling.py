@@ -1,0 +1,114 @@
+"""Pooling of shares: sums are kept, what repeats is decided together, what does not stays."""
+
+import pytest
+import torch
+
+from mgdm_audio.priors.catalogue import load_prior
+from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.sampling import share_pooling
+from mgdm_audio.sampling.share_pooling import pool_shares
+from mgdm_audio.sampling.shares import shares_of
+from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
+from mgdm_core.errors import SettingsError
+from tests.audio.tiny_stems_prior import save_tiny_stems
+
+SPECTRAL = SpectralTransform(512, 128)
+NOTE = 4096
+
+
+def _noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _note(frequency):
+    t = torch.arange(NOTE) / 8000
+    return 0.1 * torch.sin(2 * torch.pi * frequency * t) * torch.hann_window(NOTE)
+
+
+def _decided(shares, frequencies):
+    """Two stems of notes, of which the first stem has these shares."""
+    first = torch.cat([s * _note(f) for s, f in zip(shares, frequencies)])
+    both = torch.cat([_note(f) for f in frequencies])
+    return torch.stack([first, both - first])
+
+
+def _share_of_notes(stems):
+    energy = stems.reshape(2, -1, NOTE).norm(dim=-1)
+    return (energy[0] / energy.sum(0)).tolist()
+
+
+def test_the_sum_is_kept_whatever_the_stems():
+    stems = 0.1 * _noise(3, 10_000)
+    pooled = pool_shares(stems, SPECTRAL, 0.3)
+    assert (pooled - stems).abs().max() > 1e-3
+    torch.testing.assert_close(pooled.sum(0), stems.sum(0), atol=1e-5, rtol=0)
+
+
+def test_a_note_that_returns_is_decided_by_all_its_occurrences():
+    """Three times the right stem and once the other: the mean of the log-odds decides."""
+    stems = _decided([0.9, 0.9, 0.2, 0.9], [440] * 4)
+    found = _share_of_notes(pool_shares(stems, SPECTRAL, 0.04))
+    odds = torch.tensor([0.9, 0.9, 0.2, 0.9]).logit().mean().sigmoid()
+    assert found == pytest.approx([float(odds)] * 4, abs=0.03)
+
+
+def test_what_sounds_otherwise_keeps_its_own_share():
+    stems = _decided([0.9, 0.2, 0.9], [440, 2000, 440])
+    found = _share_of_notes(pool_shares(stems, SPECTRAL, 0.04))
+    assert found == pytest.approx([0.9, 0.2, 0.9], abs=0.02)
+
+
+def test_shares_that_agree_do_not_move():
+    both = 0.1 * _noise(1, 20_000)
+    stems = torch.cat([0.7 * both, 0.3 * both])
+    torch.testing.assert_close(pool_shares(stems, SPECTRAL, 0.5), stems, atol=1e-5, rtol=0)
+
+
+def test_it_is_the_sum_over_all_pairs_of_frames_written_out(monkeypatch):
+    stems = 0.1 * _noise(2, 3000, seed=1) * torch.tensor([[1.0], [0.4]])
+    monkeypatch.setattr(share_pooling, "_bands", lambda bins: [(0, bins)])
+    pooled = pool_shares(stems, SPECTRAL, 0.2)
+    spectrum = SPECTRAL.forward(stems)
+    logs, level = shares_of(spectrum).log(), torch.log1p(spectrum.sum(0).abs() / 0.01)
+    mean = torch.zeros_like(logs)
+    for i in range(logs.shape[2]):
+        weights = [torch.exp(-(a - level[:, i]).square().mean() / 0.2) for a in level.T]
+        mean[:, :, i] = sum(w * v for w, v in zip(weights, logs.unbind(2))) / sum(weights)
+    expected, share = mean.softmax(0), logs.exp()
+    scaled = spectrum * expected / share
+    scaled = scaled + expected * (spectrum.sum(0) - scaled.sum(0))
+    torch.testing.assert_close(pooled, SPECTRAL.inverse(scaled, 3000), atol=2e-5, rtol=0)
+
+
+def test_rows_at_a_time_do_not_matter(monkeypatch):
+    stems = 0.1 * _noise(2, 12_345, seed=2)
+    whole = pool_shares(stems, SPECTRAL, 0.1)
+    monkeypatch.setattr(share_pooling, "_ROWS", 7)
+    torch.testing.assert_close(pool_shares(stems, SPECTRAL, 0.1), whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("bins", [3, 6, 7, 129, 257, 1025, 4097])
+def test_bands_cover_every_bin(bins):
+    bands = share_pooling._bands(bins)
+    covered = {b for first, width in bands for b in range(first, first + width)}
+    assert covered == set(range(bins))
+
+
+def test_silence_stays_silent_and_finite():
+    pooled = pool_shares(torch.zeros(2, 5000), SPECTRAL, 0.04)
+    assert not pooled.any()
+
+
+def test_a_run_is_pooled_where_it_is_asked_for(tmp_path):
+    prior = load_prior(str(save_tiny_stems(tmp_path / "tiny.safetensors")), device="cpu")
+    plain = StemSampler(prior, SamplingSettings())
+    mixture = 0.1 * _noise(plain.padded_length(30_000))
+    pooled = StemSampler(prior, SamplingSettings(pooling=0.1)).sample(mixture, 0, 1).samples
+    expected = pool_shares(plain.sample(mixture, 0, 1).samples[0], prior.spectral, 0.1)
+    torch.testing.assert_close(pooled[0], expected)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_other_bandwidths_are_refused(value):
+    with pytest.raises(SettingsError, match=r"pooling lies in \[0, 1\]; found"):
+        SamplingSettings(pooling=value)
