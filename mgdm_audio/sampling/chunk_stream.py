@@ -99,7 +99,7 @@ class ChunkStream:
         piece = self._buffer[max(0, self._start - base) : stop - base]
         after = max(0, size - before - piece.shape[-1])
         mixture = reflected(piece, before, after)
-        estimate = self._sample(mixture)
+        estimate = self._sample(mixture, slice(before, size - after))
         overlap = self._overlap
         if self._tail is not None:
             head = self._tail + fade_in(overlap) * (estimate[..., :overlap] - self._tail)
@@ -116,7 +116,7 @@ class ChunkStream:
         self._report(0.0)
         return done
 
-    def _sample(self, mixture: Tensor) -> Tensor:
+    def _sample(self, mixture: Tensor, heard: slice) -> Tensor:
         sampler = self.sampler
         size = mixture.shape[-1]
         if is_silent(mixture):
@@ -132,7 +132,12 @@ class ChunkStream:
             self._report(min(1.0, done / expected))
 
         result = sampler.sample(
-            mixture, self._start, self.seed, pinned=self._tail, on_windows=evaluated
+            mixture,
+            self._start,
+            self.seed,
+            heard=heard,
+            pinned=self._tail,
+            on_windows=evaluated,
         )
         if result.trace is not None:
             self.traces.append(result.trace)

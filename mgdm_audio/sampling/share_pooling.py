@@ -37,7 +37,10 @@ def _bands(bins: int) -> list[tuple[int, int]]:
 
 
 def pool_shares(
-    stems: Float[Tensor, "stems samples"], spectral: SpectralTransform, bandwidth: float
+    stems: Float[Tensor, "stems samples"],
+    spectral: SpectralTransform,
+    bandwidth: float,
+    heard: slice = slice(None),
 ) -> Float[Tensor, "stems samples"]:
     """Average the shares of frames that sound alike.
 
@@ -50,6 +53,9 @@ def pool_shares(
     bandwidth : float
         Mean squared difference of the levels of two frames in a band, in natural logarithms, at
         which the one counts 1/e in the other's mean; positive.
+    heard : slice
+        Samples of the recording itself. What lies outside is its reflection, which looks like it
+        and was decided upon played backwards: such frames have no say.
 
     Notes
     -----
@@ -61,6 +67,8 @@ def pool_shares(
     logs = share.log()
     level = torch.log1p(spectrum.sum(0).abs() / _FLOOR)
     bins, frames = level.shape
+    begin, end, _ = heard.indices(stems.shape[-1])
+    first_heard, last_heard = -(-begin // spectral.hop), end // spectral.hop
     total, norm = torch.zeros_like(logs), torch.zeros(bins, 1).to(level)
     for first, width in _bands(bins):
         band = slice(first, first + width)
@@ -72,7 +80,8 @@ def pool_shares(
         square = near.square().sum(0) * -scale
         for start in range(0, frames, _ROWS):
             rows = slice(start, start + _ROWS)
-            others = slice(max(0, start - _REACH), start + _ROWS + _REACH)
+            before = min(max(first_heard, start - _REACH), last_heard)
+            others = slice(before, min(last_heard, start + _ROWS + _REACH) + 1)
             alike = torch.addmm(square[others], near[:, rows].mT, near[:, others], alpha=2 * scale)
             mean = values[:, others] @ alike.softmax(1).mT
             total[:, band, rows] += weight * mean.unflatten(0, (len(stems), width))

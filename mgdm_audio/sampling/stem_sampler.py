@@ -221,6 +221,7 @@ class StemSampler:
         origin: int,
         seed: int,
         *,
+        heard: slice = slice(None),
         pinned: Float[Tensor, "samples stems overlap"] | None = None,
         on_windows: Callable[[int], None] | None = None,
     ) -> ChunkResult:
@@ -235,6 +236,8 @@ class StemSampler:
             Position of the chunk in the recording, in samples; a multiple of the noise block.
         seed : int
             Posterior sample j of every chunk uses seed + j.
+        heard : slice
+            Samples of the recording itself; what lies outside is its reflection.
         pinned : Tensor, optional
             What the chunk before said of this chunk's first samples.
         on_windows : callable, optional
@@ -243,7 +246,7 @@ class StemSampler:
         """
         while True:
             try:
-                return self._sample(mixture, origin, seed, pinned, on_windows)
+                return self._sample(mixture, origin, seed, heard, pinned, on_windows)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
@@ -260,6 +263,7 @@ class StemSampler:
         mixture: Tensor,
         origin: int,
         seed: int,
+        heard: slice,
         pinned: Tensor | None,
         on_windows: Callable[[int], None] | None,
     ) -> ChunkResult:
@@ -288,7 +292,7 @@ class StemSampler:
         )
         x = result.x.float()
         if cfg.pooling > 0 and isinstance(prior, SpectralPrior):
-            x = torch.stack([pool_shares(one, prior.spectral, cfg.pooling) for one in x])
+            x = torch.stack([pool_shares(one, prior.spectral, cfg.pooling, heard) for one in x])
         x = x.cpu()
         if cfg.draws == "chain":
             return ChunkResult(x, result.trace)

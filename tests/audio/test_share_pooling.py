@@ -5,7 +5,8 @@ import torch
 
 from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.priors.spectral import SpectralTransform
-from mgdm_audio.sampling import share_pooling
+from mgdm_audio.sampling import share_pooling, stem_sampler
+from mgdm_audio.sampling.chunk_stream import PADDING, ChunkStream
 from mgdm_audio.sampling.share_pooling import pool_shares
 from mgdm_audio.sampling.shares import shares_of
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
@@ -85,6 +86,42 @@ def test_rows_at_a_time_do_not_matter(monkeypatch):
     whole = pool_shares(stems, SPECTRAL, 0.1)
     monkeypatch.setattr(share_pooling, "_ROWS", 7)
     torch.testing.assert_close(pool_shares(stems, SPECTRAL, 0.1), whole, atol=1e-6, rtol=0)
+
+
+def test_a_reflection_has_no_say():
+    """A chunk's reflected ends look like the recording and are decided upon played backwards."""
+    heard = _decided([0.9, 0.9], [440, 440])
+    wrong = _decided([0.1, 0.1], [440, 440])
+    stems = torch.cat([wrong, heard, wrong], -1)
+    pooled = pool_shares(stems, SPECTRAL, 0.04, slice(2 * NOTE, 4 * NOTE))
+    assert _share_of_notes(pooled)[2:4] == pytest.approx([0.9, 0.9], abs=0.02)
+    assert _share_of_notes(pool_shares(stems, SPECTRAL, 0.04))[2:4] != pytest.approx(
+        [0.9] * 2, abs=0.3
+    )
+
+
+@pytest.mark.parametrize("seconds", [1.5, 12.0])
+def test_a_stream_pools_what_was_recorded(tmp_path, monkeypatch, seconds):
+    """No frame that only a reflection holds is among those that have a say."""
+    prior = load_prior(str(save_tiny_stems(tmp_path / "tiny.safetensors")), device="cpu")
+    seen = []
+
+    def watched(stems, spectral, bandwidth, heard):
+        seen.append((stems.shape[-1], heard))
+        return stems
+
+    monkeypatch.setattr(stem_sampler, "pool_shares", watched)
+    count = round(seconds * prior.rate)
+    sampler = StemSampler(prior, SamplingSettings(pooling=0.1, chunk=6.0))
+    ChunkStream(sampler, 0, count).push(0.1 * _noise(count))
+    whole, kept = seen[0][0], 0
+    assert seen[0][1].start == PADDING
+    for size, heard in seen:
+        kept += heard.stop - heard.start
+        assert 0 <= heard.start < heard.stop <= size
+    overlaps = (len(seen) - 1) * (sampler.window - sampler.hop)
+    assert whole > 0
+    assert kept - overlaps == count
 
 
 @pytest.mark.parametrize("bins", [3, 6, 7, 129, 257, 1025, 4097])
