@@ -36,7 +36,7 @@ __all__ = ["ONE_DRAW", "VARIANTS", "Piece", "draw_stems", "figures", "measure", 
 
 
 def _chain(levels: int, variance: str = "shares", start: str = "wiener") -> SamplingSettings:
-    """`balanced` with so many levels, drawing at temperature 1."""
+    """`balanced` with so many levels, drawing at temperature 1; shares are not pooled."""
     return replace(
         PRESETS["balanced"],
         settings=TweedieGibbs(levels, Fraction(0.5), Tweedie(draw=True)),
@@ -44,6 +44,7 @@ def _chain(levels: int, variance: str = "shares", start: str = "wiener") -> Samp
         start=start,
         variance=variance,
         variance_floor=PRESETS["balanced"].variance_floor if variance == "shares" else 0.0,
+        pooling=0.0,
     )
 
 

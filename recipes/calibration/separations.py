@@ -43,8 +43,8 @@ def separate(
     sampler = StemSampler(prior, sampling)
     padded = torch.zeros(sampler.padded_length(len(mixture)))
     padded[: len(mixture)] = torch.from_numpy(mixture)
-    result = sampler.sample(padded, 0, seed)
     length = len(mixture)
+    result = sampler.sample(padded, 0, seed, heard=slice(0, length))
     return result.mean[:, :length].numpy(), result.samples[..., :length].numpy()
 
 

@@ -232,6 +232,10 @@ def _head(prior: WaveformPrior, budget: float, seconds: float) -> list[str]:
 @click.option("--seconds", type=float, help="Only the first so many seconds.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--budget", type=click.FloatRange(1), help="Evaluations; the default preset's own.")
+@click.option(
+    "--pooling", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+    help="Bandwidth of the pooling after every run; 0: the samplers themselves.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file; beside it a .json.")
 def main(
     references: Path,
@@ -242,6 +246,7 @@ def main(
     seconds: float | None,
     seed: int,
     budget: float | None,
+    pooling: float,
     out: Path | None,
 ) -> None:
     """Print a table of SI-SDR improvements of every sampler on REFERENCES.
@@ -260,7 +265,7 @@ def main(
     store = None if out is None else out.with_suffix(".json")
     question = {
         "prior": loaded.checksum, "references": references.name, "seconds": length, "seed": seed,
-        "budget": budget,
+        "budget": budget, "pooling": pooling,
     }  # fmt: skip
     rows = _held(store, question)
 
@@ -278,7 +283,7 @@ def main(
         done(_wiener(loaded, truth))
     for name, sampling in ways.items():
         if name not in rows:
-            done(_measured(name, sampling, loaded, truth, seed))
+            done(_measured(name, replace(sampling, pooling=pooling), loaded, truth, seed))
     click.echo(_markdown(list(rows.values()), loaded.stems, head), nl=False)
 
 

@@ -103,6 +103,6 @@ def test_the_file_is_markdown_and_goes_on(call):
     assert "python -m recipes.slakh.separation_table" in text
     means = [float(line.split("|")[len(STEMS) + 2]) for line in table[2:]]
     assert means == sorted(means, reverse=True)
-    for other in (("--seed", "1"), ("--budget", "3")):
+    for other in (("--seed", "1"), ("--budget", "3"), ("--pooling", "0.1")):
         _, _, result = call(*other, code=2)
         assert "another question" in result.output
