@@ -1,11 +1,13 @@
 """What the fault campaign and the newcomer's list found, each as it was found."""
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from click.testing import CliRunner
 
@@ -110,13 +112,19 @@ def test_a_data_set_whose_names_are_no_text_is_refused_in_a_line(tmp_path, place
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
 def test_estimates_whose_folder_is_no_text_are_refused_in_a_line(tmp_path):
-    """It was an internal error when run.json was written."""
-    folder = tmp_path / os.fsdecode(b"estim\xe9s")
-    folder.mkdir()
-    result = CliRunner().invoke(evaluate, ["score", str(folder), str(tmp_path)])
+    """It was an internal error when run.json was written, and later when the tables were."""
+    folder, data = tmp_path / os.fsdecode(b"estim\xe9s"), tmp_path / "songs"
+    soundfile.write(tmp_path / "tone.wav", torch.ones(8000).cumsum(0).sin().numpy() / 2, 8000)
+    for held in (folder, data):
+        (held / "song").mkdir(parents=True)
+        shutil.copy(tmp_path / "tone.wav", held / "song" / "bass.wav")
+    out = tmp_path / "run"
+    asked = ["score", str(folder), str(data), "-o", str(out), "--no-museval", "--quiet"]
+    result = CliRunner().invoke(evaluate, asked)
     assert result.exit_code == 1
     assert "rename it" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+    assert not out.exists()
 
 
 def test_lists_that_are_no_array_are_named():
