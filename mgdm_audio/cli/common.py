@@ -31,6 +31,7 @@ __all__ = [
     "precision_option",
     "prior_option",
     "report_error",
+    "stderr_console",
     "together",
 ]
 
@@ -255,6 +256,13 @@ prior_option = click.option(
     help="The prior: a name that mgdm-models lists, a checkpoint's path, or one on the hub.",
 )
 """The command gets the text as ``prior``, see ``catalogue.resolve``."""
+
+
+def stderr_console() -> Any:
+    """A rich Console on standard error that shows names as they are: ``:drum:`` is no picture."""
+    from rich.console import Console
+
+    return Console(stderr=True, emoji=False, highlight=False)
 
 
 def echo_json(value: Any) -> None:

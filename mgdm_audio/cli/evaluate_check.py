@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mgdm_audio.cli.common import report_error
+from mgdm_audio.cli.common import report_error, stderr_console
 from mgdm_audio.cli.evaluate_options import print_tables
 from mgdm_audio.compute.engines import Outcome
 from mgdm_audio.datasets.check import DatasetCheck, Finding
@@ -77,11 +77,10 @@ def _print_findings(word: str, findings: list[Finding], all_of_them: bool) -> No
 
 def show_conversion(outcomes: Iterator[Outcome], total: int, quiet: bool) -> int:
     """Follow a conversion with a progress bar; returns the number of tracks that failed."""
-    from rich.console import Console
     from rich.progress import Progress
 
     fresh = failed = 0
-    with Progress(console=Console(stderr=True), disable=quiet) as bars:
+    with Progress(console=stderr_console(), disable=quiet) as bars:
         task = bars.add_task("convert", total=total)
         for outcome in outcomes:
             bars.advance(task)

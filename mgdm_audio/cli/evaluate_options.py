@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mgdm_audio.cli.common import Group, report_error
+from mgdm_audio.cli.common import Group, report_error, stderr_console
 from mgdm_audio.datasets import Dataset
 from mgdm_audio.evaluation.run import Progress
 from mgdm_audio.evaluation.run_folder import Variant
@@ -102,7 +102,6 @@ def choose_tracks(
 @contextmanager
 def progress_bars(quiet: bool, bss: bool) -> Iterator[Any]:
     """Bars on standard error for tracks and BSSEval; yields what ``evaluate`` reports to."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
@@ -120,7 +119,6 @@ def progress_bars(quiet: bool, bss: bool) -> Iterator[Any]:
 
         yield tell
         return
-    console = Console(stderr=True)
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -128,7 +126,7 @@ def progress_bars(quiet: bool, bss: bool) -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[last]}", markup=False),
     ]
-    with Bars(*columns, console=console) as bars:
+    with Bars(*columns, console=stderr_console()) as bars:
         kinds = {"track": "separate"} | ({"bss": "BSSEval"} if bss else {})
         tasks = {k: bars.add_task(text, total=None, last="") for k, text in kinds.items()}
 

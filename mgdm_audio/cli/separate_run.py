@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from mgdm_audio.cli.common import report_error
+from mgdm_audio.cli.common import report_error, stderr_console
 from mgdm_audio.compute.speed import duration_words, speed_words
 from mgdm_audio.errors import display_name, one_line
 from mgdm_audio.separation.confidence import RELIABLE_DB
@@ -194,7 +194,7 @@ class _Show:
         if self._bars is None:
             click.echo(text, err=err)
         else:
-            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bars.console.print(text, markup=False, soft_wrap=True)
 
     def say_error(self, text: str) -> None:
         """Print an error when it happens."""
@@ -209,7 +209,6 @@ def _progress(todo: list[FileJob], quiet: bool) -> Iterator[_Show]:
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield _Show(todo, None)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -219,5 +218,5 @@ def _progress(todo: list[FileJob], quiet: bool) -> Iterator[_Show]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=stderr_console()) as bars:
         yield _Show(todo, bars)
