@@ -127,7 +127,7 @@ class Dataset:
     @property
     def splits(self) -> dict[str, int]:
         """Number of tracks of each split."""
-        return Counter(track.split for track in self.tracks)
+        return dict(Counter(track.split for track in self.tracks))
 
     def select(
         self, split: str | None = None, names: Sequence[str] = (), limit: int | None = None

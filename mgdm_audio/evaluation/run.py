@@ -97,6 +97,8 @@ def evaluate(
         Tracks, already selected.
     run : RunFolder
         Where results go, track by track.
+    settings, engine : optional
+        What decides the scores, and where the work is done.
     overwrite : bool
         Throw away what an earlier run left.
     facts : dict, optional

@@ -134,6 +134,8 @@ class PairedComparison:
     ----------
     difference : Interval
         Mean over tracks of B less A, with its bootstrap interval.
+    median : float
+        Median over tracks of B less A.
     better, worse : int
         Number of tracks on which B is above and below A.
     p_value : float

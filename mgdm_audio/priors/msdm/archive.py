@@ -60,9 +60,10 @@ _REBUILD_PARAMETER = {
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's numbers are: a view of a storage in the archive, of which this is the key.
+    """Where a tensor's numbers are: a view of a storage in the archive.
 
-    The storage has ``numel`` numbers; the view begins at number ``offset``.
+    ``storage`` is the storage's key and ``numel`` how many numbers it has; the view begins at
+    number ``offset`` of them.
     """
 
     storage: str

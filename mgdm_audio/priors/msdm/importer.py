@@ -75,12 +75,16 @@ def import_msdm(
     ----------
     out : str or Path
         The ``.safetensors`` file to write.
+    name : str
+        Name in the header.
     stems : sequence of str, optional
         Names of the channels; bass, drums, guitar, piano for four of them.
     rate, window : int
         Sampling rate in hertz and training segment in samples; MSDM's by default.
     licence : str
         Licence of the weights, which the file does not say.
+    dtype : torch.dtype
+        How the weights are stored.
 
     Raises
     ------
