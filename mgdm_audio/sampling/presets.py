@@ -35,7 +35,7 @@ def _tweedie(levels: int) -> SamplingSettings:
         temperature=0.01,
         variance="shares",
         variance_floor=0.03,
-        # Chosen on the even pieces of set B (docs/separation_samplers.md).
+        # Chosen on every fourth piece of set B and on C (docs/separation_samplers.md).
         pooling=0.04,
     )
 

@@ -59,22 +59,39 @@ def pool_shares(
 
     Notes
     -----
-    Time and memory grow with the square of the frames up to some 4000 of them (95 s at 512 samples
-    and 22 050 Hz), from where on in proportion.
+    Time grows with the square of the frames up to some 4000 of them (95 s at 512 samples and
+    22 050 Hz), from where on in proportion; memory in proportion.
     """
     spectrum = spectral.forward(stems)
     share = shares_of(spectrum)
-    logs = share.log()
-    level = torch.log1p(spectrum.sum(0).abs() / _FLOOR)
-    bins, frames = level.shape
     begin, end, _ = heard.indices(stems.shape[-1])
-    first_heard, last_heard = -(-begin // spectral.hop), end // spectral.hop
-    total, norm = torch.zeros_like(logs), torch.zeros(bins, 1).to(level)
+    known = -(-begin // spectral.hop), end // spectral.hop
+    level = torch.log1p(spectrum.sum(0).abs() / _FLOOR)
+    # A caller's own autocast would round differences of levels until everything looks alike.
+    with torch.autocast(stems.device.type, enabled=False):
+        pooled = _averaged(share.log(), level, bandwidth, *known).softmax(0)
+    return spectral.inverse(with_shares(spectrum, share, pooled), stems.shape[-1])
+
+
+def _averaged(
+    logs: Float[Tensor, "stems bins frames"],
+    level: Float[Tensor, "bins frames"],
+    bandwidth: float,
+    first_heard: int,
+    last_heard: int,
+) -> Float[Tensor, "stems bins frames"]:
+    """Mean of the logarithms over the frames that were heard, both ends included."""
+    bins, frames = level.shape
+    total, norm = torch.zeros_like(logs), torch.zeros_like(level[:, :1])
     for first, width in _bands(bins):
         band = slice(first, first + width)
-        weight = torch.hann_window(width + 2, periodic=False)[1:-1, None].to(level)
+        weight = torch.hann_window(
+            width + 2, periodic=False, dtype=level.dtype, device=level.device
+        )[1:-1, None]
         norm[band] += weight
         near, values = level[band], logs[:, band].flatten(0, 1)
+        # About their mean, so that squares are small and little of the differences is rounded off.
+        near = near - near.mean(1, keepdim=True)
         # |a - b|^2 = |a|^2 + |b|^2 - 2 a b, of which |a|^2 is the same in a whole row.
         scale = 1 / (width * bandwidth)
         square = near.square().sum(0) * -scale
@@ -84,6 +101,5 @@ def pool_shares(
             others = slice(before, min(last_heard, start + _ROWS + _REACH) + 1)
             alike = torch.addmm(square[others], near[:, rows].mT, near[:, others], alpha=2 * scale)
             mean = values[:, others] @ alike.softmax(1).mT
-            total[:, band, rows] += weight * mean.unflatten(0, (len(stems), width))
-    pooled = torch.softmax(total / norm, 0)
-    return spectral.inverse(with_shares(spectrum, share, pooled), stems.shape[-1])
+            total[:, band, rows] += weight * mean.unflatten(0, (len(logs), width))
+    return total / norm

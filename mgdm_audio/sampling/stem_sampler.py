@@ -116,7 +116,11 @@ class SamplingSettings:
             # What is sampled jointly is held in memory some twenty times over.
             (self.window is None or 1 <= self.window <= 60, "window lies in 1..60 s", self.window),
             (1 <= self.chunk <= 600, "chunk lies in 1..600 s", self.chunk),
-            (0 <= self.pooling <= 1, "pooling lies in [0, 1]", self.pooling),
+            (
+                self.pooling == 0 or 1e-4 <= self.pooling <= 1,
+                "pooling is 0 or lies in [0.0001, 1]",
+                self.pooling,
+            ),
         )
         for holds, rule, found in rules:
             if not holds:

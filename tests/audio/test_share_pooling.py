@@ -1,5 +1,8 @@
 """Pooling of shares: sums are kept, what repeats is decided together, what does not stays."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,6 +10,7 @@ from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling import share_pooling, stem_sampler
 from mgdm_audio.sampling.chunk_stream import PADDING, ChunkStream
+from mgdm_audio.sampling.presets import PRESETS
 from mgdm_audio.sampling.share_pooling import pool_shares
 from mgdm_audio.sampling.shares import shares_of
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
@@ -81,6 +85,24 @@ def test_it_is_the_sum_over_all_pairs_of_frames_written_out(monkeypatch):
     torch.testing.assert_close(pooled, SPECTRAL.inverse(scaled, 3000), atol=2e-5, rtol=0)
 
 
+def test_a_callers_autocast_does_not_reach_it():
+    stems = _decided([0.9, 0.2, 0.9], [440, 2000, 440])
+    expected = pool_shares(stems, SPECTRAL, 0.04)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pool_shares(stems, SPECTRAL, 0.04)
+    torch.testing.assert_close(found, expected)
+
+
+def test_loud_frames_are_compared_as_in_float64():
+    """Their levels are large, and what differs between them is not."""
+    ramp = torch.linspace(0.1, 0.9, 12_000)
+    tone = torch.sin(2 * torch.pi * 440 / 8000 * torch.arange(12_000))
+    stems = 1000 * torch.stack([ramp * tone, (1 - ramp) * tone]) + 10 * _noise(2, 12_000)
+    found = pool_shares(stems, SPECTRAL, 1e-3)
+    exact = pool_shares(stems.double(), SPECTRAL, 1e-3).float()
+    torch.testing.assert_close(found, exact, atol=0.3, rtol=0)
+
+
 def test_rows_at_a_time_do_not_matter(monkeypatch):
     stems = 0.1 * _noise(2, 12_345, seed=2)
     whole = pool_shares(stems, SPECTRAL, 0.1)
@@ -100,8 +122,9 @@ def test_a_reflection_has_no_say():
     )
 
 
-@pytest.mark.parametrize("seconds", [1.5, 12.0])
-def test_a_stream_pools_what_was_recorded(tmp_path, monkeypatch, seconds):
+@pytest.mark.parametrize("shift", [0, PADDING])
+@pytest.mark.parametrize("count", [1, 300, 33_000, 265_000])
+def test_a_stream_pools_what_was_recorded(tmp_path, monkeypatch, count, shift):
     """No frame that only a reflection holds is among those that have a say."""
     prior = load_prior(str(save_tiny_stems(tmp_path / "tiny.safetensors")), device="cpu")
     seen = []
@@ -110,18 +133,32 @@ def test_a_stream_pools_what_was_recorded(tmp_path, monkeypatch, seconds):
         seen.append((stems.shape[-1], heard))
         return stems
 
+    def run(problem, *args, **options):  # the network has no part in this
+        return SimpleNamespace(x=torch.zeros(1, *problem.shape), trace=None)
+
     monkeypatch.setattr(stem_sampler, "pool_shares", watched)
-    count = round(seconds * prior.rate)
-    sampler = StemSampler(prior, SamplingSettings(pooling=0.1, chunk=6.0))
-    ChunkStream(sampler, 0, count).push(0.1 * _noise(count))
-    whole, kept = seen[0][0], 0
-    assert seen[0][1].start == PADDING
+    monkeypatch.setattr(stem_sampler, "sample", run)
+    sampler = StemSampler(prior, replace(PRESETS["fast"], chunk=6.0))
+    pieces = ChunkStream(sampler, 0, count, shift=shift).push(0.1 * _noise(count))
+    assert sum(piece.shape[-1] for piece in pieces) == count
+    if count == 1:  # silent about its mean, so not sampled
+        assert not seen
+        return
+    kept = 0
+    assert seen[0][1].start == PADDING + shift
     for size, heard in seen:
         kept += heard.stop - heard.start
         assert 0 <= heard.start < heard.stop <= size
     overlaps = (len(seen) - 1) * (sampler.window - sampler.hop)
-    assert whole > 0
     assert kept - overlaps == count
+    assert (len(seen) > 1) == (count > 200_000)
+
+
+def test_a_recording_between_two_frames_is_pooled_with_the_nearest():
+    stems = 0.1 * _noise(2, 5000)
+    pooled = pool_shares(stems, SPECTRAL, 0.04, slice(2049, 2050))
+    assert pooled.isfinite().all()
+    torch.testing.assert_close(pooled.sum(0), stems.sum(0), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("bins", [3, 6, 7, 129, 257, 1025, 4097])
@@ -137,15 +174,19 @@ def test_silence_stays_silent_and_finite():
 
 
 def test_a_run_is_pooled_where_it_is_asked_for(tmp_path):
-    prior = load_prior(str(save_tiny_stems(tmp_path / "tiny.safetensors")), device="cpu")
-    plain = StemSampler(prior, SamplingSettings())
-    mixture = 0.1 * _noise(plain.padded_length(30_000))
-    pooled = StemSampler(prior, SamplingSettings(pooling=0.1)).sample(mixture, 0, 1).samples
-    expected = pool_shares(plain.sample(mixture, 0, 1).samples[0], prior.spectral, 0.1)
-    torch.testing.assert_close(pooled[0], expected)
+    prior = load_prior(
+        str(save_tiny_stems(tmp_path / "tiny.safetensors")), device="cpu", precision="float32"
+    )
+    plain = replace(PRESETS["fast"], samples=2, temperature=1.0, pooling=0.0)
+    mixture = 0.1 * _noise(StemSampler(prior, plain).padded_length(16_000))
+    left = StemSampler(prior, plain).sample(mixture, 0, 1).samples
+    pooled = StemSampler(prior, replace(plain, pooling=0.1)).sample(mixture, 0, 1).samples
+    assert (left[0] - left[1]).abs().max() > 1e-4
+    for found, own in zip(pooled, left):  # each by itself
+        torch.testing.assert_close(found, pool_shares(own, prior.spectral, 0.1))
 
 
-@pytest.mark.parametrize("value", [-0.1, 1.5])
+@pytest.mark.parametrize("value", [-0.1, 1e-39, 1.5, float("nan")])
 def test_other_bandwidths_are_refused(value):
-    with pytest.raises(SettingsError, match=r"pooling lies in \[0, 1\]; found"):
+    with pytest.raises(SettingsError, match=r"pooling is 0 or lies in \[0.0001, 1\]; found"):
         SamplingSettings(pooling=value)
