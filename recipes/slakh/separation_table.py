@@ -233,7 +233,7 @@ def _head(prior: WaveformPrior, budget: float, seconds: float) -> list[str]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--budget", type=click.FloatRange(1), help="Evaluations; the default preset's own.")
 @click.option(
-    "--pooling", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+    "--pooling", default=0.0, show_default=True,
     help="Bandwidth of the pooling after every run; 0: the samplers themselves.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Markdown file; beside it a .json.")
@@ -258,7 +258,10 @@ def main(
         budget = cost_of(sampling_settings(), loaded)
     names = [n.strip() for n in samplers.split(",") if n.strip()] or [*_EXTRA, *SAMPLERS]
     with as_usage():
-        ways = _ways(loaded, names, budget)
+        ways = {
+            name: replace(sampling, pooling=pooling)
+            for name, sampling in _ways(loaded, names, budget).items()
+        }
     truth = _references(references, loaded, seconds)
     length = truth.shape[-1] / loaded.rate
     head = _head(loaded, budget, length)
@@ -283,7 +286,7 @@ def main(
         done(_wiener(loaded, truth))
     for name, sampling in ways.items():
         if name not in rows:
-            done(_measured(name, replace(sampling, pooling=pooling), loaded, truth, seed))
+            done(_measured(name, sampling, loaded, truth, seed))
     click.echo(_markdown(list(rows.values()), loaded.stems, head), nl=False)
 
 

@@ -106,3 +106,5 @@ def test_the_file_is_markdown_and_goes_on(call):
     for other in (("--seed", "1"), ("--budget", "3"), ("--pooling", "0.1")):
         _, _, result = call(*other, code=2)
         assert "another question" in result.output
+    _, _, result = call("--pooling", "2", code=2)
+    assert "pooling is 0 or lies in" in result.output
