@@ -62,7 +62,8 @@ def pool_shares(
     Time grows with the square of the frames up to some 4000 of them (95 s at 512 samples and
     22 050 Hz), from where on in proportion; memory in proportion.
     """
-    spectrum = spectral.forward(stems)
+    # Frames come one after the other in memory from the STFT; here whole bands are gone through.
+    spectrum = spectral.forward(stems).contiguous()
     share = shares_of(spectrum)
     begin, end, _ = heard.indices(stems.shape[-1])
     known = -(-begin // spectral.hop), end // spectral.hop

@@ -258,7 +258,8 @@ class NoiseEmbedding(nn.Module):
     def __init__(self, size: int, frequencies: int = 32) -> None:
         super().__init__()
         # Periods from 16 down to 1/2 in natural logarithm: smooth in sigma, yet it tells levels.
-        periods = torch.logspace(math.log10(16.0), math.log10(0.5), frequencies)
+        # On the CPU, for the meta device would have torch import its compiler.
+        periods = torch.logspace(math.log10(16.0), math.log10(0.5), frequencies, device="cpu")
         self.register_buffer("rates", 2 * math.pi / periods, persistent=False)
         self.first = nn.Linear(4 * frequencies, size)
         self.second = nn.Linear(size, size)
