@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
@@ -29,6 +29,10 @@ class Meter:
     items: int
     evaluations: float = 0.0
     vjps: float = 0.0
+
+    def count_vjp(self, rows: int, grad: Tensor) -> None:
+        """Note that a gradient came back for so many rows: a hook of what was denoised."""
+        self.vjps += rows / self.items
 
 
 @dataclass(frozen=True)
@@ -130,14 +134,9 @@ class Problem:
     ) -> Float[Tensor, "items *event"]:
         """D_t(x) with a graph; every product with its Jacobian is counted."""
         out = self._asked(x, self.prior.denoise(x, t))
-        meter = self.meter
-        if meter is not None and out.requires_grad:
-
-            def count(grad: Tensor) -> None:
-                meter.vjps += len(x) / meter.items
-
+        if self.meter is not None and out.requires_grad:
             out = out.view_as(out)
-            out.register_hook(count)
+            out.register_hook(partial(self.meter.count_vjp, len(x)))
         return out
 
     def residual(self, x_0: Float[Tensor, "items *event"]) -> Float[Tensor, " items"] | None:

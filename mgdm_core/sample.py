@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -167,6 +168,10 @@ def _streams(
     return (RandomStreams if noise == "cpu" else DeviceStreams)(seeds)
 
 
+def _weighted(weights: Sequence[float], values: Sequence[float]) -> float:
+    return sum(v * w for v, w in zip(values, weights))
+
+
 class _Run:
     """One call of :func:`sample`: its batches, one after another."""
 
@@ -228,18 +233,6 @@ class _Run:
             recorder.records, recorder.extra = list(saved.records), dict(saved.extra)
             meter.evaluations, meter.vjps = saved.evaluations, saved.vjps
 
-        def save() -> SavedRun:
-            return SavedRun(
-                tuple(self.done),
-                state,
-                noise.state(),
-                list(recorder.records),
-                {name: list(values) for name, values in recorder.extra.items()},
-                meter.evaluations,
-                meter.vjps,
-                self.seconds + time.perf_counter() - self.began,
-            )
-
         info: Info | None = None
         try:
             while state.step < plan.steps:
@@ -247,6 +240,7 @@ class _Run:
                 recorder.add(info, problem.residual(info.x_0))
                 if state.step % self.every == 0 or state.step == plan.steps:
                     recorder.flush()
+                    save = partial(self.saved, state, noise, recorder, meter)
                     self.report(plan.steps, state.step, info.level, info.x_0, save)
             result = sampler.finish(problem, plan, state, noise)
         except DivergenceError as error:
@@ -259,9 +253,23 @@ class _Run:
             at = [first + i for i in bad.nonzero()[:, 0].tolist()]
             raise DivergenceError(sampler.name, level, at)
         if info is None and saved is None:
+            save = partial(self.saved, state, noise, recorder, meter)
             self.report(1, 1, level, result.x, save)
         return Batch(
             problem.items, result, recorder.records, recorder.extra, meter.evaluations, meter.vjps
+        )
+
+    def saved(self, state: Any, noise: RandomStreams, recorder: Recorder, meter: Meter) -> SavedRun:
+        """Everything that the run needs to go on from this step of this batch."""
+        return SavedRun(
+            tuple(self.done),
+            state,
+            noise.state(),
+            list(recorder.records),
+            {name: list(values) for name, values in recorder.extra.items()},
+            meter.evaluations,
+            meter.vjps,
+            self.seconds + time.perf_counter() - self.began,
         )
 
     def report(self, steps: int, step: int, level: int, estimate: Tensor, save: Any) -> None:
@@ -280,11 +288,8 @@ class _Run:
             torch.cuda.synchronize(self.device)
         sizes = [batch.items for batch in self.done]
         weights = [size / sum(sizes) for size in sizes]
-
-        def mean(values: Sequence[float]) -> float:
-            return sum(v * w for v, w in zip(values, weights))
-
         records = mean_records([batch.records for batch in self.done], sizes)
+        mean = partial(_weighted, weights)
         extra = {
             name: [mean(row) for row in zip(*(batch.extra[name] for batch in self.done))]
             for name in self.done[0].extra

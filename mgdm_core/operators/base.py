@@ -22,6 +22,16 @@ def flat(x: Shaped[Tensor, "batch ..."]) -> Shaped[Tensor, "batch size"]:
     return x.reshape(x.shape[0], -1)
 
 
+def dot(a: Float[Tensor, "batch ..."], b: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:
+    """Inner product of each item of one batch with that of another."""
+    return (flat(a) * flat(b)).sum(-1)
+
+
+def folded(x: Shaped[Tensor, "batch ..."], shape: Sequence[int]) -> Shaped[Tensor, "batch ..."]:
+    """View every item of a batch in another shape of the same size."""
+    return x.reshape(x.shape[0], *shape)
+
+
 class SVD(NamedTuple):
     """A = U diag(values) V^T on flattened events, padded to the event's size n.
 
@@ -49,13 +59,9 @@ def conjugate_gradient(
     are at most as many steps as unknowns; on the CPU, where looking costs nothing, the loop also
     ends when every item rests.
     """
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return fit((flat(a) * flat(b)).sum(-1), a)  # type: ignore[return-value]
-
     u = torch.zeros_like(rhs)
     residual, direction = rhs.clone(), rhs.clone()
-    energy = dot(residual, residual)
+    energy = _fitted(residual, residual)
     goal = energy * tolerance**2
     tiny = torch.finfo(rhs.dtype).tiny
     # Rounding spoils the directions' conjugacy: a few steps beyond the number of unknowns.
@@ -64,15 +70,22 @@ def conjugate_gradient(
             break
         image = apply(direction)
         # A converged item has direction zero: keep it where it is instead of dividing 0 by 0.
-        curvature = dot(direction, image)
+        curvature = _fitted(direction, image)
         active = (curvature > 0) & (energy > goal)
         step = torch.where(active, energy / curvature.clamp_min(tiny), torch.zeros_like(energy))
         u = u + step * direction
         residual = residual - step * image
-        new_energy = dot(residual, residual)
+        new_energy = _fitted(residual, residual)
         direction = residual + new_energy / energy.clamp_min(tiny) * direction
         energy = new_energy
     return u
+
+
+def _fitted(
+    a: Float[Tensor, "batch *axes"], b: Float[Tensor, "batch *axes"]
+) -> Float[Tensor, "batch ..."]:
+    """Inner product of each item, in a shape that multiplies the items."""
+    return fit(dot(a, b), a)  # type: ignore[return-value]
 
 
 class Operator:
@@ -114,11 +127,10 @@ class LinearOperator(Operator):
             One weight, or one per item.
         """
         w = fit(weight, y)
-
-        def gram(u: Tensor) -> Tensor:
-            return w * self.forward(self.adjoint(u)) + u
-
-        return z + self.adjoint(conjugate_gradient(gram, w * (y - self.forward(z))))
+        solved = conjugate_gradient(
+            lambda u: w * self.forward(self.adjoint(u)) + u, w * (y - self.forward(z))
+        )
+        return z + self.adjoint(solved)
 
     def solve_gram(
         self,

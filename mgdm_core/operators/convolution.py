@@ -12,7 +12,7 @@ import torch
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError
-from mgdm_core.operators.base import SVD, LinearOperator, SpectralOperator
+from mgdm_core.operators.base import SVD, LinearOperator, SpectralOperator, folded
 
 
 def gaussian_taps(sigma: float, truncate: float = 4.0) -> Float[Tensor, " taps"]:
@@ -199,14 +199,10 @@ class CircularBlur(SpectralOperator):
         modulus = torch.where(modulus > 1e-6 * modulus.max(), modulus, 0.0 * modulus)
         phase = torch.where(modulus > 0, spectrum / modulus.clamp_min(1e-300), 0.0 * spectrum)
         values = modulus.to(like.device, like.dtype).expand(shape).reshape(-1)
-
-        def fold(c: Tensor) -> Tensor:
-            return c.reshape(len(c), *shape)
-
         return SVD(
             values,
             lambda x: _cas(x).reshape(len(x), -1),
-            lambda c: _cas(fold(c)),
+            lambda c: _cas(folded(c, shape)),
             lambda y: _cas(self._filter(y, phase.conj())).reshape(len(y), -1),
-            lambda c: self._filter(_cas(fold(c)), phase),
+            lambda c: self._filter(_cas(folded(c, shape)), phase),
         )

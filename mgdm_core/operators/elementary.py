@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
+from torch.nn.functional import pad
 
 from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
-from mgdm_core.operators.base import SVD, Operator, SpectralOperator, flat, size_of
+from mgdm_core.operators.base import SVD, Operator, SpectralOperator, flat, folded, size_of
 
 
 class FunctionOperator(Operator):
@@ -43,10 +45,7 @@ class Identity(SpectralOperator):
         """All singular values are one."""
         shape = tuple(shape)
         ones = torch.ones(size_of(shape), dtype=like.dtype, device=like.device)
-
-        def fold(c: Tensor) -> Tensor:
-            return c.reshape(c.shape[0], *shape)
-
+        fold = partial(folded, shape=shape)
         return SVD(ones, flat, fold, flat, fold)
 
 
@@ -88,14 +87,10 @@ class Mask(SpectralOperator):
     def svd(self, shape: Sequence[int], like: Tensor) -> SVD:
         """Singular values are one on kept entries and zero elsewhere; V is the identity."""
         values = self.keep.reshape(-1).to(like.device, like.dtype)
-
-        def fold(c: Tensor) -> Tensor:
-            return c.reshape(c.shape[0], *self.keep.shape)
-
         return SVD(
             values,
             flat,
-            fold,
+            partial(folded, shape=self.keep.shape),
             lambda y: flat(self.adjoint(y)),
             lambda c: c.index_select(1, self._kept(c)),
         )
@@ -150,17 +145,11 @@ class Matrix(SpectralOperator):
         """Decomposition computed once in float64."""
         _, u, values, v_t = self._like(like)
         n, rank = v_t.shape[0], self._rank
-
-        def to_slots(y: Tensor) -> Tensor:
-            out = torch.zeros(y.shape[0], n, dtype=y.dtype, device=y.device)
-            out[:, :rank] = (y @ u)[:, :rank]
-            return out
-
         return SVD(
             values,
             lambda x: flat(x) @ v_t.T,
-            lambda c: (c @ v_t).reshape(c.shape[0], *self.event_shape),
-            to_slots,
+            lambda c: folded(c @ v_t, self.event_shape),
+            lambda y: pad((y @ u)[:, :rank], (0, n - rank)),
             lambda c: c[:, :rank] @ u[:, :rank].T,
         )
 
@@ -205,20 +194,11 @@ class SumOverChannels(SpectralOperator):
         rest = size_of(shape[1:])
         values = torch.zeros(self.channels, rest, dtype=like.dtype, device=like.device)
         values[0] = self.channels**0.5
-
-        def v_t(x: Tensor) -> Tensor:
-            return flat(torch.einsum("kc,bcn->bkn", rotation, x.reshape(len(x), shape[0], rest)))
-
-        def v(c: Tensor) -> Tensor:
-            turned = torch.einsum("kc,bkn->bcn", rotation, c.reshape(len(c), shape[0], rest))
-            return turned.reshape(len(c), *shape)
-
-        def u_t(y: Tensor) -> Tensor:
-            out = torch.zeros(len(y), self.channels, rest, dtype=y.dtype, device=y.device)
-            out[:, 0] = flat(y)
-            return flat(out)
-
-        def u(c: Tensor) -> Tensor:
-            return c.reshape(len(c), self.channels, rest)[:, 0].reshape(len(c), *shape[1:])
-
-        return SVD(values.reshape(-1), v_t, v, u_t, u)
+        rows = (self.channels, rest)
+        return SVD(
+            values.reshape(-1),
+            lambda x: flat(torch.einsum("kc,bcn->bkn", rotation, folded(x, rows))),
+            lambda c: folded(torch.einsum("kc,bkn->bcn", rotation, folded(c, rows)), shape),
+            lambda y: pad(flat(y), (0, (self.channels - 1) * rest)),
+            lambda c: folded(folded(c, rows)[:, 0], shape[1:]),
+        )

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn.functional import pad
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
-from mgdm_core.operators.base import SVD, SpectralOperator
+from mgdm_core.operators.base import SVD, SpectralOperator, flat, folded
 
 # Below this share of the largest, a singular value is rounding noise of the 1-D matrices.
 _RANK_TOLERANCE = 1e-6
@@ -95,25 +96,14 @@ class Separable(SpectralOperator):
         product = s_r[:, None] * s_c[None]
         product = torch.where(product > _RANK_TOLERANCE * product.max(), product, 0.0 * product)
         values[:, :rank_r, :rank_c] = product
-
-        def fold(c: Tensor) -> Tensor:
-            return c.reshape(len(c), *shape)
-
-        def u_t(y: Tensor) -> Tensor:
-            out = torch.zeros(len(y), *shape, dtype=y.dtype, device=y.device)
-            out[..., :rank_r, :rank_c] = u_r[:, :rank_r].T @ y @ u_c[:, :rank_c]
-            return (out * (values > 0)).reshape(len(y), -1)
-
-        def u(c: Tensor) -> Tensor:
-            block = (fold(c) * (values > 0))[..., :rank_r, :rank_c]
-            return u_r[:, :rank_r] @ block @ u_c[:, :rank_c].T
-
+        left, right, some = u_r[:, :rank_r], u_c[:, :rank_c], values > 0
+        beyond = (0, shape[-1] - rank_c, 0, shape[-2] - rank_r)
         return SVD(
             values.reshape(-1),
             lambda x: (vt_r @ x @ vt_c.T).reshape(len(x), -1),
-            lambda c: vt_r.T @ fold(c) @ vt_c,
-            u_t,
-            u,
+            lambda c: vt_r.T @ folded(c, shape) @ vt_c,
+            lambda y: flat(pad(left.T @ y @ right, beyond) * some),
+            lambda c: left @ (folded(c, shape) * some)[..., :rank_r, :rank_c] @ right.T,
         )
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import torch
 
-from mgdm_core.array_types import Events, Tensor
+from mgdm_core.array_types import Events
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
@@ -58,11 +58,9 @@ def _guidance(problem: Problem, x: Events, t: int, gamma: float) -> tuple[Events
     """Return D(x_t) and the step that is subtracted."""
     likelihood = problem.likelihood
     if isinstance(likelihood, GaussianLikelihood):
-
-        def misfit(x_0: Tensor) -> Tensor:
-            return flat(likelihood.residual(x_0)).square().sum(-1)
-
-        x_0, square, grad = loss_and_gradient(problem, x, t, misfit)
+        x_0, square, grad = loss_and_gradient(
+            problem, x, t, lambda x_0: flat(likelihood.residual(x_0)).square().sum(-1)
+        )
         norm = square.double().sqrt().clamp_min(1e-12)
         return x_0, fit(gamma / norm, x) * grad
     with torch.enable_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from mgdm_core.array_types import Events, Float, Tensor
@@ -56,20 +57,20 @@ class PSLD(Descent):
         self, problem: Problem, x: Events, t: int, s: int, noise: RandomStreams
     ) -> tuple[Events, Events]:
         """Denoise, go down, follow both gradients."""
-        encode, decode, inner = on_data(problem)
-        likelihood = gaussian(inner)
-        operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
-
-        def pulls(z_0: Tensor) -> Tensor:
-            image = decode(z_0)
-            residual = likelihood.residual(image)
-            glued = z_0 - encode(image + operator.adjoint(residual))
-            return self.eta * _norm(residual) + self.gamma * _norm(glued)
-
-        x_0, _, grad = loss_and_gradient(problem, x, t, pulls)
+        x_0, _, grad = loss_and_gradient(problem, x, t, partial(self._pulls, problem))
         x = bridge_sample(problem.schedule, x_0, x, s, t, noise, self.ddim_eta)
         # Level 0 is D(x_t) itself: a step after it would leave the data's manifold.
         return (x - grad if s > 0 else x), x_0
+
+    def _pulls(self, problem: Problem, z_0: Events) -> Float[Tensor, " batch"]:
+        """What each step goes down: how far an item is from the data, and from its own codes."""
+        encode, decode, inner = on_data(problem)
+        likelihood = gaussian(inner)
+        operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
+        image = decode(z_0)
+        residual = likelihood.residual(image)
+        glued = z_0 - encode(image + operator.adjoint(residual))
+        return self.eta * _norm(residual) + self.gamma * _norm(glued)
 
 
 def _norm(x: Float[Tensor, "batch ..."]) -> Float[Tensor, " batch"]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
-from mgdm_core.likelihoods import GaussianLikelihood
+from mgdm_core.array_types import Events, Float, Tensor
+from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import SpectralOperator, flat
 from mgdm_core.problem import Problem
@@ -122,20 +123,19 @@ class TwistedSMC(ParticleSampler):
         """D(x_t), log twist and its gradient in x_t, per particle."""
         likelihood = problem.likelihood.select(owners(problem, self.particles))
         r2 = posterior_variance(problem.schedule, t, self.data_variance)
-
-        def loss(x_0: Tensor) -> Tensor:
-            lik = likelihood
-            if self.twist == "plain" or not isinstance(lik, GaussianLikelihood):
-                return -lik.log_prob(x_0)
-            if not isinstance(lik.operator, SpectralOperator):
-                share = lik.sigma_y**2 / (lik.sigma_y**2 + r2)
-                return -share * lik.log_prob(x_0)
-            svd = lik.operator.svd(problem.shape, lik.observation)
-            gap = svd.u_t(lik.observation) - svd.values * svd.v_t(x_0)
-            return 0.5 * (gap.square() / (lik.sigma_y**2 + r2 * svd.values**2)).sum(-1)
-
-        x_0, value, grad = loss_and_gradient(problem, x, t, loss)
+        x_0, value, grad = loss_and_gradient(problem, x, t, partial(self._loss, likelihood, r2))
         return x_0, -value, -grad
+
+    def _loss(self, lik: Likelihood, r2: float, x_0: Events) -> Float[Tensor, " rows"]:
+        """Minus log twist, where x_0 has the variance ``r2`` around D(x_t)."""
+        if self.twist == "plain" or not isinstance(lik, GaussianLikelihood):
+            return -lik.log_prob(x_0)
+        if not isinstance(lik.operator, SpectralOperator):
+            share = lik.sigma_y**2 / (lik.sigma_y**2 + r2)
+            return -share * lik.log_prob(x_0)
+        svd = lik.operator.svd(x_0.shape[1:], lik.observation)
+        gap = svd.u_t(lik.observation) - svd.values * svd.v_t(x_0)
+        return 0.5 * (gap.square() / (lik.sigma_y**2 + r2 * svd.values**2)).sum(-1)
 
 
 def _shift(

@@ -7,6 +7,7 @@ conditional mean. No gradient of a network is involved.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 from mgdm_core.array_types import Events, Float, Num, Tensor
@@ -86,12 +87,14 @@ def condition_gaussian(
         gain = v / (v.sum(1, keepdim=True) + sigma_y**2)
         rest = basis.forward(y - operator.forward(z))
         return z + basis.inverse(gain * rest[:, None], length)
+    spread = partial(_spread, basis, v)
+    solved = conjugate_gradient(
+        lambda u: operator.forward(spread(operator.adjoint(u))) + sigma_y**2 * u,
+        y - operator.forward(z),
+    )
+    return z + spread(operator.adjoint(solved))
 
-    def covariance(x: Tensor) -> Tensor:
-        return basis.inverse(v * basis.forward(x), length)
 
-    def gram(u: Tensor) -> Tensor:
-        return operator.forward(covariance(operator.adjoint(u))) + sigma_y**2 * u
-
-    solved = conjugate_gradient(gram, y - operator.forward(z))
-    return z + covariance(operator.adjoint(solved))
+def _spread(basis: Basis, variance: Float[Tensor, "..."], x: Events) -> Events:
+    """Multiply by a covariance that is diagonal in the basis."""
+    return basis.inverse(variance * basis.forward(x), x.shape[-1])

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import LinearOperator, Operator, flat
+from mgdm_core.operators.base import dot
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import gaussian, locally_gaussian
 from mgdm_core.schedule import fit
@@ -32,13 +34,14 @@ def covariance_at(problem: Problem, x: Events, t: int, x_0: Events, reach: float
     ``reach`` is the length of the difference in units of sigma_t, over which p_t changes little.
     """
     alpha, sigma = problem.schedule.moments(t)
-    scale = float(sigma**2 / alpha)
+    return partial(_product, problem, x, t, x_0, float(sigma**2 / alpha), reach * float(sigma))
 
-    def product(v: Tensor) -> Tensor:
-        h = reach * float(sigma) / fit(flat(v).norm(dim=-1).clamp_min(1e-20), v)
-        return scale * ((problem.denoise(x + h * v, t) - x_0) / h)
 
-    return product
+def _product(
+    problem: Problem, x: Events, t: int, x_0: Events, scale: float, length: float, v: Events
+) -> Events:
+    h = length / fit(flat(v).norm(dim=-1).clamp_min(1e-20), v)
+    return scale * ((problem.denoise(x + h * v, t) - x_0) / h)
 
 
 class Tangent(LinearOperator):
@@ -104,15 +107,9 @@ def pull(
     likelihood = gaussian(problem)
     operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
     variance = likelihood.sigma_y**2
-
-    def precondition(v: Tensor) -> Tensor:
-        return operator.solve_gram(v, ratio**2 / variance, problem.shape) / variance
-
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (flat(a) * flat(b)).sum(-1)
-
+    precondition = partial(operator.solve_gram, weight=ratio**2 / variance, shape=problem.shape)
     residual = misfit
-    conditioned = precondition(residual)
+    conditioned = precondition(residual) / variance
     direction = conditioned
     energy = dot(residual, conditioned)
     goal = energy * tolerance**2
@@ -131,7 +128,7 @@ def pull(
         more = fit(step, moved) * moved
         total = more if total is None else total + more
         residual = residual - fit(step, residual) * image
-        conditioned = precondition(residual)
+        conditioned = precondition(residual) / variance
         after = dot(residual, conditioned)
         direction = conditioned + fit(after / energy.clamp_min(tiny), residual) * direction
         energy = after

@@ -112,11 +112,8 @@ def detail_features(
     here = level.index_select(3, chosen)
     broad, smooth, near = wide.index_select(3, chosen).split(1, 1)
     lowest, upper = max(1, bins * 12 // 1024), bins * 3 // 10
+    loudness = level, level[..., :lowest], level[..., upper:]
     whole = here.mean(2, keepdim=True).expand_as(here)
-
-    def frame(part: Tensor) -> Tensor:
-        return part.mean(3, keepdim=True).expand_as(here)
-
     found = [
         window_mean(here, -16, 16, 2) - here,
         broad,
@@ -124,9 +121,7 @@ def detail_features(
         window_mean(here, -1, 1, 2) - here,
         near,
         window_mean(narrow.index_select(3, chosen), -4, 4, 2),
-        frame(level),
-        frame(level[..., :lowest]),
-        frame(level[..., upper:]),
+        *(part.mean(3, keepdim=True).expand_as(here) for part in loudness),
         whole,
         whole - here,
     ]
