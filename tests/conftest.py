@@ -29,6 +29,6 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    """The suite is sized for two cores; more threads than that only fight each other."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _threads():
+    """As many as OMP_NUM_THREADS says, or two: the suite is sized for two cores."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))

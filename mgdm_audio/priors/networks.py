@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from mgdm_audio.errors import CheckpointError
 from mgdm_core.array_types import Tensor
@@ -174,32 +173,13 @@ def build_network(kind: str, config: Mapping[str, Any], *, meta: bool = False) -
     found = read_config(kind, config)
     try:
         if meta:
-            with torch.device("meta"), _NoValues():
+            with torch.device("meta"):
                 return found.build()
         # Initial values come from torch's global generator; it is put back as it was.
         with torch.random.fork_rng(devices=[]):
             return found.build()
     except (MGDMError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the configuration of the {kind} is not valid: {error}") from error
-
-
-class _NoValues(TorchFunctionMode):
-    """Draws no normal values: tensors on the meta device keep none.
-
-    To draw them there torch imports its compiler, which takes longer than to separate a second.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        given = kwargs or {}
-        if func is nn.init.normal_:
-            return given["tensor"]
-        return (torch.empty if func is torch.randn else func)(*args, **given)
 
 
 def check_noisy(x: Tensor, sigma: Tensor, stems: int) -> None:

@@ -12,13 +12,14 @@ from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 STEMS = ("bass", "drums", "guitar", "piano")
 CONFIG = STFTUNetConfig(
     n_fft=512,
-    hop=128,
+    hop=256,
     bands=16,
     min_band=2,
     widths=(8, 16),
     blocks=(1, 1),
     heads=2,
     embedding=16,
+    hidden=12,
 )
 
 

@@ -109,7 +109,9 @@ class BandEncoder(_Bands):
         for _, count, width in self.groups:
             fan_in = features * width * patch
             weight = torch.empty(count, fan_in, channels)
-            self.weights.append(nn.Parameter(nn.init.normal_(weight, std=fan_in**-0.5)))
+            if not weight.is_meta:  # which keeps no values; to draw them torch imports its compiler
+                nn.init.normal_(weight, std=fan_in**-0.5)
+            self.weights.append(nn.Parameter(weight))
         self.bias = nn.Parameter(torch.zeros(bands, 1, channels))
 
     def forward(

@@ -27,7 +27,9 @@ class NoiseEmbedding(nn.Module):
 
     def __init__(self, frequencies: int, features: int) -> None:
         super().__init__()
-        self.frequencies = nn.Parameter(torch.randn(frequencies))
+        self.frequencies = nn.Parameter(torch.empty(frequencies))
+        if not self.frequencies.is_meta:  # which keeps no values; to draw them torch imports sympy
+            nn.init.normal_(self.frequencies)
         self.project = nn.Linear(2 * frequencies + 1, features)
         self.first = nn.Linear(features, features)
         self.second = nn.Linear(features, features)
