@@ -1,6 +1,7 @@
 """Networks at equal processor time: the rival trunk, the command and its table."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -54,9 +55,8 @@ def test_the_default_networks_are_presets():
     assert set(compare.NETWORKS) <= set(PRESETS)
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Trainings of four steps, and a set C of tones."""
+def stand_ins(monkeypatch):
+    """Trainings of four steps, and a set C of tones; what was asked to be trained."""
     asked = []
 
     def trained(out, preset, arguments):
@@ -69,6 +69,22 @@ def quick(monkeypatch):
     monkeypatch.setattr(compare, "_train", trained)
     monkeypatch.setattr(validation_sets, "validation_set", lambda name, shared: known(name))
     return asked
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    return stand_ins(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A folder with a comparison of one network."""
+    out = tmp_path_factory.mktemp("compared") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        asked = stand_ins(patch)
+        assert command(out, out.parent).exit_code == 0
+    assert len(asked) == 1
+    return out
 
 
 def command(out, shared, *more):
@@ -85,14 +101,13 @@ def command(out, shared, *more):
         (["--network", "cpu-tfc", "--soundfont", "debian"], "--soundfont"),
     ],
 )
-def test_rows_of_other_settings_are_not_taken_for_the_same(tmp_path, quick, more, named):
-    out = tmp_path / "out"
-    assert command(out, tmp_path).exit_code == 0
-    refused = command(out, tmp_path, *more)
+def test_rows_of_other_settings_are_not_taken_for_the_same(tmp_path, quick, compared, more, named):
+    out = shutil.copytree(compared, tmp_path / "out")
+    refused = command(out, compared.parent, *more)
     assert refused.exit_code != 0
     (line,) = refused.output.splitlines()
     assert line == f"error: {out} holds a comparison with other {named}; give another folder"
-    assert len(quick) == 1
+    assert quick == []
 
 
 def test_a_network_or_a_set_that_there_is_not_is_refused_before_the_training(tmp_path):
@@ -133,11 +148,11 @@ def test_runs_are_scored_once_and_shown_again(tmp_path, quick):
     assert f"{sum(rows[0]['sets']['C']) / 4:.2f}" in first.output.splitlines()[0]
 
 
-def test_a_line_that_is_no_row_is_said(tmp_path, quick):
-    assert command(tmp_path / "out", tmp_path).exit_code == 0
-    with (tmp_path / "out/comparison.jsonl").open("a") as file:
+def test_a_line_that_is_no_row_is_said(tmp_path, quick, compared):
+    out = shutil.copytree(compared, tmp_path / "out")
+    with (out / "comparison.jsonl").open("a") as file:
         file.write('{"network": "cpu-')
-    refused = command(tmp_path / "out", tmp_path)
+    refused = command(out, compared.parent)
     assert refused.exit_code == 2
     (line,) = refused.output.splitlines()
     assert line.startswith("error: ")
