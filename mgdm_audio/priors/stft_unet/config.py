@@ -43,6 +43,8 @@ class STFTUNetConfig(SpectralConfig):
         Deviation of a stem, which sets the skip connection.
     cross_stem : bool
         Whether a stem may take from the spectra of the others.
+    pitch_layers, pitch_width : int
+        Blocks of the trunk over pitch (`PitchTrunk`), 0 for none, and its channels.
 
     Raises
     ------
@@ -63,6 +65,8 @@ class STFTUNetConfig(SpectralConfig):
     hidden: int = 48
     sigma_data: float = 0.05
     cross_stem: bool = True
+    pitch_layers: int = 0
+    pitch_width: int = 32
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -93,6 +97,11 @@ class STFTUNetConfig(SpectralConfig):
             raise SettingsError(
                 f"the last width must be divisible by heads; "
                 f"found {self.widths[-1]} and {self.heads}"
+            )
+        if self.pitch_layers < 0 or self.pitch_width < 1:
+            raise SettingsError(
+                f"pitch_layers must not be negative and pitch_width positive; "
+                f"found {self.pitch_layers} and {self.pitch_width}"
             )
         if not self.sigma_data > 0:
             raise SettingsError(f"sigma_data must be positive; found {self.sigma_data}")

@@ -65,6 +65,7 @@ from mgdm_audio.priors.stft_unet.layers import (
     ResidualBlock,
     Upsample,
 )
+from mgdm_audio.priors.stft_unet.pitch import PitchTrunk
 from mgdm_core.array_types import Bool, Float, Int, Tensor
 
 __all__ = ["STFTUNet", "STFTUNetConfig"]
@@ -124,6 +125,7 @@ class _State(NamedTuple):
     trends: Tensor
     wide: Tensor
     context: Tensor
+    pitches: Tensor | None
     outputs: Tensor
     embedding: Tensor
     noise: Tensor
@@ -192,6 +194,17 @@ class STFTUNet(SpectralNetwork):
             widths[0],
             config.embedding,
         )
+        self.pitch = None
+        if config.pitch_layers:
+            self.pitch = PitchTrunk(
+                bins,
+                self.features,
+                config.frame_patch,
+                config.pitch_width,
+                config.pitch_layers,
+                config.embedding,
+                config.hidden,
+            )
         # Prior odds of the mask per bin, and how much a bin's own loudness counts against them.
         self.log_prior = nn.Parameter(torch.zeros(stems, 1, bins))
         self.evidence = nn.Parameter(torch.zeros(stems, 1, 1))
@@ -279,11 +292,24 @@ class STFTUNet(SpectralNetwork):
         frames = real.shape[2]
         padding = -frames % self.config.frame_multiple
         embedding = self._embed(sigma, noise.flatten(), absent)
-        context, outputs = self._read(F.pad(features, (0, 0, 0, padding)), embedding)
+        padded = F.pad(features, (0, 0, 0, padding))
+        context, outputs = self._read(padded, embedding)
         outputs = outputs[:, :, :frames]
+        pitches = None if self.pitch is None else self.pitch(padded, embedding)
         wide = wide_features(trends)
         return _State(
-            re, im, features, trends, wide, context, outputs, embedding, noise, level, absent
+            real=re,
+            imaginary=im,
+            features=features,
+            trends=trends,
+            wide=wide,
+            context=context,
+            pitches=pitches,
+            outputs=outputs,
+            embedding=embedding,
+            noise=noise,
+            level=level,
+            absent=absent,
         )
 
     def _embed(
@@ -302,6 +328,8 @@ class STFTUNet(SpectralNetwork):
         frames = features.shape[2]
         padding = -frames % self.config.frame_patch
         told = self.spread(state.context, chosen)
+        if self.pitch is not None:
+            told = told + self.pitch.spread(state.pitches, chosen)
         told = told[:, :, : (frames + padding) // self.config.frame_patch]
         features = F.pad(features, (0, 0, 0, padding))
         outputs = self.bin_network(features, told, state.embedding, chosen)[:, :, :frames]

@@ -99,7 +99,7 @@ def _with_stems(
         result[:, : old.shape[1]] = old
     elif layer == "bias" or name == "bin_network.last.weight":
         result[outputs] = old
-    elif name in ("bin_network.first.weight", "path_features.weight"):
+    elif name in ("bin_network.first.weight", "path_features.weight", "pitch.features.weight"):
         # What else the bin network reads, of the sum, comes last.
         rest = torch.arange(len(features), old.shape[1]) + new.shape[1] - old.shape[1]
         result[:, torch.cat([features, rest])] = old

@@ -119,7 +119,7 @@ def adopted(
 ) -> dict[str, Tensor]:
     """Weights of a network that goes on from another: with more parts or stems, or wider."""
     if isinstance(origin, STFTUNet) and isinstance(network, STFTUNet):
-        more_parts = type(origin) is not type(network)
+        more_parts = origin.state_dict().keys() != network.state_dict().keys()
         if more_parts or origin.config.stems != network.config.stems:
             return grown(origin, network, power)
     generator = torch.Generator().manual_seed(_seed(settings.seed, 3))
