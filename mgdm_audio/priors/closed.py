@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from mgdm_audio.priors.ensemble import Ensemble
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.spectral_network import SpectralNetwork
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
@@ -33,7 +34,7 @@ class ClosedNetwork(nn.Module):
     kept: Tensor
     average_power: Tensor
 
-    def __init__(self, network: SpectralNetwork, kept: Int[Tensor, " kept"]) -> None:
+    def __init__(self, network: SpectralNetwork | Ensemble, kept: Int[Tensor, " kept"]) -> None:
         super().__init__()
         self.network = network
         self.register_buffer("kept", kept)
@@ -85,7 +86,9 @@ def closed_prior(prior: WaveformPrior, silent: Sequence[str]) -> SpectralWavefor
     if not kept:
         raise SettingsError("at least one stem must not be silent; found all of them")
     network = prior.network
-    if not isinstance(prior, SpectralWaveformPrior) or not isinstance(network, SpectralNetwork):
+    if not isinstance(prior, SpectralWaveformPrior) or not isinstance(
+        network, SpectralNetwork | Ensemble
+    ):
         raise SettingsError(
             f"a network on spectra can be told which stems are silent; "
             f"{prior.name or 'this prior'} has a {type(network).__name__}"

@@ -79,6 +79,7 @@ class NetworkConfig(ABC):
 # By name, so that a reader of headers imports no network, and one kind does not import the others.
 _KINDS: dict[str, str | type[NetworkConfig]] = {
     "dual_path": "mgdm_audio.priors.dual_path.config:DualPathConfig",
+    "ensemble": "mgdm_audio.priors.ensemble:EnsembleConfig",
     "stft_unet": "mgdm_audio.priors.stft_unet.config:STFTUNetConfig",
     "unet1d": "mgdm_audio.priors.unet1d.config:UNet1dConfig",
     "unet1d_stack": "mgdm_audio.priors.unet1d.config:UNet1dStackConfig",

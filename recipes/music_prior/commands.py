@@ -29,6 +29,7 @@ class _Lazy(Group):
         "instruments": ("recipes.music_prior.sound.inspect_instruments", "main"),
         "average": ("recipes.music_prior.training.average", "average"),
         "compare": ("recipes.music_prior.training.compare", "compare"),
+        "join": ("recipes.music_prior.training.join", "join"),
         "kit": ("recipes.music_prior.training.kit", "kit"),
         "carry": ("recipes.music_prior.training.kit", "carry"),
     }

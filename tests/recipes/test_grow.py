@@ -15,6 +15,8 @@ SIZES = dict(n_fft=128, hop=32, bands=8, min_band=2, widths=(8, 16), blocks=(1, 
 SIZES.update(embedding=16, hidden=12)
 PATH = dict(path_width=16, path_layers=2, path_heads=2, path_patch=4, path_features=4, path_rank=8)
 
+PITCH = dict(pitch_layers=2, pitch_width=6)
+
 
 def filled(network, seed):
     """All weights random, so that nothing is zero by chance."""
@@ -38,6 +40,8 @@ def states(stems, seed=3):
         (STFTUNetConfig(**SIZES), DualPathConfig(**SIZES, **PATH)),
         (DualPathConfig(**SIZES, **PATH), DualPathConfig(**SIZES, **PATH)),
         (STFTUNetConfig(**SIZES), TFCTDFConfig(**SIZES, **PATH)),
+        (STFTUNetConfig(**SIZES), STFTUNetConfig(**SIZES, **PITCH)),
+        (DualPathConfig(**SIZES, **PATH), DualPathConfig(**SIZES, **PATH, **PITCH)),
     ],
 )
 @torch.no_grad()

@@ -60,9 +60,7 @@ class PitchBlock(nn.Module):
         self.modulation = nn.Linear(embedding, 2 * channels)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
-        self.first = nn.Conv2d(
-            channels, channels, 3, padding=(1, dilation), dilation=(1, dilation)
-        )
+        self.first = nn.Conv2d(channels, channels, 3, padding=(1, dilation), dilation=(1, dilation))
         self.seen = nn.Conv2d(channels, _SEEN, 1)
         self.harmonic = nn.Conv2d(_SEEN * len(_SHIFTS), channels, 1, bias=False)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)

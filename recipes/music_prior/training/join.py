@@ -1,0 +1,102 @@
+"""Several exported priors as one: the mean of what their networks estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import torch
+
+from mgdm_audio.priors.checkpoint.header import PriorHeader
+from mgdm_audio.priors.checkpoint.store import load_prior, save_prior
+from mgdm_audio.priors.ensemble import EnsembleConfig
+from mgdm_audio.priors.spectral_network import SpectralConfig, SpectralNetwork
+from mgdm_core.errors import MGDMError, SettingsError
+
+__all__ = ["join", "joined"]
+
+# What the members' facts hold and is the whole's as a sum.
+_SUMS = ("seconds", "cpu_seconds", "audio_seconds", "steps")
+
+
+def joined(
+    members: Sequence[Path], weights: Sequence[float], out: Path, dtype: torch.dtype = torch.float16
+) -> PriorHeader:
+    """Write a prior whose network is the weighted mean of others.
+
+    Parameters
+    ----------
+    members : sequence of Path
+        Exported priors of networks on spectra, of the same stems, rate and levels. The first gives
+        the ensemble its spectrum, its average spectra, its window and its name.
+    weights : sequence of float
+        One per member; positive, summing to 1.
+    out : Path
+        File to write, ending in ``.safetensors``.
+    dtype : torch.dtype
+        As for ``export``.
+
+    Raises
+    ------
+    SettingsError
+        If the members do not fit each other or their weights.
+    MGDMError
+        If one of them is no prior of a network on spectra.
+    """
+    priors = [load_prior(path, device="cpu", precision="float32") for path in members]
+    for path, prior in zip(members, priors, strict=True):
+        if not isinstance(prior.network, SpectralNetwork):
+            raise MGDMError(
+                f"{path} holds no network on spectra; found {type(prior.network).__name__}"
+            )
+        for name in ("stems", "rate", "levels"):
+            mine, first = getattr(prior, name), getattr(priors[0], name)
+            if mine != first:
+                raise SettingsError(
+                    f"members of an ensemble have one {name}; {path} has {mine}, "
+                    f"{members[0]} has {first}"
+                )
+    configs: list[SpectralConfig] = [prior.network.config for prior in priors]  # type: ignore[misc]
+    config = EnsembleConfig.of(configs, list(weights))
+    network = config.build()
+    for member, prior in zip(network.members, priors, strict=True):  # type: ignore[call-overload]
+        member.load_state_dict(prior.network.state_dict())
+    first = priors[0]
+    assert first.levels is not None
+    known = [name for name in _SUMS if all(name in prior.training for prior in priors)]
+    training = {
+        "members": [
+            {**prior.training, "checksum": prior.checksum, "kind": prior.kind} for prior in priors
+        ],
+        **{name: sum(prior.training[name] for prior in priors) for name in known},
+        "mixture_rms": first.training.get("mixture_rms", 0.1),
+    }
+    return save_prior(
+        out,
+        network,
+        kind="ensemble",
+        config=config.to_dict(),
+        stems=first.stems,
+        rate=first.rate,
+        window=first.window,
+        sigma_data=config.sigma_data,
+        levels=first.levels,
+        licence=first.licence,
+        training=training,
+        name=first.name,
+        dtype=dtype,
+    )
+
+
+@click.command()
+@click.argument("members", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--weight", "weights", type=float, multiple=True, help="Of each member  [default: all equal]."
+)
+def join(members: tuple[Path, ...], out: Path, weights: tuple[float, ...]) -> None:
+    """Write one prior that estimates the mean of what the exported MEMBERS estimate."""
+    given = weights or (1 / len(members),) * len(members)
+    header = joined(members, given, out)
+    click.echo(f"{out}: {len(members)} members, checksum {header.tensors_sha256[:16]}")
