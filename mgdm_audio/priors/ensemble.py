@@ -125,21 +125,18 @@ class Ensemble(nn.Module):
         self.config = config
         self.members = nn.ModuleList(build_spectral(member) for member in config.configs)
 
-    @property
-    def _first(self) -> SpectralNetwork:
-        first = self.members[0]
-        assert isinstance(first, SpectralNetwork)
-        return first
+    def _networks(self) -> list[SpectralNetwork]:
+        return [member for member in self.members if isinstance(member, SpectralNetwork)]
 
     @property
     def spectral(self) -> SpectralTransform:
         """The transform of the first member."""
-        return self._first.spectral
+        return self._networks()[0].spectral
 
     @property
     def average_power(self) -> Float[Tensor, "stems bins"]:
         """Average power spectra of the first member."""
-        return self._first.average_power
+        return self._networks()[0].average_power
 
     def denoise_with_mask(
         self,
@@ -152,9 +149,10 @@ class Ensemble(nn.Module):
         Stems that are ``absent`` are known to be silent, as in
         :meth:`~mgdm_audio.priors.spectral_network.SpectralNetwork.denoise_with_mask`.
         """
-        clean, mask = self._first.denoise_with_mask(x, sigma, absent)
+        first, *others = self._networks()
+        clean, mask = first.denoise_with_mask(x, sigma, absent)
         mean = self.config.weights[0] * clean
-        for member, weight in zip(self.members[1:], self.config.weights[1:], strict=True):
+        for member, weight in zip(others, self.config.weights[1:], strict=True):
             mean = mean + weight * member.denoise_with_mask(x, sigma, absent)[0]
         return mean, mask
 

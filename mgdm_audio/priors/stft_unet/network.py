@@ -328,7 +328,7 @@ class STFTUNet(SpectralNetwork):
         frames = features.shape[2]
         padding = -frames % self.config.frame_patch
         told = self.spread(state.context, chosen)
-        if self.pitch is not None:
+        if self.pitch is not None and state.pitches is not None:
             told = told + self.pitch.spread(state.pitches, chosen)
         told = told[:, :, : (frames + padding) // self.config.frame_patch]
         features = F.pad(features, (0, 0, 0, padding))
