@@ -80,12 +80,13 @@ def random_texture(
     Partials become more or less unlike in strength and notes die sooner or later, as if played
     on other instruments.
     """
-    power = torch.view_as_real(spectrum).square().sum(-1)
+    power = spectrum.real.square() + spectrum.imag.square()
     exponents = settings.texture * torch.randn(
         *spectrum.shape[:2], 1, 1, generator=generator, device=generator.device
     )
     mean = power.mean((2, 3), keepdim=True).clamp_min(1e-20)
-    gains = (power / mean + 1e-8) ** (0.5 * (exponents.exp() - 1))
+    # By logarithms, which take a tenth of the time of powers.
+    gains = ((power / mean + 1e-8).log_() * (0.5 * (exponents.exp() - 1))).exp_()
     changed = (power * gains.square()).mean((2, 3), keepdim=True).clamp_min(1e-20)
     return spectrum * (gains * (mean / changed).sqrt())
 

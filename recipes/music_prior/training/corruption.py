@@ -35,6 +35,8 @@ __all__ = ["CorruptionSettings", "Levels", "corrupt", "draw_absent", "draw_level
 
 # Far below what is heard in a song whose mixture has an RMS of 0.1.
 _SILENT_POWER = 1e-10
+# Leaks whose shares do not depend on where a sound belongs, and those of average spectra.
+_BLIND, _BEGUN = 1, 2
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,11 @@ def _random_shares(
     settings: CorruptionSettings,
     generator: torch.Generator,
     absent: Bool[Tensor, "items stems"] | None,
-) -> Float[Tensor, "items stems stems knots columns"]:
-    """Where sound goes, on knots: axis 1, the stem it ends in, sums to 1; axis 2 is its origin."""
+) -> tuple[Float[Tensor, "items stems stems knots columns"], Bool[Tensor, " items"]]:
+    """Where sound goes, on knots: axis 1, the stem it ends in, sums to 1; axis 2 is its origin.
+
+    Also returns for which items the origin does not matter.
+    """
     device = generator.device
 
     def uniform() -> Tensor:
@@ -166,7 +171,7 @@ def _random_shares(
     logits = torch.where(blind, field[:, :, :1], own)
     if absent is not None:  # nothing leaks into a stem that is known to be silent
         logits = logits.masked_fill(absent[:, :, None, None, None], -math.inf)
-    return torch.softmax(logits, 1)
+    return torch.softmax(logits, 1), blind.flatten()
 
 
 def random_leak(
@@ -179,30 +184,34 @@ def random_leak(
     """Sound that moves between the stems, but not into absent ones; its sum over them is zero."""
     items, stems, bins, frames = clean.shape
     columns = max(2, math.ceil(frames / settings.knot_frames) + 1)
-    shares = _random_shares(items, stems, columns, settings, generator, absent)
-    shares = F.interpolate(shares.flatten(0, 2), frames, mode="linear", align_corners=True)
-    shares = shares.reshape(items, stems, stems, settings.knots, frames)
+    shares, blind = _random_shares(items, stems, columns, settings, generator, absent)
+    kinds = blind.long()
+    if power is not None:
+        begins = torch.rand(items, generator=generator, device=clean.device) < 0.5 * settings.blind
+        kinds = kinds.masked_fill(begins, _BEGUN)
+        power = power.expand(items, -1, -1)
+        if absent is not None:
+            power = power.masked_fill(absent[:, :, None], 0)
     # Knots lie evenly on a logarithmic axis of frequency.
     place = torch.log1p(torch.arange(bins, device=clean.device) / 8)
     place = place / place[-1] * (settings.knots - 1)
     knots = torch.arange(settings.knots, device=clean.device)
     spread = (1 - (place[:, None] - knots).abs()).clamp_min(0)
-    real, imaginary = clean.real.contiguous(), clean.imag.contiguous()
-    moved, moved_imaginary = -real, -imaginary
-    for source in range(stems):
-        share = spread @ shares[:, :, source]
-        moved.addcmul_(share, real[:, source : source + 1])
-        moved_imaginary.addcmul_(share, imaginary[:, source : source + 1])
-    leak = torch.complex(moved, moved_imaginary)
-    if power is None:
-        return leak
-    powers = power.expand(items, -1, -1)
-    if absent is not None:
-        powers = powers.masked_fill(absent[:, :, None], 0)
-    wiener = powers / powers.sum(1, keepdim=True)
-    begun = wiener[..., None] * clean.sum(1, keepdim=True) - clean
-    begins = torch.rand(items, 1, 1, 1, generator=generator, device=clean.device)
-    return torch.where(begins < 0.5 * settings.blind, begun, leak)
+    leak = torch.empty_like(clean)
+    for item, kind in enumerate(kinds.tolist()):
+        if kind == _BEGUN and power is not None:
+            wiener = power[item] / power[item].sum(0)
+            torch.mul(wiener[..., None], clean[item].sum(0), out=leak[item])
+        else:
+            share = F.interpolate(
+                shares[item].flatten(0, 1), frames, mode="linear", align_corners=True
+            )
+            share = (spread @ share).unflatten(0, (stems, stems))
+            if kind == _BLIND:  # whatever a sound's origin, it goes the same ways
+                torch.mul(share[:, 0], clean[item].sum(0), out=leak[item])
+            else:
+                torch.sum(share * clean[item], 1, out=leak[item])
+    return leak.sub_(clean)
 
 
 def corrupt(
@@ -245,8 +254,8 @@ def corrupt(
     if len(chosen):
         silent = None if absent is None else absent[chosen]
         leak = random_leak(clean[chosen], settings, generator, power, silent)
-        size = torch.view_as_real(leak).square().sum(-1).mean((1, 2, 3)).sqrt()
+        size = (2 * torch.view_as_real(leak).square().mean((1, 2, 3, 4))).sqrt()
         limit = sigma[chosen] * (0.2 + 0.8 * reach[chosen])
         scale = (limit / size.clamp_min(1e-12)).clamp(max=1.0)
-        corrupted = corrupted.index_add(0, chosen, scale[:, None, None, None] * leak)
+        corrupted.index_add_(0, chosen, leak.mul_(scale[:, None, None, None]))
     return corrupted
