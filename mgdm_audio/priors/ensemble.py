@@ -8,7 +8,7 @@ mean with weights that sum to one is another.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ class EnsembleConfig(SpectralConfig):
         return self.configs[0].hop
 
     @classmethod
-    def of(cls, configs: list[SpectralConfig], weights: list[float]) -> EnsembleConfig:
+    def of(cls, configs: Sequence[NetworkConfig], weights: Sequence[float]) -> EnsembleConfig:
         """Members of these configurations."""
         members = tuple({"kind": kind_of(config), **config.to_dict()} for config in configs)
         return cls(members, tuple(weights))

@@ -30,6 +30,7 @@ class _Lazy(Group):
         "average": ("recipes.music_prior.training.average", "average"),
         "compare": ("recipes.music_prior.training.compare", "compare"),
         "join": ("recipes.music_prior.training.join", "join"),
+        "part": ("recipes.music_prior.training.join", "part"),
         "kit": ("recipes.music_prior.training.kit", "kit"),
         "carry": ("recipes.music_prior.training.kit", "carry"),
     }

@@ -14,7 +14,8 @@ from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from mgdm_audio.priors.unet1d.config import UNet1dConfig
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior
 from mgdm_core.errors import MGDMError, SettingsError
-from recipes.music_prior.training.join import joined
+from recipes.music_prior.training.export import read_network
+from recipes.music_prior.training.join import joined, taken
 
 SIZES = dict(bands=8, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2, embedding=16, hidden=12)
 PATH = dict(path_width=16, path_layers=1, path_heads=2, path_patch=4, path_features=4, path_rank=8)
@@ -155,3 +156,21 @@ def test_an_ensemble_is_not_joined_again(members, both, tmp_path):
     path = members[0].with_name("both.safetensors")
     with pytest.raises(MGDMError, match="no network on spectra"):
         joined([path, members[0]], [0.5, 0.5], tmp_path / "out.safetensors")
+
+
+def test_a_member_is_taken_out_as_it_was(members, both, tmp_path):
+    whole = members[0].with_name("both.safetensors")
+    header = taken(whole, 1, tmp_path / "long.safetensors", torch.float32)
+    assert header.tensors_sha256 == load_prior(members[1], device="cpu").checksum
+    assert header.training["cpu_seconds"] == 20
+    assert isinstance(read_network(tmp_path / "long.safetensors"), type(LONG.build()))
+
+
+def test_what_cannot_be_taken_out_is_refused(members, both, tmp_path):
+    whole = members[0].with_name("both.safetensors")
+    with pytest.raises(SettingsError, match="members 0 to 1; found 2"):
+        taken(whole, 2, tmp_path / "out.safetensors")
+    with pytest.raises(MGDMError, match="no ensemble"):
+        taken(members[0], 0, tmp_path / "out.safetensors")
+    with pytest.raises(MGDMError, match="take one out"):
+        read_network(whole)

@@ -11,6 +11,7 @@ import torch
 
 from mgdm_audio.priors.checkpoint.header import PriorHeader
 from mgdm_audio.priors.checkpoint.store import load_prior, save_prior
+from mgdm_audio.priors.ensemble import Ensemble
 from mgdm_audio.priors.levels import Levels
 from mgdm_audio.priors.networks import kind_of
 from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
@@ -121,6 +122,11 @@ def export(
 def read_network(path: Path) -> SpectralNetwork:
     """Network of an exported file in float32, for a run that starts from it."""
     network = load_prior(path, device="cpu", precision="float32").network
+    if isinstance(network, Ensemble):
+        raise MGDMError(
+            f"{path} is an ensemble of {len(network.members)}; take one out of it by "
+            f"python -m recipes.music_prior part"
+        )
     if not isinstance(network, SpectralNetwork):
         raise MGDMError(f"{path} holds no network on spectra; found {type(network).__name__}")
     return network

@@ -1,4 +1,4 @@
-"""Several exported priors as one: the mean of what their networks estimate."""
+"""Several exported priors as one, the mean of what their networks estimate; and one of several."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 
 from mgdm_audio.priors.checkpoint.header import PriorHeader
 from mgdm_audio.priors.checkpoint.store import load_prior, save_prior
-from mgdm_audio.priors.ensemble import EnsembleConfig
-from mgdm_audio.priors.spectral_network import SpectralConfig, SpectralNetwork
+from mgdm_audio.priors.ensemble import Ensemble, EnsembleConfig
+from mgdm_audio.priors.networks import NetworkConfig
+from mgdm_audio.priors.spectral_network import SpectralNetwork
 from mgdm_core.errors import MGDMError, SettingsError
 
-__all__ = ["join", "joined"]
+__all__ = ["join", "joined", "part", "taken"]
 
 # What the members' facts hold and is the whole's as a sum.
 _SUMS = ("seconds", "cpu_seconds", "audio_seconds", "steps")
@@ -57,8 +58,8 @@ def joined(
                     f"members of an ensemble have one {name}; {path} has {mine}, "
                     f"{members[0]} has {first}"
                 )
-    configs: list[SpectralConfig] = [prior.network.config for prior in priors]  # type: ignore[misc]
-    config = EnsembleConfig.of(configs, list(weights))
+    configs: list[NetworkConfig] = [prior.network.config for prior in priors]  # type: ignore[misc]
+    config = EnsembleConfig.of(configs, weights)
     network = config.build()
     for member, prior in zip(network.members, priors, strict=True):  # type: ignore[call-overload]
         member.load_state_dict(prior.network.state_dict())
@@ -89,6 +90,58 @@ def joined(
     )
 
 
+def taken(
+    ensemble: Path, member: int, out: Path, dtype: torch.dtype = torch.float16
+) -> PriorHeader:
+    """Write one member of an ensemble as a prior of its own: what a training goes on from.
+
+    Parameters
+    ----------
+    ensemble : Path
+        As :func:`joined` wrote it.
+    member : int
+        Its number, from 0.
+    out : Path
+        File to write, ending in ``.safetensors``.
+    dtype : torch.dtype
+        As for ``export``.
+
+    Raises
+    ------
+    SettingsError
+        If it has no such member.
+    MGDMError
+        If the file is no ensemble.
+    """
+    prior = load_prior(ensemble, device="cpu", precision="float32")
+    network = prior.network
+    if not isinstance(network, Ensemble):
+        raise MGDMError(f"{ensemble} is no ensemble; it is a network of its own already")
+    count = len(network.members)
+    if not 0 <= member < count:
+        raise SettingsError(f"{ensemble} has members 0 to {count - 1}; found {member}")
+    config = network.config.configs[member]
+    facts = dict(prior.training["members"][member])
+    kind = facts.pop("kind")
+    facts.pop("checksum")
+    assert prior.levels is not None
+    return save_prior(
+        out,
+        network.members[member],
+        kind=kind,
+        config=config.to_dict(),
+        stems=prior.stems,
+        rate=prior.rate,
+        window=prior.window,
+        sigma_data=config.sigma_data,
+        levels=prior.levels,
+        licence=prior.licence,
+        training=facts,
+        name=prior.name,
+        dtype=dtype,
+    )
+
+
 @click.command()
 @click.argument("members", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
@@ -100,3 +153,13 @@ def join(members: tuple[Path, ...], out: Path, weights: tuple[float, ...]) -> No
     given = weights or (1 / len(members),) * len(members)
     header = joined(members, given, out)
     click.echo(f"{out}: {len(members)} members, checksum {header.tensors_sha256[:16]}")
+
+
+@click.command()
+@click.argument("ensemble", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("member", type=int)
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
+def part(ensemble: Path, member: int, out: Path) -> None:
+    """Write MEMBER (from 0) of an ENSEMBLE as a prior of its own, for train --init."""
+    header = taken(ensemble, member, out)
+    click.echo(f"{out}: {header.network}, checksum {header.tensors_sha256[:16]}")
