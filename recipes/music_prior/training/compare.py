@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
-NETWORKS = ("cpu-2h", "cpu-2h-12s", "cpu-2h-4096", "cpu-dual", "cpu-dual-12s", "cpu-tfc")
+NETWORKS = (
+    "cpu-2h",
+    "cpu-2h-12s",
+    "cpu-2h-4096",
+    "cpu-2h-pitch",
+    "cpu-dual",
+    "cpu-dual-12s",
+    "cpu-tfc",
+)
 
 
 def _train(out: Path, preset: str, arguments: list[str]) -> None:
@@ -74,7 +82,7 @@ def _told(row: dict[str, Any]) -> str:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder with midi, soundfonts and audio, which the sets are made of.",
 )
-@click.option("--network", "networks", multiple=True, help="Training preset  [default: six].")
+@click.option("--network", "networks", multiple=True, help="Training preset  [default: seven].")
 @click.option("--cpu-seconds", default=1260.0, show_default=True, help="Of every training.")
 @click.option("--learning-rate", default=7e-4, show_default=True)
 @click.option("--sets", "names", default="CB", show_default=True)

@@ -157,7 +157,8 @@ PRESETS: dict[str, TrainSettings] = {
     ),
     # For the kit: one call of ten minutes on a large GPU, renderers on its other cores.
     "gpu-9min": TrainSettings(
-        network=_DUAL,
+        network=replace(_DUAL, pitch_layers=6),
+        bin_share=0.15,
         corruption=_NEAR_THE_MIXTURE,
         data=DataSettings(batch=64, window=4096, initial=512, items_per_step=4.0),
         steps=3_000,
