@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -22,6 +23,9 @@ from mgdm_core.errors import SettingsError
 
 __all__ = ["Ensemble", "EnsembleConfig"]
 
+_KIND = "ensemble"
+_MOST_MEMBERS = 16
+
 
 @dataclass(frozen=True)
 class EnsembleConfig(SpectralConfig):
@@ -30,8 +34,8 @@ class EnsembleConfig(SpectralConfig):
     Parameters
     ----------
     members : tuple of mapping
-        Per member the settings of its configuration and its ``kind``; all work on spectra (and
-        none is an ensemble) of the same stems at the same ``sigma_data``.
+        Per member, two to 16, the settings of its configuration and its ``kind``; all work on
+        spectra (and none is an ensemble) of the same stems at the same ``sigma_data``.
     weights : tuple of float
         Positive, one per member; they sum to 1.
 
@@ -45,21 +49,27 @@ class EnsembleConfig(SpectralConfig):
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "members", tuple(self.members))
-        object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
-        if len(self.members) < 2 or len(self.weights) != len(self.members):
+        members = tuple(self.members)
+        if not all(isinstance(member, Mapping) for member in members):
             raise SettingsError(
-                f"an ensemble has two members or more and a weight for each; "
-                f"found {len(self.members)} and {len(self.weights)}"
+                f"members of an ensemble are settings by name; found {self.members!r:.60}"
             )
+        object.__setattr__(self, "members", tuple(dict(member) for member in members))
+        object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
+        if not 2 <= len(members) <= _MOST_MEMBERS or len(self.weights) != len(members):
+            raise SettingsError(
+                f"an ensemble has two members or more, up to {_MOST_MEMBERS}, and a weight for "
+                f"each; found {len(members)} and {len(self.weights)}"
+            )
+        # Before any is read: ensembles within ensembles might go on for ever.
+        if any(member.get("kind") == _KIND for member in members):
+            raise SettingsError("a member of an ensemble cannot be an ensemble; name its members")
         total = math.fsum(self.weights)
         if not all(weight > 0 for weight in self.weights) or abs(total - 1) > 1e-6:
             raise SettingsError(
                 f"weights of an ensemble are positive and sum to 1; found {list(self.weights)}"
             )
         found = self._read()
-        if any(isinstance(config, EnsembleConfig) for config in found):
-            raise SettingsError("a member of an ensemble cannot be an ensemble; name its members")
         odd = [config for config in found if not isinstance(config, SpectralConfig)]
         if odd:
             raise SettingsError(
@@ -74,7 +84,7 @@ class EnsembleConfig(SpectralConfig):
         given = [dict(member) for member in self.members]
         return [read_config(member.pop("kind", ""), member) for member in given]
 
-    @property
+    @cached_property
     def configs(self) -> tuple[SpectralConfig, ...]:
         """Configuration of every member."""
         return tuple(config for config in self._read() if isinstance(config, SpectralConfig))

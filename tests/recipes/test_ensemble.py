@@ -1,7 +1,11 @@
 """Several denoisers as one: their mean, stored, loaded, closed and refused."""
 
+import json
+
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mgdm_audio.errors import CheckpointError
 from mgdm_audio.priors.checkpoint.store import load_prior, save_prior
@@ -112,8 +116,6 @@ def test_twice_the_same_member_is_that_member(members):
 
 
 def test_the_configuration_survives_json():
-    import json
-
     config = EnsembleConfig.of([SHORT, LONG], [0.5, 0.5])
     again = read_config("ensemble", json.loads(json.dumps(config.to_dict())))
     assert again.configs == (SHORT, LONG)
@@ -143,6 +145,47 @@ def test_a_header_with_a_member_that_there_is_not_is_refused():
     values["members"][1] = {"kind": "nothing"}
     with pytest.raises(CheckpointError, match="nothing"):
         read_config("ensemble", values)
+
+
+def nested(depth):
+    values = EnsembleConfig.of([SHORT, LONG], [0.5, 0.5]).to_dict()
+    for _ in range(depth):
+        inner = {"kind": "ensemble", **values}
+        values = {"members": [inner, values["members"][1]], "weights": [0.5, 0.5]}
+    return values
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (nested(1), "cannot be an ensemble"),
+        (nested(300), "cannot be an ensemble"),
+        ({"members": ["stft_unet", "stft_unet"]}, "members"),
+        ({"members": [[["kind", "stft_unet"]]] * 2}, "members"),
+        ({"members": [None, None]}, "members"),
+        ({"members": 5}, "not valid"),
+        ({"members": [{"kind": "stft_unet"}] * 17, "weights": [1 / 17] * 17}, "up to 16"),
+        ({"members": [{"kind": ["stft_unet"]}] * 2}, "not valid"),
+        ({"members": [{"kind": "stft_unet", "heads": 0}] * 2}, "heads"),
+        ({"members": [{"kind": "stft_unet", "n_fft": 1 << 30}] * 2}, "too large"),
+        ({"members": [{"kind": "stft_unet", "pitch_layers": 10**9}] * 2}, "too large"),
+        ({"members": [{"kind": "dual_path", "path_layers": 10**9}] * 2}, "path_layers"),
+        ({"members": [{"kind": "stft_unet", "hidden": 1 << 60}] * 2}, "cannot be built"),
+        ({"weights": [0.5, None]}, "not valid"),
+    ],
+)
+def test_whatever_a_header_says_is_refused_in_one_line(members, both, tmp_path, change, word):
+    whole = members[0].with_name("both.safetensors")
+    with safe_open(whole, "pt") as file:
+        header = json.loads(file.metadata()["mgdm"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header["config"].update(change)
+    forged = tmp_path / "forged.safetensors"
+    save_file(tensors, forged, {"mgdm": json.dumps(header)})
+    with pytest.raises(CheckpointError, match=word) as refused:
+        load_prior(forged, device="cpu")
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 2000  # 300 times the same words are more
 
 
 def test_priors_that_do_not_fit_are_refused(members, tmp_path):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.config import MOST_LAYERS, STFTUNetConfig
 from mgdm_core.errors import SettingsError
 
 __all__ = ["DualPathConfig"]
@@ -49,6 +49,8 @@ class DualPathConfig(STFTUNetConfig):
                 "path_width, path_layers, path_heads, path_ratio, path_features and path_rank "
                 "must be positive"
             )
+        if self.path_layers > MOST_LAYERS:
+            raise SettingsError(f"path_layers goes up to {MOST_LAYERS}; found {self.path_layers}")
         if self.path_width % (2 * self.path_heads):
             raise SettingsError(
                 f"path_width must be divisible by twice path_heads; "

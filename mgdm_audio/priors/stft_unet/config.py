@@ -9,7 +9,12 @@ from torch import nn
 from mgdm_audio.priors.spectral_network import SpectralConfig
 from mgdm_core.errors import SettingsError
 
-__all__ = ["STFTUNetConfig"]
+__all__ = ["MOST_LAYERS", "STFTUNetConfig"]
+
+# A header may come from anywhere, and tables of bins by bands or pitches are made of these.
+_LARGEST_WINDOW = 1 << 16
+_MOST_BANDS = 1024
+MOST_LAYERS = 64
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,17 @@ class STFTUNetConfig(SpectralConfig):
                 f"widths and blocks need one entry per level; "
                 f"found {len(self.widths)} and {len(self.blocks)}"
             )
-        sizes = (self.frame_patch, self.min_band, self.embedding, self.hidden)
+        sizes = (self.frame_patch, self.min_band, self.embedding, self.hidden, self.heads)
         if min(*self.widths, *self.blocks, *sizes) < 1:
             raise SettingsError(
-                "widths, blocks, frame_patch, min_band, embedding, hidden must be positive"
+                "widths, blocks, heads, frame_patch, min_band, embedding, hidden must be positive"
+            )
+        layers = max(*self.blocks, self.pitch_layers)
+        if self.n_fft > _LARGEST_WINDOW or self.bands > _MOST_BANDS or layers > MOST_LAYERS:
+            raise SettingsError(
+                f"the network is too large: n_fft goes up to {_LARGEST_WINDOW}, bands to "
+                f"{_MOST_BANDS}, blocks and pitch_layers to {MOST_LAYERS}; "
+                f"found {self.n_fft}, {self.bands} and {layers}"
             )
         halvings = 1 << (len(self.widths) - 1)
         if self.bands < halvings or self.bands % halvings:
