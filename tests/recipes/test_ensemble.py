@@ -188,9 +188,10 @@ def test_whatever_a_header_says_is_refused_in_one_line(members, both, tmp_path, 
     assert len(str(refused.value)) < 2000  # 300 times the same words are more
 
 
-def test_priors_that_do_not_fit_are_refused(members, tmp_path):
-    other = stored(tmp_path, "other", SHORT, 1, rate=44_100)
-    with pytest.raises(SettingsError, match="one rate"):
+@pytest.mark.parametrize(("name", "value"), [("rate", 44_100), ("licence", "CC-BY-NC-4.0")])
+def test_priors_that_do_not_fit_are_refused(members, tmp_path, name, value):
+    other = stored(tmp_path, "other", SHORT, 1, **{name: value})
+    with pytest.raises(SettingsError, match=f"one {name}"):
         joined([members[0], other], [0.5, 0.5], tmp_path / "both.safetensors")
     assert not (tmp_path / "both.safetensors").exists()
 
@@ -207,6 +208,36 @@ def test_a_member_is_taken_out_as_it_was(members, both, tmp_path):
     assert header.tensors_sha256 == load_prior(members[1], device="cpu").checksum
     assert header.training["cpu_seconds"] == 20
     assert isinstance(read_network(tmp_path / "long.safetensors"), type(LONG.build()))
+
+
+@pytest.mark.parametrize("training", [{}, {"members": [1, 2]}, {"members": {"1": {}}}])
+def test_a_member_of_which_nothing_is_said_is_taken_out(both, tmp_path, training):
+    whole = tmp_path / "whole.safetensors"
+    config = both.network.config
+    facts = dict(stems=STEMS, rate=22_050, window=4096, levels=LEVELS, licence="MIT")
+    save_prior(
+        whole,
+        both.network,
+        kind="ensemble",
+        config=config.to_dict(),
+        sigma_data=config.sigma_data,
+        training=training,
+        **facts,
+    )
+    header = taken(whole, 1, tmp_path / "long.safetensors", torch.float32)
+    assert (header.network, header.training) == ("dual_path", {})
+
+
+def test_what_is_read_is_not_written_over(members, both, tmp_path):
+    whole = members[0].with_name("both.safetensors")
+    before = whole.read_bytes(), members[1].read_bytes()
+    (tmp_path / "link.safetensors").symlink_to(members[1])
+    for out in (members[1], tmp_path / "link.safetensors"):
+        with pytest.raises(SettingsError, match="another file"):
+            joined(members, [0.5, 0.5], out)
+    with pytest.raises(SettingsError, match="another file"):
+        taken(whole, 0, whole)
+    assert (whole.read_bytes(), members[1].read_bytes()) == before
 
 
 def test_what_cannot_be_taken_out_is_refused(members, both, tmp_path):

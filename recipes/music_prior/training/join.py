@@ -11,7 +11,7 @@ import torch
 from mgdm_audio.priors.checkpoint.header import PriorHeader
 from mgdm_audio.priors.checkpoint.store import load_prior, save_prior
 from mgdm_audio.priors.ensemble import Ensemble, EnsembleConfig
-from mgdm_audio.priors.networks import NetworkConfig
+from mgdm_audio.priors.networks import NetworkConfig, kind_of
 from mgdm_audio.priors.spectral_network import SpectralNetwork
 from mgdm_core.errors import MGDMError, SettingsError
 
@@ -29,29 +29,31 @@ def joined(
     Parameters
     ----------
     members : sequence of Path
-        Exported priors of networks on spectra, of the same stems, rate and levels. The first gives
-        the ensemble its spectrum, its average spectra, its window and its name.
+        Exported priors of networks on spectra, of the same stems, rate, levels and licence. The
+        first gives the ensemble its spectrum, its average spectra, its window and its name.
     weights : sequence of float
         One per member; positive, summing to 1.
     out : Path
-        File to write, ending in ``.safetensors``.
+        File to write, ending in ``.safetensors``; none of the members.
     dtype : torch.dtype
         As for ``export``.
 
     Raises
     ------
     SettingsError
-        If the members do not fit each other or their weights.
+        If the members do not fit each other or their weights, or ``out`` is one of them.
     MGDMError
         If one of them is no prior of a network on spectra.
     """
+    for path in members:
+        _check_other(path, out)
     priors = [load_prior(path, device="cpu", precision="float32") for path in members]
     for path, prior in zip(members, priors, strict=True):
         if not isinstance(prior.network, SpectralNetwork):
             raise MGDMError(
                 f"{path} holds no network on spectra; found {type(prior.network).__name__}"
             )
-        for name in ("stems", "rate", "levels"):
+        for name in ("stems", "rate", "levels", "licence"):
             mine, first = getattr(prior, name), getattr(priors[0], name)
             if mine != first:
                 raise SettingsError(
@@ -90,10 +92,18 @@ def joined(
     )
 
 
+def _check_other(read: Path, out: Path) -> None:
+    if out.resolve() == read.resolve():
+        raise SettingsError(f"{out} is what is read; write to another file")
+
+
 def taken(
     ensemble: Path, member: int, out: Path, dtype: torch.dtype = torch.float16
 ) -> PriorHeader:
     """Write one member of an ensemble as a prior of its own: what a training goes on from.
+
+    Its window, name and licence are the ensemble's; facts of its training are what the ensemble
+    says of it, if it does.
 
     Parameters
     ----------
@@ -102,17 +112,18 @@ def taken(
     member : int
         Its number, from 0.
     out : Path
-        File to write, ending in ``.safetensors``.
+        File to write, ending in ``.safetensors``; not the ensemble.
     dtype : torch.dtype
         As for ``export``.
 
     Raises
     ------
     SettingsError
-        If it has no such member.
+        If it has no such member, or ``out`` is the ensemble.
     MGDMError
         If the file is no ensemble.
     """
+    _check_other(ensemble, out)
     prior = load_prior(ensemble, device="cpu", precision="float32")
     network = prior.network
     if not isinstance(network, Ensemble):
@@ -121,14 +132,15 @@ def taken(
     if not 0 <= member < count:
         raise SettingsError(f"{ensemble} has members 0 to {count - 1}; found {member}")
     config = network.config.configs[member]
-    facts = dict(prior.training["members"][member])
-    kind = facts.pop("kind")
-    facts.pop("checksum")
+    said = prior.training.get("members")
+    facts = said[member] if isinstance(said, list) and len(said) == count else {}
+    if not isinstance(facts, dict):
+        facts = {}
     assert prior.levels is not None
     return save_prior(
         out,
         network.members[member],
-        kind=kind,
+        kind=kind_of(config),
         config=config.to_dict(),
         stems=prior.stems,
         rate=prior.rate,
@@ -136,7 +148,7 @@ def taken(
         sigma_data=config.sigma_data,
         levels=prior.levels,
         licence=prior.licence,
-        training=facts,
+        training={key: facts[key] for key in facts if key not in ("kind", "checksum")},
         name=prior.name,
         dtype=dtype,
     )
