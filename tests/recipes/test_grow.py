@@ -53,15 +53,16 @@ def test_a_second_trunk_changes_nothing_at_first(small, large):
     torch.testing.assert_close(network.eval()(x, sigma), origin(x, sigma))
 
 
+@pytest.mark.parametrize("pitch", [{}, PITCH])
 @torch.no_grad()
-def test_a_stem_that_is_never_heard_changes_nothing():
+def test_a_stem_that_is_never_heard_changes_nothing(pitch):
     """With an average spectrum of next to nothing, a silent fifth stem gets next to nothing.
 
     The noise is found in the quietest stem, so one of the four is silent as well. The floor on
     which the loudness of the sum counts knows the number of stems: the state is far above it.
     """
-    origin = filled(DualPath(DualPathConfig(**SIZES, **PATH)), 1)
-    network = DualPath(DualPathConfig(**SIZES, **PATH, stems=5))
+    origin = filled(DualPath(DualPathConfig(**SIZES, **PATH, **pitch)), 1)
+    network = DualPath(DualPathConfig(**SIZES, **PATH, **pitch, stems=5))
     power = torch.cat([origin.average_power, torch.full((1, 65), 1e-12)])
     network.load_state_dict(grown(origin, network, power))
     x = torch.cat([40 * states(4), torch.zeros(2, 1, 700)], 1)
@@ -87,6 +88,12 @@ def test_the_new_stem_begins_at_its_average_spectrum():
     [
         (STFTUNetConfig(**SIZES, stems=5), STFTUNetConfig(**SIZES), "lose stems"),
         (STFTUNetConfig(**SIZES), STFTUNetConfig(**{**SIZES, "widths": (16, 16)}), "does not fit"),
+        (STFTUNetConfig(**SIZES), STFTUNetConfig(**{**SIZES, "blocks": (1, 2)}), "deeper"),
+        (
+            STFTUNetConfig(**SIZES, **PITCH),
+            STFTUNetConfig(**SIZES, **{**PITCH, "pitch_layers": 3}),
+            "deeper",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(small, large, word):
@@ -101,7 +108,14 @@ def test_a_trunk_is_not_dropped():
         grown(origin, network, network.average_power)
 
 
-@pytest.mark.parametrize("config", [STFTUNetConfig(**SIZES), DualPathConfig(**SIZES, **PATH)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        STFTUNetConfig(**SIZES),
+        DualPathConfig(**SIZES, **PATH),
+        DualPathConfig(**SIZES, **PATH, **PITCH),
+    ],
+)
 def test_every_parameter_has_a_part_in_every_loss(config):
     """Processes that train together wait for the gradient of each; none is told of silent stems."""
     network = config.build()

@@ -35,6 +35,17 @@ def test_computes_the_same(widths, heads):
         torch.testing.assert_close(wide(x, sigma), expected, atol=2e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("width", [6, 12])
+def test_a_trunk_over_pitch_is_widened_too(width):
+    narrow = network((4, 8), 2, blocks=(1, 1), pitch_layers=2, pitch_width=6)
+    wide = network((8, 16), 4, seed=1, blocks=(1, 1), pitch_layers=2, pitch_width=width)
+    generator = torch.Generator().manual_seed(2)
+    x, sigma = 0.1 * torch.randn(2, 4, 700, generator=generator), torch.tensor([0.03, 0.4])
+    wide.load_state_dict(widened(narrow, wide, 0.0, generator))
+    torch.testing.assert_close(wide(x, sigma), narrow(x, sigma), atol=2e-5, rtol=1e-4)
+
+
 def test_copies_learn_different_things():
     narrow, wide = network((4, 8, 12), 2), network((8, 16, 24), 4, seed=1)
     generator = torch.Generator().manual_seed(2)

@@ -1,4 +1,4 @@
-"""A network that goes on from one with less: fewer stems, or no second trunk.
+"""A network that goes on from one with less: fewer stems, or fewer trunks.
 
 Every weight that both have is taken over; what is new starts where it changes nothing. Features
 and outputs of the stems lie in blocks, one number per stem (`STFTUNet`), so a stem more is a row
@@ -25,7 +25,7 @@ _OUTPUT_BLOCKS = 2
 def grown(
     origin: STFTUNet, network: STFTUNet, average_power: Float[Tensor, "stems bins"]
 ) -> dict[str, Tensor]:
-    """Weights that make a network of more stems, or with more layers, begin as a smaller one.
+    """Weights that make a network of more stems, or with more trunks, begin as a smaller one.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ def grown(
     Raises
     ------
     SettingsError
-        If the origin has something that the new network lacks, or its sizes are others.
+        If the origin has something that the new network lacks, its sizes are others, or a trunk
+        that it has is deeper in the new network: layers within one change what it says.
     """
     few, many = origin.config.stems, network.config.stems
     if few > many:
@@ -56,6 +57,13 @@ def grown(
         raise SettingsError(
             f"{type(network).__name__} cannot go on from {type(origin).__name__}: "
             f"it has no {unknown[0]}"
+        )
+    trunks = {name.split(".")[0] for name in found}
+    deeper = sorted(name for name in set(result) - set(found) if name.split(".")[0] in trunks)
+    if deeper:
+        raise SettingsError(
+            f"a network goes on with more stems or trunks, not with deeper ones; "
+            f"the network to start from has no {deeper[0]}"
         )
     features = _places(few, many, _FEATURE_BLOCKS, origin.features - _FEATURE_BLOCKS * few)
     outputs = _places(few, many, _OUTPUT_BLOCKS, origin.outputs - _OUTPUT_BLOCKS * few)
