@@ -10,6 +10,7 @@ from mgdm_core.errors import SettingsError
 from recipes.music_prior.training.corruption import (
     CorruptionSettings,
     Levels,
+    _random_shares,
     corrupt,
     draw_absent,
     draw_levels,
@@ -30,6 +31,36 @@ class TestCorruption:
         leak = random_leak(clean, CorruptionSettings(), stream_of(1))
         assert leak.abs().mean() > 0.05 * clean.abs().mean()
         torch.testing.assert_close(leak.sum(1), torch.zeros_like(leak.sum(1)), atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("blind", [0.0, 0.6, 1.0])
+    @pytest.mark.parametrize("begun", [False, True])
+    def test_leaks_are_what_shares_make_of_the_sound(self, blind, begun):
+        """However an item's leak is computed: all of its sound, by where it comes from, moved."""
+        clean, settings = self.spectra(items=12), CorruptionSettings(blind=blind)
+        power = 0.1 + torch.rand(4, 65, generator=stream_of(5))
+        absent = torch.zeros(12, 4, dtype=torch.bool)
+        absent[:4, 2] = True
+        stream = stream_of(1)
+        frames = clean.shape[-1]
+        columns = math.ceil(frames / settings.knot_frames) + 1
+        shares, _ = _random_shares(12, 4, columns, settings, stream, absent)
+        axis = torch.linspace(0, columns - 1, frames).double()
+        over_time = (1 - (torch.arange(columns)[:, None] - axis).abs()).clamp_min(0).float()
+        place = torch.log1p(torch.arange(65) / 8)
+        place = place / place[-1] * (settings.knots - 1)
+        over_bins = (1 - (place[:, None] - torch.arange(settings.knots)).abs()).clamp_min(0)
+        moved = over_bins @ shares @ over_time  # (items, to, from, bins, frames)
+        expected = (moved * clean[:, None]).sum(2) - clean
+        if begun:
+            told = power.masked_fill(absent[:, :, None], 0)
+            wiener = (told / told.sum(1, keepdim=True))[..., None] * clean.sum(1, keepdim=True)
+            begins = torch.rand(12, generator=stream) < 0.5 * blind
+            expected[begins] = (wiener - clean)[begins]
+            assert bool(begins.any()) == (blind > 0)
+        same = stream_of(1)
+        leak = random_leak(clean, settings, same, power if begun else None, absent)
+        torch.testing.assert_close(leak, expected, atol=1e-6, rtol=1e-4)
+        assert torch.equal(same.get_state(), stream.get_state())
 
     def test_a_silent_song_leaks_nothing(self):
         clean = torch.zeros_like(self.spectra())

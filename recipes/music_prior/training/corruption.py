@@ -203,14 +203,13 @@ def random_leak(
             wiener = power[item] / power[item].sum(0)
             torch.mul(wiener[..., None], clean[item].sum(0), out=leak[item])
         else:
-            share = F.interpolate(
-                shares[item].flatten(0, 1), frames, mode="linear", align_corners=True
-            )
-            share = (spread @ share).unflatten(0, (stems, stems))
+            share, sources = shares[item], clean[item]
             if kind == _BLIND:  # whatever a sound's origin, it goes the same ways
-                torch.mul(share[:, 0], clean[item].sum(0), out=leak[item])
-            else:
-                torch.sum(share * clean[item], 1, out=leak[item])
+                share, sources = share[:, :1], sources.sum(0, keepdim=True)
+            ways = share.shape[:2]
+            share = F.interpolate(share.flatten(0, 1), frames, mode="linear", align_corners=True)
+            share = (spread @ share).unflatten(0, ways)
+            torch.sum(share * sources, 1, out=leak[item])
     return leak.sub_(clean)
 
 
