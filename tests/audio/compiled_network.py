@@ -1,20 +1,29 @@
 """Compile the network whole and compare; a process of its own, since checked types do not compile.
 
-Run as ``python -m tests.audio.compiled_network``; exits with 0 where the two agree.
+Run as ``python -m tests.audio.compiled_network``; exits with 0 where the two agree. With the
+argument ``trace`` a network with all trunks is only traced, in seconds.
 """
+
+import sys
 
 import torch
 
+from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
 from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
 
+SIZES = dict(
+    n_fft=128, hop=32, bands=16, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2,
+    embedding=16, hidden=8,
+)  # fmt: skip
+TRUNKS = dict(path_width=16, path_layers=1, path_heads=2, pitch_layers=1, pitch_width=6)
 
-def main():
+
+def main(backend="inductor"):
     stream = torch.Generator().manual_seed(0)
-    config = STFTUNetConfig(
-        n_fft=128, hop=32, bands=16, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2,
-        embedding=16, hidden=8,
-    )  # fmt: skip
-    network = STFTUNet(config)
+    if backend == "eager":
+        network = DualPath(DualPathConfig(**SIZES, **TRUNKS))
+    else:
+        network = STFTUNet(STFTUNetConfig(**SIZES))
     with torch.no_grad():
         for p in network.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=stream))
@@ -23,10 +32,10 @@ def main():
     parts = spectrum[..., 0].contiguous(), spectrum[..., 1].contiguous()
     sigma = torch.tensor([0.1, 0.5])
     with torch.no_grad():
-        compiled = torch.compile(network.denoise_parts, fullgraph=True)(*parts, sigma)
-        for mine, theirs in zip(compiled, network.denoise_parts(*parts, sigma)):
+        compiled = torch.compile(network.denoise_parts, fullgraph=True, backend=backend)
+        for mine, theirs in zip(compiled(*parts, sigma), network.denoise_parts(*parts, sigma)):
             torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
 if __name__ == "__main__":
-    main()
+    main("eager" if "trace" in sys.argv[1:] else "inductor")

@@ -1,6 +1,8 @@
 """The trunk over pitch: a note that is played higher is the same picture, shifted."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -97,6 +99,12 @@ def test_a_network_with_a_pitch_trunk_decides_some_bins_as_it_decides_all(make):
     some = network.denoise_bins(real, imaginary, sigma, chosen)
     whole = network.denoise_parts(real, imaginary, sigma)
     torch.testing.assert_close(some.real, whole.real[..., chosen], atol=1e-5, rtol=1e-4)
+
+
+def test_a_compiler_takes_the_network_whole(repo_root):
+    command = [sys.executable, "-m", "tests.audio.compiled_network", "trace"]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @torch.no_grad()

@@ -71,5 +71,6 @@ class DualPathConfig(STFTUNetConfig):
     @property
     def frame_multiple(self) -> int:
         """Frames are padded to a multiple of this inside the network."""
-        own = super().frame_multiple
+        # Not by super(), which torch.compile does not follow: it would cut the network in two.
+        own = self.frame_patch << (len(self.widths) - 1)
         return own if own % self.path_patch == 0 else own * self.path_patch
