@@ -13,7 +13,8 @@ network decides, per time-frequency bin, how much of what it sees belongs to whi
    linear map (`BandEncoder`), and a small two-dimensional U-Net with attention over time and over
    bands at its bottom runs over bands and frames, modulated by log sigma and log v; what it says is
    spread over the bins again, where a perceptron shared by all bins (`BinNetwork`) joins it with
-   the bin's own features, and each band adds what it says of its own bins (`BandDecoder`);
+   the bin's own features, and each band adds what it says of its own bins (`BandDecoder`). With
+   ``pitch_layers`` a trunk over pitch (`PitchTrunk`) beside the U-Net says something to it as well;
 3. every bin gets, per stem, a mask m between 0 and 1 on the noisy spectrum, which takes noise away;
    a gate g says how much of the sum of what is left is shared out anew among the stems, by a
    softmax q:

@@ -162,7 +162,8 @@ def train(
     stop_after : int, optional
         Number of updates after which to save and return.
     origin : STFTUNet, optional
-        Network to start a new run from: of the same sizes, or narrower (see `widen`).
+        Network to start a new run from: of the same sizes, narrower (see `widen`), or with fewer
+        stems or trunks (see `grow`).
     identity : str
         Names the source; the ring of segments of another source is not used again.
     report_every : int
