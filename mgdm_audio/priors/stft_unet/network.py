@@ -54,6 +54,7 @@ from mgdm_audio.priors.stft_unet.bin_features import (
     wide_features,
 )
 from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.gains import Gains
 from mgdm_audio.priors.stft_unet.layers import (
     Attention,
     BandDecoder,
@@ -81,40 +82,6 @@ _LEAST_NOISE = 3e-4
 _CLEARLY_ABOVE = 40.0
 # Odds of the gate where the noise is as loud as a stem.
 _MOVING = 0.3
-
-
-class _Gains(NamedTuple):
-    """What is decided of every bin.
-
-    The clean bin is ``D_k = (1 - gate) mask_k X_k + gate share_k sum_j mask_j X_j``.
-
-    Parameters
-    ----------
-    mask : Tensor, shape (batch, stems, frames, bins)
-        What each stem keeps of itself.
-    share : Tensor of the same shape or None
-        Each stem's part of what is shared out; None where stems exchange nothing.
-    gate : Tensor, shape (batch, 1, frames, bins), or None
-        How much of the sum is shared out.
-    """
-
-    mask: Float[Tensor, "batch stems frames bins"]
-    share: Float[Tensor, "batch stems frames bins"] | None
-    gate: Float[Tensor, "batch 1 frames bins"] | None
-
-    def applied_to(
-        self,
-        real: Float[Tensor, "batch stems frames bins"],
-        imaginary: Float[Tensor, "batch stems frames bins"],
-    ) -> DenoisedBins:
-        clean_re, clean_im = self.mask * real, self.mask * imaginary
-        if self.share is None or self.gate is None:
-            return DenoisedBins(clean_re, clean_im, self.mask)
-        moved = self.gate * self.share
-        stay = 1 - self.gate
-        sum_re, sum_im = clean_re.sum(1, keepdim=True), clean_im.sum(1, keepdim=True)
-        clean_re, clean_im = stay * clean_re + moved * sum_re, stay * clean_im + moved * sum_im
-        return DenoisedBins(clean_re, clean_im, (stay + moved) * self.mask)
 
 
 class _State(NamedTuple):
@@ -401,7 +368,7 @@ class STFTUNet(SpectralNetwork):
         level: Float[Tensor, "batch 1 1 1"],
         nominal: Float[Tensor, "batch 1 1 1"],
         absent: Bool[Tensor, "batch stems"] | None,
-    ) -> _Gains:
+    ) -> Gains:
         """Gains of the chosen bins out of what the network says, a correction of Wiener's."""
         stems = self.config.stems
         # Wiener's odds, signal over noise. Music lies far from its average spectrum, so a bin that
@@ -414,7 +381,7 @@ class STFTUNet(SpectralNetwork):
         if absent is not None:
             mask = mask.masked_fill(absent[:, :, None, None], 0)
         if not self.config.cross_stem:
-            return _Gains(mask, None, None)
+            return Gains(mask, None, None)
         logits = outputs[:, stems : 2 * stems] + log_prior
         if absent is not None:
             logits = logits.masked_fill(absent[:, :, None, None], -math.inf)
@@ -422,4 +389,4 @@ class STFTUNet(SpectralNetwork):
         # The higher the level, the less it means where a sound is found.
         odds = _MOVING * (nominal / self.config.sigma_data).square()
         gate = self.started * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds))
-        return _Gains(mask, share, gate)
+        return Gains(mask, share, gate)
