@@ -133,8 +133,8 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-2h-12s": replace(_CPU, data=DataSettings(batch=1, crop=262_144)),
     "cpu-dual-12s": replace(_CPU, network=_DUAL, data=DataSettings(batch=1, crop=262_144)),
     "cpu-2h-4096": replace(_CPU, network=replace(_SMALL, n_fft=4096, hop=1024)),
-    # Three of these, each with a trunk over pitch beside the U-Net. Neighbouring bins of an item say
-    # much the same: with fewer of them a step costs less, and more items are seen.
+    # Three of these, each with a trunk over pitch beside the U-Net. Neighbouring bins of an item
+    # say much the same: with fewer of them a step costs less, and more items are seen.
     "cpu-dual-pitch": replace(_CPU, network=replace(_DUAL, pitch_layers=6), bin_share=0.15),
     "cpu-2h-4096-pitch": replace(
         _CPU, network=replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6), bin_share=0.15
