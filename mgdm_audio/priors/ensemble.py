@@ -1,8 +1,9 @@
 """Several denoisers as one: the mean of what they estimate.
 
 Networks that see the same sound through spectra of different windows err in different places, and
-their mean errs less than the best of them. Of denoisers of the same posterior mean E[x_0 | x_t] any
-mean with weights that sum to one is another.
+their mean errs less than they do on average: whether less than the best of them, a validation tells
+(docs/music_prior_training.md, the eleventh round). Of denoisers of the same posterior mean
+E[x_0 | x_t] any mean with weights that sum to one is another.
 """
 
 from __future__ import annotations
