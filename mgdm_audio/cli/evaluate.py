@@ -234,15 +234,14 @@ def score_command(
         else:
             found = open_patterns(references, reference_pattern, mixture_pattern)
     selected = choose_tracks(found, split, tracks, limit)
-    if missing := allow_missing:
+    if allow_missing:
         find = spec.finder()
-        missing = [t.key for t in selected.tracks if find(t) is None]
-    if missing:
-        there = [t.key for t in selected.tracks if t.key not in missing]
+        there = [t.key for t in selected.tracks if find(t) is not None]
         if not there:
             raise click.UsageError(f"{estimates} has estimates for none of the tracks")
-        report_error(f"left out, without estimates: {len(missing)} tracks")
-        selected = selected.select(names=there)
+        if left_out := len(selected.tracks) - len(there):
+            report_error(f"left out, without estimates: {left_out} tracks")
+            selected = selected.select(names=there)
     variant = Variant(name or estimates.resolve().name)
     out = out or Path("evaluations") / f"{references.resolve().name}-{variant.slug}"
     settings = EngineSettings(bss_jobs=options.pop("jobs"))

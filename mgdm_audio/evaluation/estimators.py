@@ -25,7 +25,6 @@ __all__ = [
     "FunctionSpec",
     "Job",
     "PretrainedSpec",
-    "find_estimates",
 ]
 
 
@@ -143,16 +142,11 @@ class PretrainedSpec:
 
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`."""
+        from mgdm_audio.priors.catalogue import load_prior
         from mgdm_audio.sampling.cost import count_evaluations
         from mgdm_audio.separation.separator import Separator
 
-        prior = Separator.from_pretrained(
-            self.prior,
-            device=device,
-            precision=self.precision,
-            batch_size=self.batch_size,
-            closed=self.closed,
-        ).prior
+        prior = load_prior(self.prior, device=device, precision=self.precision, closed=self.closed)
         costs: dict[Variant, tuple[float, float]] = {}
 
         def estimate(job: Job) -> Estimates:
@@ -210,14 +204,15 @@ def _wiener(prior: Any, audio: TrackAudio) -> dict[str, dict[str, np.ndarray]]:
     """The row that needs the prior's average spectra and no diffusion; none without them."""
     import torch
 
+    from mgdm_audio.priors.protocols import SpectralPrior
     from mgdm_audio.sampling.wiener import average_spectrum_wiener
 
-    power, spectral = prior.average_power, getattr(prior, "spectral", None)
-    if power is None or spectral is None:
+    if not isinstance(prior, SpectralPrior):
         return {}
-    mixture = torch.from_numpy(resample(audio.mixture, audio.rate, prior.rate))
+    mixture = torch.from_numpy(resample(audio.mixture, audio.rate, prior.rate))[None]
+    power = prior.average_power
     with torch.no_grad():
-        stems = average_spectrum_wiener(mixture[None].to(prior.device), power, spectral)[0].cpu()
+        stems = average_spectrum_wiener(mixture.to(power.device), power, prior.spectral)[0].cpu()
     n = len(audio.mixture)
     return {
         WIENER: {
@@ -267,12 +262,7 @@ class EstimateFiles:
     def finder(self) -> Callable[[Track], dict[str, Path] | None]:
         """What finds a track's files by stem; it gives None where a track has none."""
         if self.pattern is None:
-
-            def find(track: Track) -> dict[str, Path] | None:
-                folder = find_estimates(self.root, track)
-                return None if folder is None else stem_files(folder)
-
-            return find
+            return self._in_folder
         pattern = FilePattern(self.pattern)
         found = pattern.files(self.root)
         return lambda track: pattern.of_track(found, track.name)
@@ -281,6 +271,13 @@ class EstimateFiles:
         """See :class:`EstimatorSpec`; files have none."""
         del variant
         return {}
+
+    def _in_folder(self, track: Track) -> dict[str, Path] | None:
+        """Files in ``root/{split}/{name}`` or ``root/{name}``, else in the root itself."""
+        for folder in (self.root / track.key, self.root / track.name):
+            if folder.is_dir():
+                return stem_files(folder)
+        return (self.root.is_dir() and stem_files(self.root)) or None
 
     def _read(self, job: Job, found: dict[str, Path] | None) -> Estimates:
         if found is None and self.pattern is not None:
@@ -312,17 +309,3 @@ class EstimateFiles:
                 remarks.append(f"{name}: {len(signal) - n:+d} samples against the reference")
             stems[name] = fit_length(signal, n)
         return Estimates(stems, warnings=tuple(remarks))
-
-
-def find_estimates(root: Path, track: Track) -> Path | None:
-    """Folder of a track's estimates; None where there is none.
-
-    Looked for as ``root/{split}/{name}``, ``root/{name}``, and ``root`` itself where it holds sound
-    files and is named like the track or no folder is.
-    """
-    for folder in (root / track.key, root / track.name):
-        if folder.is_dir():
-            return folder
-    if root.is_dir() and stem_files(root):
-        return root
-    return None

@@ -12,11 +12,13 @@ from mgdm_audio.cli.evaluate import main
 from mgdm_audio.datasets import open_dataset
 from mgdm_audio.evaluation.estimators import WIENER, PretrainedSpec
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+from mgdm_audio.evaluation.track_work import EvaluationSettings, EvaluationWork
 from mgdm_audio.metrics.si_sdr import score_windows
 from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import SettingsError
 
+from .checkpoint_helpers import save_tiny
 from .tiny_stems_prior import save_tiny_stems, song
 from .toy_prior import STEMS
 
@@ -92,3 +94,13 @@ def test_unknown_settings_are_told_before_anything_is_loaded(tiny, stems_folder,
 
 def test_describe_is_json(tiny):
     assert json.loads(json.dumps(PretrainedSpec(str(tiny)).describe()))["stems"] == list(STEMS)
+
+
+def test_a_prior_that_knows_no_spectra_has_no_row_of_them(stems_folder, tmp_path):
+    path = tmp_path / "waveform.safetensors"
+    save_tiny(path)
+    work = EvaluationWork(PretrainedSpec(str(path), preset="fast"), EvaluationSettings(bss=False))
+    variant = Variant("ddrm", (("steps", "2"),))
+    result = work.start("cpu")((variant, open_dataset(stems_folder).tracks[0]))
+    assert result.record["error"] is None, result.record
+    assert WIENER not in result.record["nothing"]
