@@ -107,7 +107,7 @@ def _index_path() -> Path:
     return home() / "priors.json"
 
 
-def _read_index() -> dict[str, dict[str, str]]:
+def _read_index() -> dict[str, PriorEntry]:
     path = _index_path()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -121,12 +121,13 @@ def _read_index() -> dict[str, dict[str, str]]:
     entries = content.get("priors") if isinstance(content, dict) else None
     if not isinstance(entries, dict) or content.get("version") != _INDEX_VERSION:
         raise PriorError(f"{path}: not a list of priors that this version can read; delete it")
-    keys = {"path", "header_sha256", "source"}
+    found = {}
     for name, entry in entries.items():
         texts = isinstance(entry, dict) and all(isinstance(v, str) for v in entry.values())
-        if not texts or set(entry) != keys:
+        if not texts or set(entry) != {"path", "header_sha256", "source"}:
             raise PriorError(f"{path}: the entry {name!r} is damaged; mend or delete the file")
-    return entries
+        found[name] = PriorEntry(name, Path(entry["path"]), entry["source"], entry["header_sha256"])
+    return found
 
 
 def register(
@@ -151,12 +152,10 @@ def register(
     if source != "hub":
         _checked_name(name)
     path = Path(path).absolute()
-    layout = read_layout(path)
+    entry = PriorEntry(name, path, source, read_layout(path).header_sha256)
     check_name_free(name, path, replace=replace)
-    entries = _read_index()
-    entries[name] = {"path": str(path), "header_sha256": layout.header_sha256, "source": source}
-    _write_index(entries)
-    return PriorEntry(name, path, source, layout.header_sha256)
+    _write_index(_read_index() | {name: entry})
+    return entry
 
 
 def forget(name: str) -> PriorEntry:
@@ -175,11 +174,15 @@ def forget(name: str) -> PriorEntry:
         raise PriorError(f"no imported prior is called {name!r}; imported are: {known}")
     entry = entries.pop(name)
     _write_index(entries)
-    return PriorEntry(name, Path(entry["path"]), entry["source"], entry["header_sha256"])
+    return entry
 
 
-def _write_index(entries: Mapping[str, Mapping[str, str]]) -> None:
-    text = json.dumps({"version": _INDEX_VERSION, "priors": entries}, indent=1, sort_keys=True)
+def _write_index(entries: Mapping[str, PriorEntry]) -> None:
+    priors = {
+        name: {"path": str(e.path), "header_sha256": e.header_sha256, "source": e.source}
+        for name, e in entries.items()
+    }
+    text = json.dumps({"version": _INDEX_VERSION, "priors": priors}, indent=1, sort_keys=True)
     with replacing(_index_path(), refused=PriorError) as path:
         path.write_text(text + "\n", encoding="utf-8")
 
@@ -195,9 +198,9 @@ def check_name_free(name: str, path: Path, *, replace: bool = False) -> None:
     if name in bundled_priors():
         raise PriorError(f"{name!r} is the name of a bundled prior; choose another with --name")
     entry = _read_index().get(name)
-    if entry is not None and not replace and entry["path"] != str(path.absolute()):
+    if entry is not None and not replace and entry.path != path.absolute():
         raise PriorError(
-            f"the name {name!r} stands for {display_name(entry['path'])} already; "
+            f"the name {name!r} stands for {display_name(entry.path)} already; "
             f"choose another with --name, or replace it with --force"
         )
 
@@ -205,10 +208,7 @@ def check_name_free(name: str, path: Path, *, replace: bool = False) -> None:
 def list_priors() -> list[PriorEntry]:
     """Every known prior: bundled ones first, then by name."""
     entries = [PriorEntry(name, path, "bundled") for name, path in bundled_priors().items()]
-    return entries + [
-        PriorEntry(name, Path(entry["path"]), entry["source"], entry["header_sha256"])
-        for name, entry in sorted(_read_index().items())
-    ]
+    return [*entries, *(entry for _, entry in sorted(_read_index().items()))]
 
 
 def canonical_name(name: str) -> str | None:
@@ -248,7 +248,7 @@ def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
     if isinstance(name_or_path, str) and (name := canonical_name(text)) is not None:
         bundled = bundled_priors()
         if name not in bundled:
-            return _checked_entry(name, _read_index()[name])
+            return _checked(_read_index()[name])
         if not bundled[name].is_file():
             raise PriorError(
                 f"the bundled prior {name!r} is not in this installation "
@@ -305,19 +305,18 @@ def load_prior(
     return closed_prior(prior, [OTHER]) if closed else prior
 
 
-def _checked_entry(name: str, entry: Mapping[str, str]) -> Path:
-    path = Path(entry["path"])
-    if not path.is_file():
+def _checked(entry: PriorEntry) -> Path:
+    if not entry.available:
         raise PriorError(
-            f"the prior {name!r} was imported to {display_name(path)}, which is gone; "
+            f"the prior {entry.name!r} was imported to {display_name(entry.path)}, which is gone; "
             f"import it again"
         )
-    if read_layout(path).header_sha256 != entry["header_sha256"]:
+    if read_layout(entry.path).header_sha256 != entry.header_sha256:
         raise PriorError(
-            f"{display_name(path)} is not the file that was registered as {name!r} "
+            f"{display_name(entry.path)} is not the file that was registered as {entry.name!r} "
             f"(its checksum differs); import it again with --force"
         )
-    return path
+    return entry.path
 
 
 def _from_hub(text: str) -> Path:
@@ -326,7 +325,7 @@ def _from_hub(text: str) -> Path:
     entry = _read_index().get(str(address))
     if entry is None:
         register(str(address), path, source="hub")
-    elif read_layout(path).header_sha256 != entry["header_sha256"]:
+    elif read_layout(path).header_sha256 != entry.header_sha256:
         raise PriorError(
             f"{address}: the file on the hub is not the one fetched before (its checksum "
             f"differs); if that is expected, name the revision (hf://owner/name@revision/file)"

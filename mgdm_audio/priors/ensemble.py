@@ -80,6 +80,8 @@ class EnsembleConfig(SpectralConfig):
             values = [getattr(config, name) for config in found]
             if len(set(values)) > 1:
                 raise SettingsError(f"members of an ensemble have one {name}; found {values}")
+        for name in ("stems", "sigma_data", "n_fft", "hop"):  # spectra are those of the first
+            object.__setattr__(self, name, getattr(found[0], name))
 
     def _read(self) -> list[NetworkConfig]:
         given = [dict(member) for member in self.members]
@@ -89,26 +91,6 @@ class EnsembleConfig(SpectralConfig):
     def configs(self) -> tuple[SpectralConfig, ...]:
         """Configuration of every member."""
         return tuple(config for config in self._read() if isinstance(config, SpectralConfig))
-
-    @property
-    def stems(self) -> int:
-        """Stems denoised jointly."""
-        return self.configs[0].stems
-
-    @property
-    def sigma_data(self) -> float:
-        """Deviation of a stem."""
-        return self.configs[0].sigma_data
-
-    @property
-    def n_fft(self) -> int:
-        """Window of the first member's spectrum in samples."""
-        return self.configs[0].n_fft
-
-    @property
-    def hop(self) -> int:
-        """Step of the first member's spectrum in samples."""
-        return self.configs[0].hop
 
     @classmethod
     def of(cls, configs: Sequence[NetworkConfig], weights: Sequence[float]) -> EnsembleConfig:

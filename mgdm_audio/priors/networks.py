@@ -175,19 +175,16 @@ def build_network(kind: str, config: Mapping[str, Any], *, meta: bool = False) -
     try:
         if meta:
             with torch.device("meta"):
-                return _shapes(found)
+                try:
+                    return found.build()
+                except (RuntimeError, OverflowError) as error:  # numbers that cannot be counted
+                    line = str(error).splitlines()[0]
+                    raise SettingsError(f"it cannot be built ({line})") from error
         # Initial values come from torch's global generator; it is put back as it was.
         with torch.random.fork_rng(devices=[]):
             return found.build()
     except (MGDMError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the configuration of the {kind} is not valid: {error}") from error
-
-
-def _shapes(config: NetworkConfig) -> nn.Module:
-    try:
-        return config.build()
-    except (RuntimeError, OverflowError) as error:  # more numbers than can be counted
-        raise SettingsError(f"it cannot be built ({str(error).splitlines()[0]})") from error
 
 
 def check_noisy(x: Tensor, sigma: Tensor, stems: int) -> None:

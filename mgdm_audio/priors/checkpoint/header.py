@@ -9,7 +9,7 @@ from typing import Any
 
 from mgdm_audio.errors import CheckpointError
 from mgdm_audio.priors.levels import Levels
-from mgdm_audio.priors.networks import NetworkConfig, read_config
+from mgdm_audio.priors.networks import read_config
 from mgdm_core.errors import SettingsError
 
 __all__ = ["FORMAT_VERSION", "PriorHeader"]
@@ -48,6 +48,8 @@ class PriorHeader:
     ------
     SettingsError
         If a value is outside its domain.
+    CheckpointError
+        If the kind is unknown or its configuration not valid.
     """
 
     network: str
@@ -77,7 +79,7 @@ class PriorHeader:
             raise SettingsError(f"window is within 1..2^28 samples; found {self.window}")
         if not 0 < self.sigma_data < 1e3:
             raise SettingsError(f"sigma_data is positive; found {self.sigma_data}")
-        config = self.network_config()
+        config = read_config(self.network, self.config)
         if config.sigma_data != self.sigma_data:
             raise SettingsError(
                 f"sigma_data is {self.sigma_data} in the header but {config.sigma_data} in the "
@@ -89,16 +91,6 @@ class PriorHeader:
             )
         if not self.licence.strip():
             raise SettingsError("licence must not be empty; write 'unknown' if it is")
-
-    def network_config(self) -> NetworkConfig:
-        """Return the network's configuration, checked by its own class.
-
-        Raises
-        ------
-        CheckpointError
-            If the kind is unknown or its configuration not valid.
-        """
-        return read_config(self.network, self.config)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""

@@ -7,6 +7,7 @@ the few calls that make tensors are recognised by name and carried out by the co
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -224,9 +225,7 @@ class TorchArchive:
             If the storage is missing, too short or damaged, or the view is larger than the
             storage (numbers used more than once).
         """
-        count = 1
-        for n in tensor.shape:
-            count *= n
+        count = math.prod(tensor.shape)
         if count > tensor.numel:
             raise CheckpointError(
                 f"{self.path}: a tensor of {count} numbers over a storage of {tensor.numel}"

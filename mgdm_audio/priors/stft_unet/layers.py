@@ -19,10 +19,9 @@ __all__ = [
     "BandSpread",
     "BinNetwork",
     "Blocks",
-    "Downsample",
     "NoiseEmbedding",
+    "Resample",
     "ResidualBlock",
-    "Upsample",
     "attend",
     "band_edges",
     "band_groups",
@@ -351,25 +350,13 @@ class Attention(nn.Module):
         return x + (h.permute(0, 3, 1, 2) if self.axis == "time" else h.permute(0, 3, 2, 1))
 
 
-class Downsample(nn.Module):
-    """Half the bands and half the columns."""
+class Resample(nn.Module):
+    """Half or twice the bands and columns, by a convolution whose steps do not overlap."""
 
-    def __init__(self, channels: int, wider: int) -> None:
+    def __init__(self, conv: nn.Module) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, wider, 2, stride=2)
+        self.conv = conv
 
     def forward(self, x: Float[Tensor, "batch channels bands columns"]) -> Tensor:
-        """Down one level."""
-        return self.conv(x)
-
-
-class Upsample(nn.Module):
-    """Twice the bands and twice the columns."""
-
-    def __init__(self, wider: int, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.ConvTranspose2d(wider, channels, 2, stride=2)
-
-    def forward(self, x: Float[Tensor, "batch wider bands columns"]) -> Tensor:
-        """Up one level."""
+        """Down or up one level."""
         return self.conv(x)

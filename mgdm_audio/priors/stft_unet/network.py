@@ -62,10 +62,9 @@ from mgdm_audio.priors.stft_unet.layers import (
     BandSpread,
     BinNetwork,
     Blocks,
-    Downsample,
     NoiseEmbedding,
+    Resample,
     ResidualBlock,
-    Upsample,
 )
 from mgdm_audio.priors.stft_unet.pitch import PitchTrunk
 from mgdm_core.array_types import Bool, Float, Int, Tensor
@@ -142,8 +141,9 @@ class STFTUNet(SpectralNetwork):
             count = config.blocks[level]
             self.down_blocks.append(self._blocks(width, count))
             self.up_blocks.append(self._blocks(width, count))
-            self.downs.append(Downsample(width, widths[level + 1]))
-            self.ups.append(Upsample(widths[level + 1], width))
+            wider = widths[level + 1]
+            self.downs.append(Resample(nn.Conv2d(width, wider, 2, stride=2)))
+            self.ups.append(Resample(nn.ConvTranspose2d(wider, width, 2, stride=2)))
         self.bottom = nn.ModuleList()
         for _ in range(config.blocks[-1]):
             self.bottom.append(ResidualBlock(widths[-1], config.embedding))
@@ -264,13 +264,12 @@ class STFTUNet(SpectralNetwork):
         context, outputs = self._read(padded, embedding)
         outputs = outputs[:, :, :frames]
         pitches = None if self.pitch is None else self.pitch(padded, embedding)
-        wide = wide_features(trends)
         return _State(
             real=re,
             imaginary=im,
             features=features,
             trends=trends,
-            wide=wide,
+            wide=wide_features(trends),
             context=context,
             pitches=pitches,
             outputs=outputs,
@@ -305,8 +304,7 @@ class STFTUNet(SpectralNetwork):
         outputs = outputs.float() + self.bias.index_select(2, chosen)
         re, im = state.real.index_select(3, chosen), state.imaginary.index_select(3, chosen)
         prior = self.log_prior.index_select(2, chosen)
-        gains = self._gains(outputs, prior, re, im, state.noise, state.level, state.absent)
-        return gains.applied_to(re, im)
+        return self._gains(state, outputs, prior, re, im).applied_to(re, im)
 
     def _noise_level(
         self,
@@ -336,14 +334,6 @@ class STFTUNet(SpectralNetwork):
         Float[Tensor, "batch hidden columns bands"], Float[Tensor, "batch outputs frames bins"]
     ]:
         """What the bands say to the bin network, and what they add to the outputs of the bins."""
-        h = self._context(features, embedding)
-        return self.bin_network.told(h), self.decoder(h)
-
-    def _context(
-        self,
-        features: Float[Tensor, "batch features frames bins"],
-        embedding: Float[Tensor, "batch embedding"],
-    ) -> Float[Tensor, "batch width bands columns"]:
         h = self.encoder(features)
         skips = []
         for level, (blocks, down) in enumerate(zip(self.down_blocks, self.downs)):
@@ -357,24 +347,22 @@ class STFTUNet(SpectralNetwork):
         for blocks, up in zip(reversed(self.up_blocks), reversed(self.ups)):
             h = up(h) + skips.pop()
             h = blocks(h, embedding)
-        return h
+        return self.bin_network.told(h), self.decoder(h)
 
     def _gains(
         self,
+        state: _State,
         outputs: Float[Tensor, "batch outputs frames bins"],
         log_prior: Float[Tensor, "stems 1 bins"],
         re: Float[Tensor, "batch stems frames bins"],
         im: Float[Tensor, "batch stems frames bins"],
-        level: Float[Tensor, "batch 1 1 1"],
-        nominal: Float[Tensor, "batch 1 1 1"],
-        absent: Bool[Tensor, "batch stems"] | None,
     ) -> Gains:
         """Gains of the chosen bins out of what the network says, a correction of Wiener's."""
-        stems = self.config.stems
+        stems, absent, noise = self.config.stems, state.absent, state.noise.square()
         # Wiener's odds, signal over noise. Music lies far from its average spectrum, so a bin that
         # stands well above the noise is taken at its own power instead.
-        loudness = (re.square() + im.square()) / level.square()
-        odds = log_prior.exp() * (self.config.sigma_data**2 / level.square())
+        loudness = (re.square() + im.square()) / noise
+        odds = log_prior.exp() * (self.config.sigma_data**2 / noise)
         threshold = _CLEARLY_ABOVE * (1 + 1 / odds)
         odds = odds + self.evidence.clamp_min(0) * loudness.square() / (loudness + threshold)
         mask = torch.sigmoid(outputs[:, :stems] + torch.log(odds))
@@ -387,6 +375,6 @@ class STFTUNet(SpectralNetwork):
             logits = logits.masked_fill(absent[:, :, None, None], -math.inf)
         share = torch.softmax(logits, 1)
         # The higher the level, the less it means where a sound is found.
-        odds = _MOVING * (nominal / self.config.sigma_data).square()
+        odds = _MOVING * (state.level / self.config.sigma_data).square()
         gate = self.started * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds))
         return Gains(mask, share, gate)
