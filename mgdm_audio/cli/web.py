@@ -90,7 +90,7 @@ def application(settings: WebSettings) -> Starlette:
 
     @functools.cache
     def estimate(preset: str) -> Mapping[str, float]:
-        from mgdm_audio.io.reader import AudioInfo
+        from mgdm_audio.io.decoders import AudioInfo
         from mgdm_audio.sampling.presets import sampling_settings
         from mgdm_audio.separation.estimate import estimate as measured
         from mgdm_audio.separation.request import OutputChoice, SeparateRequest

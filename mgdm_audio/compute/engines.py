@@ -6,7 +6,6 @@ what comes out. ``mgdm-evaluate`` and ``mgdm-separate`` run their tracks through
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -256,8 +255,3 @@ def _die_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def fingerprint(work: Work) -> str:
-    """Short hash of a piece of work, under which a long-lived worker keeps it."""
-    return hashlib.sha256(pickle.dumps(work)).hexdigest()[:16]

@@ -5,6 +5,7 @@ Ray is the extra ``cluster`` and is imported only when this engine is asked for.
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from mgdm_audio.compute.engines import EngineError, Outcome, Work, attempt, fingerprint
+from mgdm_audio.compute.engines import EngineError, Outcome, Work, attempt
 
 __all__ = ["RayPool", "check_address", "import_ray"]
 
@@ -107,8 +108,9 @@ class RayPool:
             num_gpus=1 if on_gpu else 0,
             max_retries=3,
         )(_remote)
-        self._work = ray.put(pickle.dumps(work))
-        self._id = fingerprint(work)
+        pickled = pickle.dumps(work)
+        self._work = ray.put(pickled)
+        self._id = hashlib.sha256(pickled).hexdigest()[:16]  # what a worker keeps it under
         # Enough in flight to keep every worker busy, few enough that results do not pile up.
         self._window = max(4, 2 * int(cpus))
 

@@ -261,10 +261,8 @@ def _host() -> str:
 def _is_alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's: it is there
-        return True
+    except OSError as error:  # PermissionError: somebody else's, so it is there
+        return not isinstance(error, ProcessLookupError)
     return True
 
 

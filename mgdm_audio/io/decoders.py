@@ -26,7 +26,7 @@ from mgdm_audio.io.iff_header import find_data_chunk
 from mgdm_audio.io.ogg_pages import is_cut_off
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["Decoder", "PyAVDecoder", "SoundFileDecoder", "native", "open_decoder"]
+__all__ = ["AudioInfo", "Decoder", "PyAVDecoder", "SoundFileDecoder", "native", "open_decoder"]
 
 # FFmpeg has demuxers that open other files and addresses (concat, hls, sdp, image lists); a text
 # file of that kind renamed to .wav must not make this program read or fetch anything. Only
@@ -52,25 +52,43 @@ class _NothingDecoded(Exception):
     """Every packet was refused."""
 
 
-@dataclass
-class Decoder:
-    """An open file that yields its samples once, from the start.
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a sound file is; ``rate`` in Hz.
 
     Parameters
     ----------
+    path : str
+        As given; ``"-"`` for standard input.
+    channels : int
+        1 to 8.
     frames : int or None
-        Samples per channel; None where only decoding tells.
+        Samples per channel where the header says so exactly; None where only decoding tells
+        (everything read by PyAV: mp3, m4a, aac, mp4).
     approx_frames : int or None
-        What the header or the bit rate suggests, for estimates of time.
+        ``frames``, or what the container suggests: for estimates of time and space only.
     """
 
-    label: str
+    path: str
     rate: int
     channels: int
     frames: int | None
-    approx_frames: int | None
-    format: str
     subtype: str
+    format: str
+    approx_frames: int | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration in seconds, estimated where ``frames`` is None; None where nothing is known."""
+        frames = self.frames if self.frames is not None else self.approx_frames
+        return None if frames is None else frames / self.rate
+
+
+class Decoder:
+    """An open file that yields its samples once, from the start; ``label`` names it in messages."""
+
+    label: str
+    info: AudioInfo
 
     def blocks(self, block_frames: int) -> Iterator[Float[Array, "channels frames"]]:
         """Yield float64 or float32 blocks of at most ``block_frames`` samples per channel."""
@@ -85,11 +103,11 @@ class SoundFileDecoder(Decoder):
     """libsndfile: wav, aiff, flac, ogg, opus and their relatives."""
 
     def __init__(self, path: Path, label: str) -> None:
-        self._file = sf.SoundFile(native(path))
-        file = self._file
+        self._file = file = sf.SoundFile(native(path))
         frames: int | None = file.frames if file.frames < _UNKNOWN_FRAMES else None
-        super().__init__(
-            label, file.samplerate, file.channels, frames, frames, file.format, file.subtype
+        self.label = label
+        self.info = AudioInfo(
+            str(path), file.samplerate, file.channels, frames, file.subtype, file.format, frames
         )
         wide = file.subtype in ("DOUBLE", "PCM_32")
         self._dtype: Literal["float64", "float32"] = "float64" if wide else "float32"
@@ -106,13 +124,13 @@ class SoundFileDecoder(Decoder):
             try:
                 block = self._file.read(block_frames, dtype=self._dtype, always_2d=True)
             except (sf.LibsndfileError, RuntimeError) as error:
-                raise _damaged(self.label, done / self.rate, error) from error
+                raise _damaged(self.label, done / self.info.rate, error) from error
             if len(block) == 0:
                 break
             done += len(block)
             yield np.ascontiguousarray(block.T)
-        if self.frames is not None and done < self.frames:
-            raise _cut_off(self.label, done, self.frames)
+        if self.info.frames is not None and done < self.info.frames:
+            raise _cut_off(self.label, done, self.info.frames)
 
     def close(self) -> None:
         """Close the file."""
@@ -164,14 +182,15 @@ class PyAVDecoder(Decoder):
             self._container.format.name == "mp3" and not _has_xing_tag(path)
         )
         self._promised = None if guessed else promised
-        super().__init__(
-            label,
+        self.label = label
+        self.info = AudioInfo(
+            str(path),
             rate,
             first.layout.nb_channels,
             None,
-            approx,
-            self._container.format.name.split(",")[0].upper(),
             stream.codec_context.name.upper().removesuffix("FLOAT"),
+            self._container.format.name.split(",")[0].upper(),
+            approx,
         )
 
     def _decode(self, label: str) -> Iterator[av.AudioFrame]:
@@ -201,7 +220,7 @@ class PyAVDecoder(Decoder):
         """Yield blocks of exactly ``block_frames``, the last one shorter."""
         parts: list[np.ndarray] = []
         held = done = 0
-        for samples in self._arrays():
+        for samples in map(self._array, self._decoded):
             done += samples.shape[1]
             parts.append(samples)
             held += samples.shape[1]
@@ -214,26 +233,22 @@ class PyAVDecoder(Decoder):
         if held:
             yield np.concatenate(parts, axis=1)
         # A tenth of a second forgives encoders that count their own padding differently.
-        if self._promised is not None and done < self._promised - self.rate // 10:
+        if self._promised is not None and done < self._promised - self.info.rate // 10:
             raise _cut_off(self.label, done, self._promised)
 
-    def _arrays(self) -> Iterator[np.ndarray]:
-        for frame in self._decoded:
-            if frame.sample_rate != self.rate or frame.layout.nb_channels != self.channels:
-                raise AudioFormatError(
-                    f"{self.label}: changes from {self.rate} Hz, {self.channels} channels to "
-                    f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels midway; "
-                    f"{_CONVERT}"
-                )
-            yield self._array(frame)
-
     def _array(self, frame: av.AudioFrame) -> np.ndarray:
+        rate, channels = self.info.rate, self.info.channels
+        if frame.sample_rate != rate or frame.layout.nb_channels != channels:
+            raise AudioFormatError(
+                f"{self.label}: changes from {rate} Hz, {channels} channels to "
+                f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels midway; {_CONVERT}"
+            )
         if frame.format.name.startswith("s64"):  # PyAV has no numpy view of this one
             wide = av.AudioResampler(format="dblp", layout=frame.layout, rate=frame.sample_rate)
             return np.concatenate([part.to_ndarray() for part in wide.resample(frame)], axis=1)
         data = frame.to_ndarray()
         if not frame.format.is_planar:
-            data = data.reshape(-1, self.channels).T
+            data = data.reshape(-1, channels).T
         if data.dtype == np.uint8:
             return (data.astype(np.float32) - 128) / 128
         if data.dtype == np.int16:

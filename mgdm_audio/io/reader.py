@@ -15,13 +15,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mgdm_audio.errors import AudioFormatError, AudioReadError, display_name, os_reason
-from mgdm_audio.io.decoders import Decoder, open_decoder
+from mgdm_audio.io.decoders import AudioInfo, Decoder, open_decoder
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError
 
@@ -30,7 +30,6 @@ __all__ = [
     "MAX_RATE",
     "MIN_RATE",
     "STDIN",
-    "AudioInfo",
     "SpooledFile",
     "open_blocks",
     "probe",
@@ -43,38 +42,6 @@ MAX_RATE = 192_000
 MAX_CHANNELS = 8
 STDIN = "-"
 _BLOCK = 1 << 16
-
-
-@dataclass(frozen=True)
-class AudioInfo:
-    """What a sound file is; ``rate`` in Hz.
-
-    Parameters
-    ----------
-    path : str
-        As given; ``"-"`` for standard input.
-    channels : int
-        1 to 8.
-    frames : int or None
-        Samples per channel where the header says so exactly; None where only decoding tells
-        (everything read by PyAV: mp3, m4a, aac, mp4).
-    approx_frames : int or None
-        ``frames``, or what the container suggests: for estimates of time and space only.
-    """
-
-    path: str
-    rate: int
-    channels: int
-    frames: int | None
-    subtype: str
-    format: str
-    approx_frames: int | None = None
-
-    @property
-    def seconds(self) -> float | None:
-        """Duration in seconds, estimated where ``frames`` is None; None where nothing is known."""
-        frames = self.frames if self.frames is not None else self.approx_frames
-        return None if frames is None else frames / self.rate
 
 
 @dataclass(frozen=True)
@@ -226,21 +193,14 @@ def _open(source: Source) -> tuple[Decoder, AudioInfo]:
         decoder = open_decoder(path, label)
     except OSError as error:
         raise AudioReadError(f"{label}: cannot be read ({os_reason(error)})") from error
+    info = decoder.info
     try:
-        check_supported(decoder.rate, decoder.channels, label)
+        check_supported(info.rate, info.channels, label)
     except AudioFormatError:
         decoder.close()
         raise
     shown = STDIN if label == "standard input" else os.fspath(source)
-    return decoder, AudioInfo(
-        shown,
-        decoder.rate,
-        decoder.channels,
-        decoder.frames,
-        decoder.subtype,
-        decoder.format,
-        decoder.approx_frames,
-    )
+    return decoder, replace(info, path=shown)
 
 
 def check_supported(rate: int, channels: int, label: str = "the sound") -> None:
@@ -277,5 +237,6 @@ def _not_finite(decoder: Decoder, block: np.ndarray, done: int) -> AudioReadErro
     channel, frame = (int(v[0]) for v in np.nonzero(~np.isfinite(block)))
     return AudioReadError(
         f"{decoder.label}: holds NaN or infinite samples, one at "
-        f"{(done + frame) / decoder.rate:.3f} s in channel {channel + 1}; repair or re-export it"
+        f"{(done + frame) / decoder.info.rate:.3f} s in channel {channel + 1}; "
+        f"repair or re-export it"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from mgdm_audio.compute.machine import peak_memory
-from mgdm_audio.io.reader import AudioInfo
+from mgdm_audio.io.decoders import AudioInfo
 from mgdm_audio.io.resampling import Resampler
 from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.sampling.chunk_stream import chunk_sizes

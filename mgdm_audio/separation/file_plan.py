@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 from mgdm_audio.errors import AudioError, AudioReadError, AudioWriteError, display_name, os_reason
+from mgdm_audio.io.decoders import AudioInfo
 from mgdm_audio.io.encoders import OutputFormat
-from mgdm_audio.io.reader import STDIN, AudioInfo, probe
+from mgdm_audio.io.reader import STDIN, probe
 from mgdm_audio.separation.request import SeparateRequest
 from mgdm_core.errors import SettingsError
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import queue
-import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -56,6 +54,11 @@ class Job:
         if self.state != "running" or self.share < 0.02:
             return None
         return (time.monotonic() - self.began) * (1 - self.share) / self.share
+
+    def progressed(self, share: float) -> bool:
+        """Note the fraction done; False cancels."""
+        self.share = share
+        return not self.cancelled
 
 
 class JobQueue:
@@ -128,7 +131,7 @@ class JobQueue:
                 self._order.remove(job.id)
             try:
                 separate = separate or self._work(device)
-                separate(job, lambda share, job=job: self._progress(job, share))
+                separate(job, job.progressed)
                 state, error = "done", ""
             except CancelledError:
                 state, error = "cancelled", ""
@@ -139,22 +142,3 @@ class JobQueue:
             with self._lock:
                 job.took = time.monotonic() - job.began
                 job.state, job.error = state, " ".join(error.split())
-
-    @staticmethod
-    def _progress(job: Job, share: float) -> bool:
-        job.share = share
-        return not job.cancelled
-
-
-def new_folder(parent: Path) -> tuple[str, Path]:
-    """Make a folder with a name that nobody guesses."""
-    name = secrets.token_urlsafe(12)
-    folder = parent / name
-    folder.mkdir(parents=True)
-    return name, folder
-
-
-def remove(job: Job) -> None:
-    """Delete everything of a job."""
-    shutil.rmtree(job.folder, ignore_errors=True)
-    job.files.clear()

@@ -28,7 +28,7 @@ from starlette.templating import Jinja2Templates
 
 from mgdm_audio.compute.speed import duration_words
 from mgdm_audio.errors import display_name
-from mgdm_audio.web.jobs import ACTIVE, Job, JobQueue, new_folder, remove
+from mgdm_audio.web.jobs import ACTIVE, Job, JobQueue
 from mgdm_audio.web.settings import WebSettings
 from mgdm_audio.web.work import check_upload, separating
 from mgdm_core.errors import MGDMError
@@ -120,7 +120,9 @@ class _Pages:
             return self._refused(request, f"Files here are at most {limit / 1e6:.0f} MB.")
         if len(jobs) >= self.settings.max_jobs:
             return self._refused(request, "Remove a recording before adding another.")
-        name, folder = new_folder(self.settings.folder)
+        name = secrets.token_urlsafe(12)  # nobody guesses it
+        folder = self.settings.folder / name
+        folder.mkdir(parents=True)
         try:
             async with request.form(max_files=1, max_fields=2) as form:
                 given = form.get("file")
@@ -186,7 +188,8 @@ class _Pages:
         if job.state == "running":
             raise HTTPException(409, "cancel it first")
         self.queue.cancel(job)
-        await run_in_threadpool(remove, job)
+        await run_in_threadpool(shutil.rmtree, job.folder, ignore_errors=True)
+        job.files.clear()
         del self._jobs(request)[job.id]
         return HTMLResponse("")
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mgdm_audio.errors import AudioError, display_name
-from mgdm_audio.io.reader import AudioInfo
+from mgdm_audio.io.decoders import AudioInfo
 from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.reports.listening_page import PageOptions
 from mgdm_audio.reports.listening_page.track import write_track_page
