@@ -11,7 +11,7 @@ import click
 from mgdm_audio.cli.common import report_error, stderr_console
 from mgdm_audio.cli.evaluate_options import print_tables
 from mgdm_audio.compute.engines import Outcome
-from mgdm_audio.datasets.check import DatasetCheck, Finding
+from mgdm_audio.datasets.check import DatasetCheck
 from mgdm_audio.datasets.convert import Converted
 from mgdm_audio.reports.tables import Table
 
@@ -63,16 +63,13 @@ def print_check(found: DatasetCheck) -> None:
     print_tables([Table(str(dataset.root), kind + of, columns, rows)])
     for path in dataset.ignored:
         click.echo(f"ignored: {path} is no track")
-    _print_findings("broken", found.broken, all_of_them=True)
-    _print_findings("note", [f for f in found.findings if not f.broken], all_of_them=False)
-
-
-def _print_findings(word: str, findings: list[Finding], all_of_them: bool) -> None:
-    shown = findings if all_of_them else findings[:_SHOWN]
-    for finding in shown:
-        click.echo(f"{word}: {finding.track}: {finding.text}")
-    if len(shown) < len(findings):
-        click.echo(f"and {len(findings) - len(shown)} more remarks; --json lists all")
+    for finding in found.broken:
+        click.echo(f"broken: {finding.track}: {finding.text}")
+    remarks = [f for f in found.findings if not f.broken]
+    for remark in remarks[:_SHOWN]:
+        click.echo(f"note: {remark.track}: {remark.text}")
+    if len(remarks) > _SHOWN:
+        click.echo(f"and {len(remarks) - _SHOWN} more remarks; --json lists all")
 
 
 def show_conversion(outcomes: Iterator[Outcome], total: int, quiet: bool) -> int:

@@ -137,33 +137,30 @@ def evaluate(
         **{name: value for name, value in asdict(settings).items() if name != "keep"},
     }
     run.begin(asked, facts or {}, overwrite)
-    return _Evaluation(dataset, spec, list(variants), run, settings, engine, on_progress).go()
+    by_slug = {variant.slug: variant for variant in variants}
+    if len(by_slug) < len(variants):
+        raise SettingsError("variants must differ from each other, found one twice")
+    tracks = {track.key: track for track in dataset.tracks}
+    return _Evaluation(tracks, spec, by_slug, run, settings, engine, on_progress).go()
 
 
+@dataclass
 class _Evaluation:
     """State of one call of :func:`evaluate`."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        spec: EstimatorSpec,
-        variants: list[Variant],
-        run: RunFolder,
-        settings: EvaluationSettings,
-        engine: EngineSettings,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self.run, self.settings, self.engine, self.spec = run, settings, engine, spec
-        self.tell = on_progress or (lambda progress: None)
-        self.tracks = {track.key: track for track in dataset.tracks}
-        self.variants = {variant.slug: variant for variant in variants}
-        if len(self.variants) < len(variants):
-            raise SettingsError("variants must differ from each other, found one twice")
-        self.total = len(self.tracks) * len(variants)
+    tracks: dict[str, Track]
+    spec: EstimatorSpec
+    variants: dict[str, Variant]
+    run: RunFolder
+    settings: EvaluationSettings
+    engine: EngineSettings
+    tell: Callable[[Progress], None] | None
+
+    def __post_init__(self) -> None:
         self.done = {"track": 0, "bss": 0}
         self.failed: set[tuple[str, str]] = set()
         self.bss: dict[Future, tuple[Variant, Track]] = {}
-        self.ranks: dict[str, dict[str, float]] = {variant.slug: {} for variant in variants}
+        self.ranks: dict[str, dict[str, float]] = {slug: {} for slug in self.variants}
 
     def go(self) -> int:
         todo, bss_todo = self._left()
@@ -288,7 +285,9 @@ class _Evaluation:
         self.done[kind] += 1
         if error is not None:
             self.failed.add((variant.slug, key))
-        self.tell(Progress(kind, key, variant.label, self.done[kind], self.total, error))
+        if self.tell is not None:
+            total = len(self.tracks) * len(self.variants)
+            self.tell(Progress(kind, key, variant.label, self.done[kind], total, error))
 
     def _rank(self, variant: Variant, record: dict[str, Any]) -> None:
         if record["error"] is None and "excerpt" in record:

@@ -78,19 +78,13 @@ class ChunkStream:
         """
         self._buffer = torch.cat([self._buffer, block.to("cpu", torch.float32)])
         self._received += block.shape[-1]
-        chunk = self.sampler.chunk_length()
         out: list[Tensor] = []
-        # Whether a chunk is the last is known from the length, so one in hand can be sampled.
-        while self._end() > self._start + chunk and self._received >= self._start + chunk:
-            out.append(self._take(chunk, last=False))
-        if self._received >= self.length and self._given < self.length:
-            need = self._end() - self._start
-            out.append(self._take(self.sampler.padded_length(need), last=True))
+        while self._given < self.length:
+            size, last = self._sizes[self._chunk], self._chunk == len(self._sizes) - 1
+            if self._received < (self.length if last else self._start + size):
+                break
+            out.append(self._take(size, last))
         return out
-
-    def _end(self) -> int:
-        """Where the reflected recording ends at the least."""
-        return self.length + PADDING // 2
 
     def _take(self, size: int, last: bool) -> Tensor:
         stop = self._start + size

@@ -261,8 +261,11 @@ class _Masks:
             deviation = channel[: self._inside] - self._upmix[c] * inside.sum(0)
             if self._pair and image is not None:
                 image = image.mirrored()
+            elif len(mix) == 1:
+                zeros = torch.zeros(len(sources), int(self._band.max()) + 1)
+                image = ChannelImage(zeros, zeros)
             else:
-                image = self._image(inside, deviation, len(mix))
+                image = fit_image(inside, deviation, self._band)
             spectrum = torch.empty(len(estimates), *channel.shape, dtype=channel.dtype)
             spectrum[:, : self._inside] = self._below(inside, power, deviation, image, c)
             spectrum[:, self._inside :] = self._above(channel, power, image, c)
@@ -270,12 +273,6 @@ class _Masks:
                 spectrum = _shared(spectrum, channel)
             stems[:, c] = self._signal(spectrum, samples)
         return stems * (scale * unit)
-
-    def _image(self, sources: Tensor, deviation: Tensor, channels: int) -> ChannelImage:
-        if channels == 1:
-            zeros = torch.zeros(len(sources), int(self._band.max()) + 1)
-            return ChannelImage(zeros, zeros)
-        return fit_image(sources, deviation, self._band)
 
     def _below(
         self,

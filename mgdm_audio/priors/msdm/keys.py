@@ -19,36 +19,33 @@ from mgdm_core.array_types import Tensor
 
 __all__ = ["from_published", "published_name", "published_shape"]
 
-_RENAMINGS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(ours), theirs)
-    for ours, theirs in (
-        (r"^embedding\.frequencies$", "to_time.0.0.weights"),
-        (r"^embedding\.project\.", "to_time.0.1."),
-        (r"^embedding\.first\.", "to_mapping.0."),
-        (r"^embedding\.second\.", "to_mapping.2."),
-        (r"^fold\.", "to_in.module_list."),
-        (r"^unfold\.", "to_out.module_list."),
-        (r"^down\.(\d+)\.resample\.", r"downsamples.\1.downsample."),
-        (r"^up\.(\d+)\.resample\.", r"upsamples.\1.upsample."),
-        (r"^down\.", "downsamples."),
-        (r"^up\.", "upsamples."),
-        (r"^bottom\.first\.", "bottleneck.pre_block."),
-        (r"^bottom\.last\.", "bottleneck.post_block."),
-        (r"^bottom\.", "bottleneck."),
-        (r"\.attention\.norm\.weight$", ".attention.fn.norm.g"),
-        (r"\.attention\.query\.", ".attention.fn.to_q."),
-        (r"\.attention\.key_value\.", ".attention.fn.to_kv."),
-        (r"\.attention\.output\.", ".attention.fn.attention.to_out.0."),
-        (r"\.attention\.output_norm\.weight$", ".attention.fn.attention.to_out.1.g"),
-        (r"\.transformer\.norm1\.weight$", ".transformer.feed_forward.0.g"),
-        (r"\.transformer\.expand\.", ".transformer.feed_forward.1."),
-        (r"\.transformer\.norm2\.weight$", ".transformer.feed_forward.3.g"),
-        (r"\.transformer\.contract\.", ".transformer.feed_forward.4."),
-        (r"\.norm([12])\.(weight|bias)$", r".block\1.groupnorm.\2"),
-        (r"\.conv([12])\.", r".block\1.project."),
-        (r"\.modulation\.", ".to_scale_shift.to_scale_shift.1."),
-        (r"\.shortcut\.", ".to_out."),
-    )
+_RENAMINGS = (
+    (r"^embedding\.frequencies$", "to_time.0.0.weights"),
+    (r"^embedding\.project\.", "to_time.0.1."),
+    (r"^embedding\.first\.", "to_mapping.0."),
+    (r"^embedding\.second\.", "to_mapping.2."),
+    (r"^fold\.", "to_in.module_list."),
+    (r"^unfold\.", "to_out.module_list."),
+    (r"^down\.(\d+)\.resample\.", r"downsamples.\1.downsample."),
+    (r"^up\.(\d+)\.resample\.", r"upsamples.\1.upsample."),
+    (r"^down\.", "downsamples."),
+    (r"^up\.", "upsamples."),
+    (r"^bottom\.first\.", "bottleneck.pre_block."),
+    (r"^bottom\.last\.", "bottleneck.post_block."),
+    (r"^bottom\.", "bottleneck."),
+    (r"\.attention\.norm\.weight$", ".attention.fn.norm.g"),
+    (r"\.attention\.query\.", ".attention.fn.to_q."),
+    (r"\.attention\.key_value\.", ".attention.fn.to_kv."),
+    (r"\.attention\.output\.", ".attention.fn.attention.to_out.0."),
+    (r"\.attention\.output_norm\.weight$", ".attention.fn.attention.to_out.1.g"),
+    (r"\.transformer\.norm1\.weight$", ".transformer.feed_forward.0.g"),
+    (r"\.transformer\.expand\.", ".transformer.feed_forward.1."),
+    (r"\.transformer\.norm2\.weight$", ".transformer.feed_forward.3.g"),
+    (r"\.transformer\.contract\.", ".transformer.feed_forward.4."),
+    (r"\.norm([12])\.(weight|bias)$", r".block\1.groupnorm.\2"),
+    (r"\.conv([12])\.", r".block\1.project."),
+    (r"\.modulation\.", ".to_scale_shift.to_scale_shift.1."),
+    (r"\.shortcut\.", ".to_out."),
 )
 
 
@@ -61,7 +58,7 @@ def published_name(key: str) -> str:
     'downsamples.3.transformer.attention.fn.to_q.weight'
     """
     for pattern, replacement in _RENAMINGS:
-        key = pattern.sub(replacement, key)
+        key = re.sub(pattern, replacement, key)
     return key
 
 
