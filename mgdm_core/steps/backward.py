@@ -122,16 +122,39 @@ def _dpmpp_2m(
     last: bool,
 ) -> Tensor:
     """First order at the start and on the way to level 0, an infinite step in log SNR."""
-    data = x_0
     if previous is not None and not last:
-        older, t_older = previous
-        lam_older, lam, lam_next = (_log_snr(schedule, level, x) for level in (t_older, t, s))
-        ratio = (lam - lam_older) / (lam_next - lam)
-        # An item that rested has ratio 0, and one that rests now a step to level 0: first order.
-        usable = (ratio > 1e-6) & torch.isfinite(ratio)
-        gain = torch.where(usable, 0.5 / ratio.clamp_min(1e-6), torch.zeros_like(ratio))
-        data = x_0 + fit(gain.reshape(-1), x) * (x_0 - older)
-    return bridge_moments(schedule, data, x, s, t, 0.0)[0]
+        x_0 = extrapolated(schedule, x_0, previous, t, s)
+    return bridge_moments(schedule, x_0, x, s, t, 0.0)[0]
+
+
+def extrapolated(
+    schedule: NoiseSchedule,
+    x_0: Events,
+    previous: tuple[Events, Level],
+    t: Level,
+    s: Level,
+) -> Events:
+    """D half-way from t to s in log SNR, on the line through it at t and at the level before.
+
+    A step with it in place of D is of second order (Lu et al. 2022, DPM-Solver++(2M)). Where the
+    next or the last step is none or infinitely long it is D.
+
+    Parameters
+    ----------
+    x_0 : Tensor
+        D(x_t), at level t.
+    previous : (Tensor, level)
+        D and the level of the step before, above t.
+    t, s : int or Tensor, shape (batch,)
+        The step to be made, s < t.
+    """
+    older, t_older = previous
+    lam_older, lam, lam_next = (_log_snr(schedule, level, x_0) for level in (t_older, t, s))
+    ratio = (lam - lam_older) / (lam_next - lam)
+    # An item that rested has ratio 0, and one that rests now a step to level 0: first order.
+    usable = (ratio > 1e-6) & torch.isfinite(ratio)
+    gain = torch.where(usable, 0.5 / ratio.clamp_min(1e-6), torch.zeros_like(ratio))
+    return x_0 + fit(gain.reshape(-1), x_0) * (x_0 - older)
 
 
 def _log_snr(schedule: NoiseSchedule, t: Level, x: Tensor) -> Float[Tensor, " batch"]:

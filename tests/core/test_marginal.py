@@ -176,20 +176,29 @@ def test_one_product_is_enough_far_below_the_scale_of_the_data():
     assert counts[5] == 1 < counts[700]
 
 
-def test_a_step_knows_how_likely_it_was():
+@pytest.mark.parametrize("older", [None, 0.7])
+def test_a_step_knows_how_likely_it_was(older):
     """log p / q of the two Gaussians that a path's step is drawn from and weighed by."""
     problem, _, _ = gaussian_problem(4, normal((1, 3), 3), normal((1,), 4), 0.3)
     sampler, t, s = MGDMMarginal(), 700, 600
     x = normal((4, 3), 5)
-    x_s, seen, got = sampler._down(problem, x, t, s, OneGenerator(4, 3), True)
     x_0 = problem.denoise(x, t)
+    before, above = (None if older is None else (older * x_0, 790)), 790
+    x_s, same, seen, got = sampler._down(problem, x, t, s, OneGenerator(4, 3), True, before)
+    torch.testing.assert_close(same, x_0)
     assert float((seen - x_0).abs().max()) > 0.1
     alpha, sigma = VP.alpha, VP.sigma
     a = alpha[t] / alpha[s]
     step = sigma[t] ** 2 - a**2 * sigma[s] ** 2
     deviation = (sigma[s] ** 2 * step / sigma[t] ** 2).sqrt()
 
+    # The slope of D over log(sigma / alpha), from the level above, for half of this step.
+    log_r = (sigma / alpha).log()
+    slope = 0 if older is None else (1 - older) * x_0 / (log_r[above] - log_r[t])
+    ahead = 0.5 * (log_r[t] - log_r[s]) * slope
+
     def log_density(centre):
+        centre = centre + ahead
         mean = (alpha[s] * step * centre + a * sigma[s] ** 2 * x) / sigma[t] ** 2
         return torch.distributions.Normal(mean, deviation).log_prob(x_s).sum(-1)
 
@@ -326,3 +335,14 @@ def test_the_default_tells_entries_that_nothing_is_seen_of():
     for operator in (Mask(keep), compose(Mask(keep), blur)):
         # The blur carries the seen half over its edge by its own width alone.
         assert chosen(operator, image).conditional.begin == "data"
+
+
+def test_coarse_paths_are_as_wide_as_the_prior():
+    """Bridges through D alone leave out the variance of x_0 | x_t: a fifth of it in the end."""
+    n, v = 4000, 25.0
+    prior = GaussianMixturePrior(
+        GaussianMixture(torch.ones(1), torch.zeros(1, 2), v * torch.eye(2)[None]), VP
+    )
+    nothing = GaussianLikelihood(Matrix(torch.ones(1, 2)), torch.zeros(n, 1), 1e4)
+    result = sample(Problem(prior, nothing, (2,)), MGDMMarginal(levels=40, most_paths=2), seed=4)
+    assert abs(float(result.samples.double().var() / v) - 1) < 0.05
