@@ -72,7 +72,10 @@ class RunFolder:
         """Content of run.json."""
         path = self.path / "run.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict) or "asked" not in content:
+                raise ValueError("it does not say what was asked")
+            return content
         except OSError as error:
             raise AudioError(
                 f"{self.path}: holds no evaluation ({path.name}: {os_reason(error)})"
@@ -92,7 +95,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise AudioError(f"{self.path}: is a file, a run needs a folder; give another --out")
         if (self.path / "run.json").exists():
-            before = self.description.get("asked", {})
+            before = self.description["asked"]
             # Variants are rows of the table: another run may add some.
             compared = sorted({*before, *asked} - {"variants"})
             changed = [k for k in compared if before.get(k) != asked.get(k)]

@@ -17,7 +17,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from mgdm_audio.errors import AudioError, AudioWriteError, display_name, os_reason
 
@@ -33,10 +32,8 @@ __all__ = [
 
 _PREFIX = ".mgdm-"
 
-_Output = TypeVar("_Output", bound="AtomicOutput")
 
-
-class AtomicOutput:
+class AtomicOutput(contextlib.AbstractContextManager["AtomicOutput"]):
     """A file that appears under its name only when it is complete.
 
     The target folder is created where it is missing, and removed again by `abort` if this created
@@ -156,9 +153,6 @@ class AtomicOutput:
         for folder in reversed(self._made):
             with contextlib.suppress(OSError):  # not empty: somebody else's files are in it
                 folder.rmdir()
-
-    def __enter__(self: _Output) -> _Output:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.abort()

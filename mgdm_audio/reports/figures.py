@@ -70,6 +70,15 @@ def _svg(figure: Any) -> str:
     return Markup(text[text.index("<svg") :])
 
 
+def _panels(figure: Any, count: int, **shared: bool) -> Any:
+    """Axes for so many panels, two in a row; what is left over of the grid stays empty."""
+    columns = min(2, count)
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, **shared)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return grid
+
+
 def _plain(axes: Any, grid: str, *hidden: str) -> None:
     """Pale lines behind what is drawn, no frame at the top, the right and the sides named."""
     axes.grid(axis=grid, color="#dddddd", linewidth=0.7)
@@ -84,11 +93,10 @@ def box_plot(
 
     Of ``values[variant][track][stem]`` in dB; NaN is left out. Pictures are ``<svg>`` elements.
     """
-    rows, columns = max(1, len(values)), min(2, len(stems))
-    high = math.ceil(len(stems) / columns)
+    rows = max(1, len(values))
     # Narrow enough to be read on a telephone, where nothing scrolls sideways.
-    figure = _figure(5.4, 0.5 + high * (0.75 + 0.3 * rows))
-    grid = figure.subplots(high, columns, sharex=True, sharey=True, squeeze=False)
+    figure = _figure(5.4, 0.5 + math.ceil(len(stems) / 2) * (0.75 + 0.3 * rows))
+    grid = _panels(figure, len(stems), sharex=True, sharey=True)
     for axes, stem in zip(grid.flat, stems):
         for row, tracks in enumerate(values.values()):
             colour = COLOURS[row % len(COLOURS)]
@@ -100,8 +108,6 @@ def box_plot(
         axes.tick_params(axis="y", length=0)
         _integers(axes.xaxis)
         _plain(axes, "x", "left")
-    for axes in grid.flat[len(stems) :]:
-        axes.set_axis_off()
     labels = [textwrap.fill(name, 18) for name in values]
     grid[0, 0].set_yticks(range(len(values)), labels, fontsize="x-small")
     grid[0, 0].set_ylim(rows - 0.4, -0.6)  # the first variant on top
@@ -182,12 +188,8 @@ def sweep_plot(summary: RunSummary) -> str | None:
 def difference_plot(comparison: Comparison) -> str:
     """Draw the paired difference of every track, sorted, one panel per stem."""
     rows = comparison.rows
-    columns = min(2, len(rows))
-    high = math.ceil(len(rows) / columns)
-    figure = _figure(5.4, 0.4 + 1.7 * high)
-    grid = figure.subplots(high, columns, sharey=True, squeeze=False)
-    for axes in grid.flat[len(rows) :]:
-        axes.set_axis_off()
+    figure = _figure(5.4, 0.4 + 1.7 * math.ceil(len(rows) / 2))
+    grid = _panels(figure, len(rows), sharey=True)
     for axes, row in zip(grid.flat, rows):
         values = sorted(b - a for a, b in row.pairs if not math.isnan(b - a))
         colours = [COLOURS[0] if v >= 0 else COLOURS[1] for v in values]

@@ -127,7 +127,7 @@ def is_finished(record: Path, outputs: Iterable[Path], wanted: Mapping[str, Any]
         path = record.parent / name
         if not path.exists():
             complete = False
-        elif path.stat().st_size != facts["bytes"] or describe_file(path) != facts:
+        elif describe_file(path) != facts:
             raise AudioWriteError(
                 f"{display_name(path)}: has been changed since it was written; {advice}"
             )

@@ -154,6 +154,13 @@ def test_variants_have_folders_of_their_own():
     assert all("/" not in s and not s.startswith(".") and len(s) < 100 for s in slugs)
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", "5", "{"])
+def test_a_description_that_is_none_is_one_line(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(AudioError, match=r"run\.json: is damaged .*evaluate again"):
+        summarise(RunFolder(tmp_path))
+
+
 def test_best_and_worst():
     ranks = {c: float(i) for i, c in enumerate("abcdefgh")} | {"nan": math.nan}
     assert best_and_worst(ranks, 2) == ["h", "g", "b", "a"]

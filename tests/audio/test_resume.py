@@ -1,15 +1,18 @@
 """Going on with a separation: the record is the same in every process and lies there in time."""
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import pytest
 import soundfile as sf
 from click.testing import CliRunner
 
 from mgdm_audio.cli.separate import main
+from mgdm_audio.errors import AudioWriteError
 from mgdm_audio.io.atomic import commit_all
-from mgdm_audio.separation.record import settings_as_json
+from mgdm_audio.separation.record import is_finished, settings_as_json
 from tests.audio.tiny_stems_prior import save_tiny_stems, song
 
 
@@ -60,3 +63,12 @@ def test_an_identical_call_goes_on_whenever_the_first_was_killed(tmp_path, monke
     assert separate("cut")
     for name in set(names) - {"mgdm.json"}:
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("facts", [5, "bass", None, {"sha256": "0"}, {"bytes": 1}])
+def test_outputs_that_a_record_tells_otherwise_are_not_touched(tmp_path, facts):
+    record, stem = tmp_path / "mgdm.json", tmp_path / "bass.wav"
+    stem.write_bytes(b"a")
+    record.write_text(json.dumps({"identity": {}, "outputs": {"bass.wav": facts}}))
+    with pytest.raises(AudioWriteError, match=r"bass\.wav: has been changed"):
+        is_finished(record, [stem], {})

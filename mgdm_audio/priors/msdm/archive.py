@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 import zipfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class StoredTensor:
     stride: tuple[int, ...]
 
 
-class TorchArchive:
+class TorchArchive(AbstractContextManager["TorchArchive"]):
     """An open file of ``torch.save``.
 
     Attributes
@@ -114,9 +115,6 @@ class TorchArchive:
         except BaseException:
             self._zip.close()
             raise
-
-    def __enter__(self) -> TorchArchive:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

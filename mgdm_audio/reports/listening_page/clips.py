@@ -91,8 +91,7 @@ def cut(
         while held.shape[1] < last - first:
             block = next(source, None)
             if block is None:
-                missing = np.zeros((held.shape[0], last - first - held.shape[1]), np.float32)
-                block = missing
+                block = np.zeros((held.shape[0], last - first - held.shape[1]), np.float32)
             held = np.concatenate([held, block], axis=1)
         yield index, held[:, : last - first]
 

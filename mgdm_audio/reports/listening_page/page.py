@@ -84,7 +84,6 @@ class _Track:
     colour: str
     key: str = ""
     download: str | None = None
-    has_confidence: bool = False
     confidence_text: str = ""
     drawn: dict[str, Any] = field(default_factory=dict)
 
@@ -141,7 +140,6 @@ def write_page(
         row = None if confidence is None else confidence.cells(track.name, seconds)
         if confidence is not None and row is not None and track.kind == "stem":
             track.drawn["confidence"] = base64.b64encode(row.tobytes()).decode("ascii")
-            track.has_confidence = True
             mean = confidence.mean(track.name)
             said = "unknown" if mean != mean else f"{100 * mean:.0f} % on average"
             track.confidence_text = f"Confidence in {track.name}: {said}"
@@ -249,7 +247,7 @@ class _Page:
             "folder": self.options.folder,
             "tracks": self.tracks,
             "keys": min(9, len(self.tracks) - 1),
-            "any_confidence": any(t.has_confidence for t in self.tracks),
+            "any_confidence": any(t.confidence_text for t in self.tracks),
             "confidence_meaning": self.confidence.meaning if self.confidence else "",
             "facts": self.facts,
             "foot": f"Sound on this page: {CODECS[self.options.codec].title}, {self.kbps} kbit/s "
