@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "describe_versions", "peak_memory"]
+__all__ = ["describe_machine", "describe_versions"]
 
 _PACKAGES = ("mgdm", "torch", "torchaudio", "numpy", "soundfile", "librosa", "museval")
 
@@ -41,20 +40,6 @@ def describe_machine(devices: list[str] | None = None) -> dict[str, Any]:
     if any(d.startswith("cuda") for d in facts["devices"]) and torch.cuda.is_available():
         facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return facts
-
-
-def peak_memory(device: Any = "cpu") -> int:
-    """Peak memory in bytes: of the allocator on CUDA, of this process elsewhere; 0 if unknown."""
-    if str(device).startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
 def _cpu_name() -> str:

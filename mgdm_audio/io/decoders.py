@@ -84,22 +84,7 @@ class AudioInfo:
         return None if frames is None else frames / self.rate
 
 
-class Decoder:
-    """An open file that yields its samples once, from the start; ``label`` names it in messages."""
-
-    label: str
-    info: AudioInfo
-
-    def blocks(self, block_frames: int) -> Iterator[Float[Array, "channels frames"]]:
-        """Yield float64 or float32 blocks of at most ``block_frames`` samples per channel."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Close the file."""
-        raise NotImplementedError
-
-
-class SoundFileDecoder(Decoder):
+class SoundFileDecoder:
     """libsndfile: wav, aiff, flac, ogg, opus and their relatives."""
 
     def __init__(self, path: Path, label: str) -> None:
@@ -137,7 +122,7 @@ class SoundFileDecoder(Decoder):
         self._file.close()
 
 
-class PyAVDecoder(Decoder):
+class PyAVDecoder:
     """FFmpeg through PyAV: mp3, m4a, aac, mp4 and whatever libsndfile cannot read."""
 
     def __init__(self, path: Path, label: str) -> None:
@@ -263,6 +248,11 @@ class PyAVDecoder(Decoder):
         if container is not None:
             container.close()
         self._raw.close()
+
+
+Decoder = SoundFileDecoder | PyAVDecoder
+"""An open file that yields its samples once, from the start, in float64 or float32 blocks of at
+most so many samples per channel; ``label`` names it in messages."""
 
 
 def open_decoder(path: Path, label: str) -> Decoder:

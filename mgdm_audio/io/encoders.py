@@ -132,23 +132,7 @@ def _whole(block: Float[Array, "channels frames"], bits: int) -> Int[Array, "fra
     return np.ascontiguousarray(whole << 8 if bits == 24 else whole.astype(np.int16))
 
 
-class Encoder:
-    """Writes blocks in order; ``close`` completes the file and flushes it to disk."""
-
-    def write(self, block: Float[Array, "channels frames"]) -> None:
-        """Append a block."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Complete the file."""
-        raise NotImplementedError
-
-    def discard(self) -> None:
-        """Let go of the file without completing it."""
-        raise NotImplementedError
-
-
-class FlacEncoder(Encoder):
+class FlacEncoder:
     """libsndfile's flac, fed with integers that are rounded here."""
 
     def __init__(self, path: Path, rate: int, channels: int, sample: str) -> None:
@@ -213,7 +197,7 @@ class _Sink:
         self._file.close()
 
 
-class _FFmpegEncoder(Encoder):
+class _FFmpegEncoder:
     """One stream of sound in a file that PyAV writes."""
 
     def __init__(
@@ -300,6 +284,11 @@ class Mp3Encoder(_FFmpegEncoder):
         """Append a block; raises OSError on a full disk."""
         if block.shape[1]:
             self._encode(np.ascontiguousarray(block, dtype=np.float32), "fltp", block.shape[1])
+
+
+Encoder = FlacEncoder | WavEncoder | Mp3Encoder
+"""Writes blocks in order; ``close`` completes the file and flushes it to disk, ``discard`` lets go
+of it without completing it."""
 
 
 def open_encoder(path: Path, rate: int, channels: int, output: OutputFormat) -> Encoder:

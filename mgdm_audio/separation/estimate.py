@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from mgdm_audio.compute.machine import peak_memory
 from mgdm_audio.io.decoders import AudioInfo
 from mgdm_audio.io.resampling import Resampler
 from mgdm_audio.priors.catalogue import load_prior
@@ -18,6 +17,7 @@ from mgdm_audio.sampling.stem_sampler import StemSampler
 from mgdm_audio.sampling.windowed_prior import windowed
 from mgdm_audio.separation.full_band import FullBand
 from mgdm_audio.separation.request import SeparateRequest
+from mgdm_core.trace import peak_memory_bytes
 
 __all__ = ["Estimate", "estimate"]
 
@@ -51,7 +51,7 @@ def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
         for size in chunk_sizes(sampler, round((info.seconds or 0.0) * prior.rate), shift)
     ]
     if not sizes:
-        return Estimate(0.0, 0.0, peak_memory(prior.device))
+        return Estimate(0.0, 0.0, peak_memory_bytes(prior.device))
     per_window = {
         size: _window_seconds(sampler, size) for size in {min(sampler.window, s) for s in sizes}
     }
@@ -66,7 +66,7 @@ def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
         seconds += sum(rest[info.rate, info.channels] * (info.seconds or 0.0) for info in known)
     chunk = _ARRAYS * 4 * len(prior.stems) * sampler.settings.samples * max(sizes)
     heap = _HEAP if prior.device.type == "cpu" and len(sizes) > 1 else 1.0
-    return Estimate(seconds, audio, round(heap * (peak_memory(prior.device) + chunk)))
+    return Estimate(seconds, audio, round(heap * (peak_memory_bytes(prior.device) + chunk)))
 
 
 def _window_seconds(sampler: StemSampler, size: int) -> float:
