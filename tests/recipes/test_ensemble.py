@@ -20,6 +20,7 @@ from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior
 from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.training.export import read_network
 from recipes.music_prior.training.join import joined, taken
+from recipes.music_prior.training.kit import write_kit
 
 SIZES = dict(bands=8, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2, embedding=16, hidden=12)
 PATH = dict(path_width=16, path_layers=1, path_heads=2, path_patch=4, path_features=4, path_rank=8)
@@ -248,3 +249,9 @@ def test_what_cannot_be_taken_out_is_refused(members, both, tmp_path):
         taken(members[0], 0, tmp_path / "out.safetensors")
     with pytest.raises(MGDMError, match="take one out"):
         read_network(whole)
+
+
+def test_a_kit_does_not_start_from_an_ensemble(both, tmp_path):
+    with pytest.raises(MGDMError, match="take one out of it by"):
+        write_kit(tmp_path / "kit.tar.xz", (), init=both)
+    assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ from recipes.music_prior.songs.midi_songs import scan
 from recipes.music_prior.sound.sf3 import shrink
 from recipes.music_prior.sound.soundfonts import find_soundfonts
 from recipes.music_prior.training.checkpoints import read_checkpoint
+from recipes.music_prior.training.export import read_network
 
 __all__ = ["carry", "kit", "slim", "write_kit"]
 
@@ -121,8 +122,11 @@ def write_kit(
     Raises
     ------
     MGDMError
-        Where the FluidSynth library is missing or a wheel cannot be had.
+        Where the FluidSynth library is missing, a wheel cannot be had, or no training goes on from
+        ``init``.
     """
+    if init is not None:
+        read_network(init)  # what the run would refuse there is refused here
     with tempfile.TemporaryDirectory() as place:
         kit = Path(place) / "kit"
         for name in ("lib", "banks", "wheels"):
