@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mgdm_audio.cli.common import Group, report_error, stderr_console
+from mgdm_audio.cli.common import DeviceType, Group, report_error, stderr_console
 from mgdm_audio.datasets import Dataset
 from mgdm_audio.evaluation.run import Progress
 from mgdm_audio.evaluation.run_folder import Variant
@@ -82,8 +82,6 @@ def _split(text: str) -> list[str]:
 
 def parse_devices(text: str) -> tuple[str, ...]:
     """Turn ``0,1`` into ``("cuda:0", "cuda:1")``; names such as ``cpu`` stay what they are."""
-    from mgdm_audio.cli.common import DeviceType
-
     names = [part.strip() for part in text.split(",")]
     names = [f"cuda:{name}" if name.isdigit() else name for name in names]
     return tuple(str(DeviceType().convert(name, None, None)) for name in names)

@@ -31,6 +31,12 @@ def main() -> None:
     """List, describe, import and check the priors that mgdm-separate can use."""
 
 
+def _catalogue() -> Any:
+    from mgdm_audio.priors import catalogue  # with torch, seconds that `--help` should not take
+
+    return catalogue
+
+
 # -- looking --------------------------------------------------------------------------------------
 
 
@@ -43,9 +49,7 @@ def list_command(as_json: bool) -> None:
 
 def print_priors(as_json: bool = False) -> None:
     """Print the known priors, as a table or as JSON."""
-    from mgdm_audio.priors import catalogue as registry
-
-    rows = [_summary(entry) for entry in registry.list_priors()]
+    rows = [_summary(entry) for entry in _catalogue().list_priors()]
     if as_json:
         echo_json(rows)
         return
@@ -97,11 +101,10 @@ def _summary(entry: Any) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(name: str, as_json: bool) -> None:
     """Describe a prior: a name, a path, or hf://owner/name."""
-    from mgdm_audio.priors import catalogue as registry
     from mgdm_audio.priors.checkpoint.layout import read_layout
     from mgdm_audio.priors.checkpoint.store import read_header
 
-    path = registry.resolve(name)
+    path = _catalogue().resolve(name)
     header = read_header(path)
     tensors = read_layout(path).tensors.values()
     numbers = sum(math.prod(tensor.shape) for tensor in tensors)
@@ -143,14 +146,13 @@ def _short(value: Any) -> str:
 def verify_command(files: tuple[str, ...]) -> int:
     """Check checkpoints wholly: keys, shapes, digest, finite values. Names work too."""
     from mgdm_audio.errors import one_line
-    from mgdm_audio.priors import catalogue as registry
     from mgdm_audio.priors.checkpoint.store import verify
     from mgdm_core.errors import MGDMError
 
     failed = 0
     for name in files:
         try:
-            header = verify(registry.resolve(name))
+            header = verify(_catalogue().resolve(name))
         except MGDMError as error:
             report_error(one_line(error))
             failed += 1
@@ -165,11 +167,10 @@ def verify_command(files: tuple[str, ...]) -> int:
 @click.option("--private", is_flag=True, help="A new repository is private.")
 def push_command(name: str, address: str, private: bool) -> None:
     """Put a prior into a repository of the Hugging Face hub, with a card where there is none."""
-    from mgdm_audio.priors import catalogue as registry
     from mgdm_audio.priors import hub
 
     where = hub.HubAddress.parse(address)
-    page = hub.push(registry.resolve(name), where, private)
+    page = hub.push(_catalogue().resolve(name), where, private)
     click.echo(f"pushed to {page}; use it with: mgdm-separate -n {address} MIX.wav")
 
 
@@ -177,18 +178,14 @@ def push_command(name: str, address: str, private: bool) -> None:
 @click.argument("name", required=False)
 def where_command(name: str | None) -> None:
     """Print the folder of imported priors, or where the prior NAME is."""
-    from mgdm_audio.priors import catalogue as registry
-
-    click.echo(str(registry.home() if name is None else registry.resolve(name)))
+    click.echo(str(_catalogue().home() if name is None else _catalogue().resolve(name)))
 
 
 @main.command("forget")
 @click.argument("name")
 def forget_command(name: str) -> None:
     """Take the name of an imported prior off the list; the file stays."""
-    from mgdm_audio.priors import catalogue as registry
-
-    entry = registry.forget(name)
+    entry = _catalogue().forget(name)
     click.echo(f"forgot {name}; its file is {entry.path}")
 
 
@@ -227,14 +224,12 @@ _import_options = together(
 
 def _target(given: dict[str, Any], default: str) -> tuple[Path, str]:
     """Where to write and under which name, refused before any work where it cannot be."""
-    from mgdm_audio.priors import catalogue as registry
-
     out, name, force = given["out"], given["name"], given["force"]
     if out is not None and out.suffix != ".safetensors":
         raise click.UsageError(f"{out}: the file to write must end in .safetensors")
     chosen = name or (out.stem if out is not None else default)
-    path = registry.default_path(chosen) if out is None else out
-    registry.check_name_free(chosen, path, replace=force)
+    path = _catalogue().default_path(chosen) if out is None else out
+    _catalogue().check_name_free(chosen, path, replace=force)
     if path.exists() and not force:
         raise click.ClickException(f"{path}: exists already; replace it with --force")
     return path, chosen
@@ -257,9 +252,7 @@ def _facts(given: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _finish(report: ImportReport, name: str, force: bool) -> None:
-    from mgdm_audio.priors import catalogue as registry
-
-    registry.register(name, report.path, replace=force)
+    _catalogue().register(name, report.path, replace=force)
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     click.echo(f"wrote {report.path} ({human_size(report.path.stat().st_size)})")

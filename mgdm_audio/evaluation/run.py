@@ -17,7 +17,7 @@ from mgdm_audio.datasets.four_stem import stem_files
 from mgdm_audio.datasets.tracks import Dataset, Track, read_mono
 from mgdm_audio.evaluation.estimators import EstimatorSpec
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.track_scores import TrackScores
+from mgdm_audio.evaluation.track_scores import ACTIVE, TrackScores
 from mgdm_audio.evaluation.track_work import EvaluationSettings, EvaluationWork, failure
 from mgdm_audio.metrics.bss_eval import BssItem, BssScores, BssWork
 from mgdm_core.errors import SettingsError
@@ -291,7 +291,7 @@ class _Evaluation:
 
     def _rank(self, variant: Variant, record: dict[str, Any]) -> None:
         if record["error"] is None and "excerpt" in record:
-            self.ranks[variant.slug][record["track"]] = TrackScores.of(record).mean
+            self.ranks[variant.slug][record["track"]] = TrackScores.of(record).mean_of(ACTIVE)
 
     def _prune(self, variant: Variant) -> None:
         """Keep excerpts of the best and worst tracks so far: the final ones are among them."""

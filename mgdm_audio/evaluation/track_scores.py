@@ -180,11 +180,6 @@ class TrackScores:
         count = self.counts[score][row]
         return float(in_units(score, self.sums[score][row] / count)) if count else math.nan
 
-    @property
-    def mean(self) -> float:
-        """Mean over the stems of the improvement over active stems, by which tracks are ranked."""
-        return self.mean_of(ACTIVE)
-
     def mean_of(self, score: str) -> float:
         """Mean over the stems of one score; stems without one are left out."""
         return known_mean([self.value(score, stem) for stem in self.stems])

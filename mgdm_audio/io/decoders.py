@@ -301,7 +301,7 @@ def _check_length(path: Path, label: str, frames: int | None) -> None:
     if chunk is not None and chunk.truncated and chunk.promised:
         raise AudioReadError(
             f"{label}: is cut off: the header declares {chunk.promised} bytes of samples and "
-            f"{chunk.present} are there; get the whole file, or keep what is left: "
+            f"{chunk.following} are there; get the whole file, or keep what is left: "
             f"ffmpeg -i FILE OUT.wav"
         )
     if frames == 0:

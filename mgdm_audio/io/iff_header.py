@@ -28,20 +28,17 @@ class DataChunk:
     ----------
     promised : int or None
         Bytes of samples that the header declares; None for a header written to a pipe.
-    present : int
-        Bytes from the start of the samples to the end of the file, at most ``promised``.
     following : int
         Bytes from the start of the samples to the end of the file.
     """
 
     promised: int | None
-    present: int
     following: int
 
     @property
     def truncated(self) -> bool:
         """Whether the file ends before the samples that its header declares."""
-        return self.promised is not None and self.present < self.promised
+        return self.promised is not None and self.following < self.promised
 
 
 def find_data_chunk(path: Path) -> DataChunk | None:
@@ -84,7 +81,6 @@ def _walk(file: BinaryIO, size: int, wanted: bytes, order: str) -> DataChunk | N
                 promised = wide_size
             elif length >= _STREAMED_FROM and length > following:
                 promised = None
-            present = following if promised is None else min(promised, following)
-            return DataChunk(promised, present, following)
+            return DataChunk(promised, following)
         file.seek(start + length + length % 2)
     return None

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mgdm_audio.priors.ensemble import Ensemble
-from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.spectral_network import SpectralNetwork
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
 from mgdm_core.array_types import Float, Int, Tensor
@@ -28,7 +27,8 @@ def is_closed_over(stems: Sequence[str], wanted: Sequence[str]) -> bool:
 class ClosedNetwork(nn.Module):
     """A network over some of another's stems: the rest are told to be silent, not trained away.
 
-    The other is shared, not copied; ``kept``, the stems that remain, are rising.
+    The other is shared, not copied, and so is its transform; ``kept``, the stems that remain, are
+    rising.
     """
 
     kept: Tensor
@@ -36,14 +36,9 @@ class ClosedNetwork(nn.Module):
 
     def __init__(self, network: SpectralNetwork | Ensemble, kept: Int[Tensor, " kept"]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.spectral = network, network.spectral
         self.register_buffer("kept", kept)
         self.register_buffer("average_power", network.average_power[kept])
-
-    @property
-    def spectral(self) -> SpectralTransform:
-        """The transform it works in."""
-        return self.network.spectral
 
     def denoise_with_mask(
         self, x: Float[Tensor, "batch kept samples"], sigma: Float[Tensor, " batch"]

@@ -17,7 +17,6 @@ from typing import Any
 from torch import nn
 
 from mgdm_audio.priors.networks import NetworkConfig, kind_of, read_config
-from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.priors.spectral_network import SpectralConfig, SpectralNetwork, build_spectral
 from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.errors import SettingsError
@@ -118,13 +117,10 @@ class Ensemble(nn.Module):
         self.config = config
         self.members = nn.ModuleList(build_spectral(member) for member in config.configs)
 
+        self.spectral = self._networks()[0].spectral
+
     def _networks(self) -> list[SpectralNetwork]:
         return [member for member in self.members if isinstance(member, SpectralNetwork)]
-
-    @property
-    def spectral(self) -> SpectralTransform:
-        """The transform of the first member."""
-        return self._networks()[0].spectral
 
     @property
     def average_power(self) -> Float[Tensor, "stems bins"]:

@@ -25,7 +25,7 @@ from mgdm_audio.separation.record import describe_file, identity, settings_as_js
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import Separator, measure, merged_trace
 from mgdm_audio.separation.stream import UNCERTAINTY_HOP, Piece, StreamOptions
-from mgdm_audio.separation.uncertainty import uncertainty_note
+from mgdm_audio.separation.uncertainty import draw_uncertainty, uncertainty_note
 from mgdm_core.array_types import Array, Float
 
 __all__ = ["BLOCK", "refuse_existing", "run_job", "separate_file"]
@@ -288,8 +288,6 @@ def _uncertainty_outputs(
             np.savez_compressed(file, seconds_per_frame=seconds_per_frame, **rows)  # type: ignore
 
     def write_picture(path: Path) -> None:
-        from mgdm_audio.separation.uncertainty import draw_uncertainty
-
         draw_uncertainty(path, job.track, rows, seconds_per_frame, confidence)
 
     base = job.record
