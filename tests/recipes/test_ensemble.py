@@ -251,7 +251,8 @@ def test_what_cannot_be_taken_out_is_refused(members, both, tmp_path):
         read_network(whole)
 
 
-def test_a_kit_does_not_start_from_an_ensemble(both, tmp_path):
+def test_a_kit_does_not_start_from_an_ensemble(members, tmp_path):
+    joined(members, (0.7, 0.3), tmp_path / "both.safetensors")
     with pytest.raises(MGDMError, match="take one out of it by"):
-        write_kit(tmp_path / "kit.tar.xz", (), init=both)
-    assert not list(tmp_path.iterdir())
+        write_kit(tmp_path / "kit.tar.xz", (), init=tmp_path / "both.safetensors")
+    assert not (tmp_path / "kit.tar.xz").exists()
