@@ -288,11 +288,15 @@ def _keys(outputs: dict[str, Path], record: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _telling(path: str, named: list, request: SeparateRequest) -> str:
-    """A template that tells an input apart from the others with its name."""
-    own = Path(path)
+    """A template that tells an input apart from the others, also from those with its name."""
+    own, template = Path(path), request.template
     others = [Path(p) for p, track, *_ in named if p != path and track == (own.stem or own.name)]
+    if "{track}" not in template:
+        template = f"{{track}}/{template}"
+        if not others:
+            return template
     field = "{source_dir}" if any(o.parent != own.parent for o in others) else "{source_ext}"
-    return request.template.replace("{track}", f"{{track}}_{field}")
+    return template.replace("{track}", f"{{track}}_{field}")
 
 
 def estimated_bytes(job: FileJob, request: SeparateRequest) -> int:

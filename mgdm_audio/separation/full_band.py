@@ -136,7 +136,7 @@ class FullBand:
         if estimates.shape[1]:
             wide = self._resampler.push(estimates.detach().to("cpu", torch.float32))
             self._estimates = torch.cat([self._estimates, wide], 1)
-        return _joined(self._ready(), self._empty())
+        return self._joined(self._ready())
 
     def finish(self) -> FullBandBlock:
         """Return what is left; stems and residual then have the mixture's sample count.
@@ -154,17 +154,18 @@ class FullBand:
                 f"samples at {self._prior_rate} Hz; found {given}"
             )
         if samples == 0:
-            return self._empty()
+            return self._joined([])
         if self._rate != self._prior_rate:
             self._estimates = torch.cat([self._estimates, self._resampler.finish()], 1)
         missing = self._mix.shape[1] - self._estimates.shape[1]
         self._estimates = torch.nn.functional.pad(self._estimates, (0, max(missing, 0)))
         parts = self._ready()
         parts.append(self._process(max(samples - self._segment, 0), samples, last=True))
-        return _joined(parts, self._empty())
+        return self._joined(parts)
 
-    def _empty(self) -> FullBandBlock:
-        return FullBandBlock(self._tail[..., :0], self._mix[:, :0])
+    def _joined(self, parts: list[FullBandBlock]) -> FullBandBlock:
+        parts = [FullBandBlock(self._tail[..., :0], self._mix[:, :0]), *parts]
+        return FullBandBlock(*(torch.cat(halves, -1) for halves in zip(*parts)))
 
     def _ready(self) -> list[FullBandBlock]:
         parts = []
@@ -210,15 +211,6 @@ class FullBand:
             stems.scatter_(0, loudest, fixed.float())
             residual = mix - stems.double().sum(0)
         return FullBandBlock(stems, residual.float())
-
-
-def _joined(parts: list[FullBandBlock], empty: FullBandBlock) -> FullBandBlock:
-    if not parts:
-        return empty
-    return FullBandBlock(
-        torch.cat([part.stems for part in parts], -1),
-        torch.cat([part.residual for part in parts], -1),
-    )
 
 
 class _Masks:

@@ -101,6 +101,16 @@ class TestBadInput:
         assert (tmp_path / "out" / "tiny" / "s_wav" / "mgdm.json").exists()
         assert (tmp_path / "out" / "tiny" / "s_flac" / "bass.wav").exists()
 
+    def test_a_pattern_that_names_no_track(self, call, tmp_path):
+        for name in ("a", "b"):
+            sf.write(tmp_path / f"{name}.wav", song(0.2, 22_050, 1)[0], 22_050)
+        inputs = (tmp_path / "a.wav", tmp_path / "b.wav")
+        refused = call(*inputs, "--filename", "{stem}.{ext}", code=1)
+        advised = re.search(r"--filename '([^']*)'", refused.stderr).group(1)
+        call(*inputs, "--filename", advised)
+        assert (tmp_path / "out" / "a" / "bass.wav").exists()
+        assert (tmp_path / "out" / "b" / "mgdm.json").exists()
+
     def test_the_record_is_json_whatever_the_pattern(self, call, mix, tmp_path):
         call(mix, "--filename", "{track}-{stem}.wav")
         assert json.loads((tmp_path / "out" / "mix-mgdm.json").read_text())["track"] == "mix"
