@@ -228,7 +228,8 @@ def _target(given: dict[str, Any], default: str) -> tuple[Path, str]:
     if out is not None and out.suffix != ".safetensors":
         raise click.UsageError(f"{out}: the file to write must end in .safetensors")
     chosen = name or (out.stem if out is not None else default)
-    path = _catalogue().default_path(chosen) if out is None else out
+    usual = _catalogue().default_path(chosen)  # refuses what is no name
+    path = usual if out is None else out
     _catalogue().check_name_free(chosen, path, replace=force)
     if path.exists() and not force:
         raise click.ClickException(f"{path}: exists already; replace it with --force")

@@ -6,6 +6,8 @@ the same bytes), and it wants to know at the start whether a file will need RF64
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -132,32 +134,37 @@ def _whole(block: Float[Array, "channels frames"], bits: int) -> Int[Array, "fra
     return np.ascontiguousarray(whole << 8 if bits == 24 else whole.astype(np.int16))
 
 
+@contextlib.contextmanager
+def _flac_errors() -> Iterator[None]:
+    try:
+        yield
+    except (sf.LibsndfileError, AssertionError) as error:  # a short write fails an assertion
+        raise OSError(f"flac encoder: {str(error) or 'short write'}") from error
+
+
 class FlacEncoder:
     """libsndfile's flac, fed with integers that are rounded here."""
 
     def __init__(self, path: Path, rate: int, channels: int, sample: str) -> None:
         self._bits = 8 * _BYTES[sample]
         self._path, self._frames = path, 0
-        self._file = sf.SoundFile(
-            native(path), "w", rate, channels, subtype=f"PCM_{self._bits}", format="FLAC"
-        )
+        with _flac_errors():
+            self._file = sf.SoundFile(
+                native(path), "w", rate, channels, subtype=f"PCM_{self._bits}", format="FLAC"
+            )
 
     def write(self, block: Float[Array, "channels frames"]) -> None:
         """Append a block; raises OSError on a full disk."""
         data = _whole(block, self._bits)
-        try:
+        with _flac_errors():
             self._file.write(data)
-        except (sf.LibsndfileError, AssertionError) as error:  # a short write fails an assertion
-            raise OSError(f"flac encoder: {error or 'short write'}") from error
         self._frames += len(data)
 
     def close(self) -> None:
         """Complete the file; raises OSError if less arrived on disk than was written."""
-        try:
+        with _flac_errors():
             self._file.close()
             found = sf.info(native(self._path)).frames
-        except sf.LibsndfileError as error:
-            raise OSError(f"flac encoder: {error}") from error
         if found != self._frames:
             raise OSError(f"flac encoder: {found} of {self._frames} samples were stored")
 
@@ -296,10 +303,7 @@ def open_encoder(path: Path, rate: int, channels: int, output: OutputFormat) -> 
     if output.container == "mp3":
         return Mp3Encoder(path, rate, channels, output.kbps(rate))
     if output.container == "flac":
-        try:
-            return FlacEncoder(path, rate, channels, str(output.sample))
-        except sf.LibsndfileError as error:
-            raise OSError(f"flac encoder: {error}") from error
+        return FlacEncoder(path, rate, channels, str(output.sample))
     return WavEncoder(path, rate, channels, str(output.sample))
 
 

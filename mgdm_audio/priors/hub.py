@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mgdm_audio.errors import PriorError, UnknownPriorError
 from mgdm_audio.priors.checkpoint.header import PriorHeader
@@ -21,7 +22,6 @@ __all__ = ["HubAddress", "fetch", "push"]
 
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/([\w./-]+))?")
 _FILE = "prior.safetensors"
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,8 @@ def fetch(address: HubAddress, cache: Path) -> Path:
     options: dict[str, Any] = {"cache_dir": str(cache)}
     if address.revision is not None:
         options["revision"] = address.revision
-    return Path(
-        _asked(
-            lambda: client.hf_hub_download(address.repository, address.file, **options),
-            f"{address}: could not be fetched",
-            "check the address and the network",
-        )
-    )
+    with _asking(f"{address}: could not be fetched", "check the address and the network"):
+        return Path(client.hf_hub_download(address.repository, address.file, **options))
 
 
 def push(path: str | Path, address: HubAddress, private: bool = False) -> str:
@@ -103,8 +98,8 @@ def push(path: str | Path, address: HubAddress, private: bool = False) -> str:
     """
     header = verify(path)
     client = _client(address)
-
-    def send() -> str:
+    advice = "log in with 'hf auth login', check the address and the network"
+    with _asking(f"{address}: could not be pushed", advice):
         api = client.HfApi()
         url = api.create_repo(address.repository, private=private, exist_ok=True)
         branch = {"repo_id": address.repository, "revision": address.revision}
@@ -113,12 +108,6 @@ def push(path: str | Path, address: HubAddress, private: bool = False) -> str:
             card = _card(address, header).encode()
             api.upload_file(path_or_fileobj=card, path_in_repo="README.md", **branch)
         return str(url)
-
-    return _asked(
-        send,
-        f"{address}: could not be pushed",
-        "log in with 'hf auth login', check the address and the network",
-    )
 
 
 def _client(address: HubAddress) -> Any:
@@ -131,13 +120,14 @@ def _client(address: HubAddress) -> Any:
     return huggingface_hub
 
 
-def _asked(call: Callable[[], _Result], failure: str, advice: str) -> _Result:
+@contextmanager
+def _asking(failure: str, advice: str) -> Iterator[None]:
     # It warns of every new try; what fails is said below. The level of the parent it sets itself.
     logger = logging.getLogger("huggingface_hub.utils")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        return call()
+        yield
     except Exception as error:  # the hub's client raises what its HTTP library raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise PriorError(f"{failure} ({reason}); {advice}") from error

@@ -8,7 +8,7 @@ import pytest
 
 from mgdm_audio.errors import AudioFormatError, AudioWriteError
 from mgdm_audio.io.atomic import AtomicOutput, FileOutput, abort_all, commit_all
-from mgdm_audio.io.encoders import OutputFormat
+from mgdm_audio.io.encoders import FlacEncoder, OutputFormat
 from mgdm_audio.io.reader import read
 from mgdm_audio.io.stem_writer import StemWriter
 from mgdm_core.errors import ShapeError
@@ -249,3 +249,14 @@ def test_another_track_keeps_the_folder(tmp_path):
     (tmp_path / "x/other.txt").write_text("mine")
     output.abort()
     assert listing(tmp_path) == ["x", "x/other.txt"]
+
+
+def test_a_short_write_of_flac_is_named(tmp_path, monkeypatch):
+    encoder = FlacEncoder(tmp_path / "a.flac", RATE, 1, "int16")
+
+    def short(data):
+        raise AssertionError
+
+    monkeypatch.setattr(encoder._file, "write", short)
+    with pytest.raises(OSError, match="flac encoder: short write"):
+        encoder.write(tone(10, 1))

@@ -107,6 +107,14 @@ def test_import_msdm(msdm_file, tmp_path):
     run("where", "msdm", code=2)
 
 
+def test_a_file_whose_name_is_no_priors_is_refused_before_it_is_written(msdm_file, tmp_path):
+    out = tmp_path / "my prior.safetensors"
+    assert "made of letters" in error_of(run("import", "msdm", msdm_file, "-o", out, code=1))
+    assert not out.exists()
+    run("import", "msdm", msdm_file, "-o", out, "--name", "mine")
+    assert registry.resolve("mine") == out
+
+
 def test_import_without_a_file_goes_to_the_folder(msdm_file, home):
     run("import", "msdm", msdm_file, "--name", "mine", "--stems", "a, b,c,d")
     path = home / "priors" / "mine.safetensors"

@@ -247,8 +247,9 @@ def test_warnings_of_the_hubs_client_are_not_shown(caplog):
         logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
         raise OSError("no network")
 
-    with pytest.raises(PriorError, match=r"not fetched \(no network\); do this"):
-        hub._asked(call, "not fetched", "do this")
+    refused = pytest.raises(PriorError, match=r"not fetched \(no network\); do this")
+    with refused, hub._asking("not fetched", "do this"):
+        call()
     assert caplog.records == []
     logging.getLogger("huggingface_hub.utils._http").warning("somebody else's")
     assert len(caplog.records) == 1
