@@ -7,7 +7,7 @@ from copy import copy
 
 import torch
 
-from mgdm_core.array_types import Events, Float, Int, Tensor
+from mgdm_core.array_types import Events, Float, Int, Num, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators import Operator, Scaled, flat, scaled
 
@@ -27,7 +27,7 @@ class Likelihood:
         """log g(y_i | x_0_i) for every item i, up to a constant that depends on y only."""
         raise NotImplementedError
 
-    def observing(self, observation: Float[Tensor, "batch ..."]) -> Likelihood:
+    def observing(self, observation: Num[Tensor, "batch ..."]) -> Likelihood:
         """Return the same likelihood of another observation."""
         other = copy(self)
         other.observation = observation
@@ -48,9 +48,19 @@ class ImageLikelihood(Likelihood):
 
     operator: Operator
 
+    def image(self, x_0: Events) -> Float[Tensor, "batch ..."]:
+        """A(x_0), which has the observation's shape."""
+        image = self.operator.forward(x_0)
+        if image.shape != self.observation.shape:
+            raise ShapeError(
+                f"an observation has the shape (batch, *observation) that A(x_0) has, here "
+                f"{tuple(image.shape)}; found {tuple(self.observation.shape)}"
+            )
+        return image
+
     def log_prob(self, x_0: Events) -> Float[Tensor, " batch"]:
         """log g per item, up to a constant that depends on y only."""
-        return self.image_log_prob(flat(self.operator.forward(x_0)))
+        return self.image_log_prob(flat(self.image(x_0)))
 
     def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
         """log g per item as a function of A(x_0), flattened."""
@@ -85,22 +95,26 @@ class GaussianLikelihood(ImageLikelihood):
         observation: Float[Tensor, "batch ..."],
         sigma_y: float | Float[Tensor, "..."],
     ) -> None:
-        if not bool((torch.as_tensor(sigma_y) > 0).all()):
+        sigma = torch.as_tensor(sigma_y, dtype=torch.float64, device="cpu")
+        if not bool((sigma > 0).all()):
             raise SettingsError(
-                f"sigma_y is positive; found {sigma_y}; for an exact observation give a small one"
+                f"sigma_y is positive; found {float(sigma.min())}; for an exact observation give a "
+                f"small one"
             )
-        if isinstance(sigma_y, Tensor) and sigma_y.ndim > 0:
-            sizes = zip(sigma_y.shape, observation.shape)
-            if sigma_y.ndim != observation.ndim or any(n not in (1, m) for n, m in sizes):
+        if sigma.ndim > 0:
+            sizes = zip(sigma.shape, observation.shape)
+            if sigma.ndim != observation.ndim or any(n not in (1, m) for n, m in sizes):
                 raise ShapeError(
                     f"sigma_y is a number or broadcasts with the observation, whose shape is "
-                    f"{tuple(observation.shape)}, axis by axis; found {tuple(sigma_y.shape)}"
+                    f"{tuple(observation.shape)}, axis by axis; found {tuple(sigma.shape)}"
                 )
-            operator, observation = scaled(operator, 1 / sigma_y), observation / sigma_y
-            sigma_y = 1.0
+            # In the state's precision: a half may not hold what is divided by a small deviation.
+            wide = observation.to(torch.promote_types(observation.dtype, torch.float32))
+            factors = (1 / sigma).to(wide)
+            operator, observation, sigma = scaled(operator, factors), factors * wide, 1.0
         self.operator = operator
         self.observation = observation
-        self.sigma_y = float(sigma_y)
+        self.sigma_y = float(sigma)
 
     def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> Likelihood:
         """Return the likelihood of the chosen items, in that order (repeats allowed)."""
@@ -111,7 +125,7 @@ class GaussianLikelihood(ImageLikelihood):
 
     def residual(self, x_0: Events) -> Float[Tensor, "batch ..."]:
         """y - A(x_0)."""
-        return self.observation - self.operator.forward(x_0)
+        return self.observation - self.image(x_0)
 
     def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
         """-||y - image||^2 / (2 sigma_y^2) per item."""
@@ -142,7 +156,7 @@ class PoissonLikelihood(ImageLikelihood):
     def __init__(
         self,
         operator: Operator,
-        observation: Float[Tensor, "batch ..."],
+        observation: Num[Tensor, "batch ..."],
         gain: float = 1.0,
         floor: float = 1e-3,
     ) -> None:
@@ -153,13 +167,13 @@ class PoissonLikelihood(ImageLikelihood):
         self.operator, self.observation = operator, observation
         self.gain, self.floor = float(gain), float(floor)
 
-    def rate(self, x_0: Events) -> Float[Tensor, "batch ..."]:
-        """Expected counts, clipped from below."""
-        return (self.gain * self.operator.forward(x_0)).clamp_min(self.floor)
+    def rate(self, image: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Expected counts of A(x_0), clipped from below."""
+        return (self.gain * image).clamp_min(self.floor)
 
     def image_log_prob(self, image: Float[Tensor, "batch rows"]) -> Float[Tensor, " batch"]:
         """Sum of y log rate - rate per item, rate = gain image."""
-        rate = (self.gain * image).clamp_min(self.floor)
+        rate = self.rate(image)
         return (flat(self.observation) * rate.log() - rate).sum(-1)
 
     def local_gaussian(
@@ -171,8 +185,7 @@ class PoissonLikelihood(ImageLikelihood):
         vanishes with the rate and log g is a line: there the variance is that of at least one
         count, and the centre keeps the line's slope.
         """
-        counts = flat(self.observation)
-        rate = (self.gain * image).clamp_min(self.floor)
+        counts, rate = flat(self.observation), self.rate(image)
         none = counts == 0
         variance = torch.where(none, rate.clamp_min(1.0), rate) / self.gain**2
         centre = torch.where(none, rate / self.gain - self.gain * variance, counts / self.gain)
@@ -187,10 +200,11 @@ class CallableLikelihood(Likelihood):
     log_prob : callable
         Takes (x_0, observation), both with the batch first, and returns shape (batch,).
     observation : Tensor, shape (batch, ...)
+        Whole numbers, such as labels, stay whole.
     """
 
     def __init__(
-        self, log_prob: Callable[[Tensor, Tensor], Tensor], observation: Float[Tensor, "batch ..."]
+        self, log_prob: Callable[[Tensor, Tensor], Tensor], observation: Num[Tensor, "batch ..."]
     ) -> None:
         self._log_prob = log_prob
         self.observation = observation

@@ -8,8 +8,8 @@ from functools import cached_property, partial
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
-from mgdm_core.errors import ShapeError
+from mgdm_core.array_types import Float, Num, Tensor
+from mgdm_core.errors import CapabilityError, ShapeError
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
 from mgdm_core.operators import SVD, SpectralOperator, flat
 from mgdm_core.priors import Denoised, Prior
@@ -97,7 +97,7 @@ class Problem:
         safe = torch.where(seen, svd.values, torch.ones_like(svd.values))
         return svd, seen, svd.u_t(likelihood.observation) / safe, likelihood.sigma_y / safe
 
-    def observing(self, observation: Float[Tensor, "batch ..."]) -> Problem:
+    def observing(self, observation: Num[Tensor, "batch ..."]) -> Problem:
         """Return the same problem with another observation."""
         return replace(self, likelihood=self.likelihood.observing(observation))
 
@@ -132,9 +132,11 @@ class Problem:
     def denoise_differentiably(
         self, x: Float[Tensor, "items *event"], t: Level
     ) -> Float[Tensor, "items *event"]:
-        """D_t(x) with a graph; every product with its Jacobian is counted."""
+        """D_t(x) with a graph in x; every product with its Jacobian is counted."""
         out = self._asked(x, self.prior.denoise(x, t))
-        if self.meter is not None and out.requires_grad:
+        if not out.requires_grad:
+            raise CapabilityError(self.prior, "vjp")
+        if self.meter is not None:
             out = out.view_as(out)
             out.register_hook(partial(self.meter.count_vjp, len(x)))
         return out

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import CancelledError, DivergenceError, ShapeError
+from mgdm_core.likelihoods import ImageLikelihood
 from mgdm_core.noise import DeviceStreams, RandomStreams
 from mgdm_core.problem import Meter, Problem
 from mgdm_core.sampler import Info, Result, Sampler, Start, check
@@ -63,6 +65,7 @@ class Batch(NamedTuple):
     extra: dict[str, list[float]]
     evaluations: float
     vjps: float
+    square: float | None  # mean of (y - A(x))^2
 
 
 class SavedRun(NamedTuple):
@@ -71,6 +74,8 @@ class SavedRun(NamedTuple):
     Tensors, numbers and plain containers: ``torch.save`` writes it.
     """
 
+    sampler: str
+    sizes: tuple[int, ...]
     done: tuple[Batch, ...]
     state: Any
     noise: Any
@@ -86,7 +91,7 @@ def sample(
     sampler: Sampler | None = None,
     *,
     n: int = 1,
-    seed: int | Sequence[int] = 0,
+    seed: int | np.integer | Sequence[int] = 0,
     noise: RandomStreams | str = "cpu",
     start: Start | None = None,
     batch_size: int | None = None,
@@ -137,9 +142,10 @@ def sample(
     """
     check(n >= 1, "n is at least 1", n)
     check(batch_size is None or batch_size >= 1, "batch_size is at least 1", batch_size)
-    observation = problem.likelihood.observation
-    device = torch.device(device) if device is not None else observation.device
-    problem = problem.observing(observation.to(device, problem.dtype))
+    check(every is None or every >= 1, "every is at least 1", every)
+    problem = _placed(problem, device)
+    sampler = default_sampler(problem) if sampler is None else sampler
+    sampler.requires(problem)
     if n > 1:
         problem = problem.select([i for i in range(problem.items) for _ in range(n)])
     items = problem.items
@@ -149,22 +155,48 @@ def sample(
             f"one random stream per sample: {items} samples of {items // n} observation(s), "
             f"found {len(streams)} streams"
         )
-    if start is not None and len(start.x_0) == items // n:
-        start = replace(start, x_0=start.x_0.repeat_interleave(n, 0))
-    sampler = default_sampler(problem) if sampler is None else sampler
-    sampler.requires(problem)
-    run = _Run(sampler, problem, device, every, callback, items, batch_size or items, resume)
+    if start is not None:
+        start = _per_sample(start, problem, n)
+    run = _Run(sampler, problem, every, callback, batch_size or items, resume)
     with torch.no_grad():
         return run.all(streams, start, n)
 
 
+def _placed(problem: Problem, device: torch.device | str | None) -> Problem:
+    """The problem with its observation on the device, in the state's precision."""
+    observation = problem.likelihood.observation
+    if observation.is_complex():
+        raise ShapeError(
+            f"an observation is of real numbers; found {observation.dtype}; give real and "
+            f"imaginary parts, as torch.view_as_real does, and have the operator return them so"
+        )
+    whole = not observation.is_floating_point()
+    # Labels stay whole: a likelihood of the user's own may count or gather by them.
+    labels = whole and not isinstance(problem.likelihood, ImageLikelihood)
+    dtype = observation.dtype if labels else problem.dtype
+    return problem.observing(observation.to(device or observation.device, dtype))
+
+
+def _per_sample(start: Start, problem: Problem, n: int) -> Start:
+    """The start with one estimate per sample, where the samples live."""
+    found, samples = tuple(start.x_0.shape), problem.items
+    fitting = [(samples // n, *problem.shape), *([(samples, *problem.shape)] if n > 1 else [])]
+    if found not in fitting:
+        raise ShapeError(
+            f"the start has shape (batch, *shape) = {' or '.join(map(str, fitting))}; found {found}"
+        )
+    repeats = samples // len(start.x_0)
+    x_0 = start.x_0.to(problem.device, problem.dtype).repeat_interleave(repeats, 0)
+    return replace(start, x_0=x_0)
+
+
 def _streams(
-    seed: int | Sequence[int], noise: RandomStreams | str, items: int, n: int
+    seed: int | np.integer | Sequence[int], noise: RandomStreams | str, items: int, n: int
 ) -> RandomStreams:
     if isinstance(noise, RandomStreams):
         return noise
     check(noise in ("cpu", "device"), "noise is 'cpu', 'device' or random streams", noise)
-    seeds = range(seed, seed + items) if isinstance(seed, int) else seed
+    seeds = range(int(seed), int(seed) + items) if isinstance(seed, int | np.integer) else seed
     return (RandomStreams if noise == "cpu" else DeviceStreams)(seeds)
 
 
@@ -179,22 +211,28 @@ class _Run:
         self,
         sampler: Sampler,
         problem: Problem,
-        device: torch.device,
         every: int | None,
         callback: Callback | None,
-        items: int,
         batch_size: int,
         resume: SavedRun | None,
     ) -> None:
-        self.sampler, self.problem, self.device = sampler, problem, device
-        self.every = every or (1 if device.type == "cpu" else 10)
+        self.sampler, self.problem, self.device = sampler, problem, problem.device
+        self.every = every or (1 if self.device.type == "cpu" else 10)
         self.callback, self.resume = callback, resume
-        self.parts = [range(at, min(at + batch_size, items)) for at in range(0, items, batch_size)]
+        rows = range(problem.items)
+        self.parts = [rows[at : at + batch_size] for at in rows[::batch_size]]
+        self.sizes = tuple(len(part) for part in self.parts)
+        if resume is not None:
+            check(
+                (resume.sampler, resume.sizes) == (sampler.name, self.sizes),
+                f"a saved run goes on as it was, {resume.sampler} in batches of {resume.sizes}",
+                (sampler.name, self.sizes),
+            )
         self.done: list[Batch] = [] if resume is None else list(resume.done)
         self.seconds = 0.0 if resume is None else resume.seconds
         self.began = time.perf_counter()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def all(self, streams: RandomStreams, start: Start | None, n: int) -> SampleResult:
         """Run every batch and put the results together."""
@@ -214,7 +252,7 @@ class _Run:
         particles = None
         if results[0].particles is not None:
             particles = torch.cat([r.particles for r in results])  # type: ignore[misc]
-        return SampleResult(x, self.trace(x), particles, n)
+        return SampleResult(x, self.trace(), particles, n)
 
     def batch(
         self, problem: Problem, noise: RandomStreams, start: Start | None, first: int
@@ -255,13 +293,22 @@ class _Run:
         if info is None and saved is None:
             save = partial(self.saved, state, noise, recorder, meter)
             self.report(1, 1, level, result.x, save)
+        residual = problem.residual(result.x)
         return Batch(
-            problem.items, result, recorder.records, recorder.extra, meter.evaluations, meter.vjps
+            problem.items,
+            result,
+            recorder.records,
+            recorder.extra,
+            meter.evaluations,
+            meter.vjps,
+            None if residual is None else float(residual.double().square().mean()),
         )
 
     def saved(self, state: Any, noise: RandomStreams, recorder: Recorder, meter: Meter) -> SavedRun:
         """Everything that the run needs to go on from this step of this batch."""
         return SavedRun(
+            self.sampler.name,
+            self.sizes,
             tuple(self.done),
             state,
             noise.state(),
@@ -282,7 +329,7 @@ class _Run:
         if self.callback(Progress(name, before + step, total, level, estimate, save)) is False:
             raise CancelledError(f"{name} was cancelled at level {level}", save())
 
-    def trace(self, x: Tensor) -> Trace:
+    def trace(self) -> Trace:
         """Put the batches' records together and name the failure signatures."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -295,7 +342,7 @@ class _Run:
             for name in self.done[0].extra
         }
         problem = self.problem
-        residual = problem.residual(x)
+        squares = [batch.square for batch in self.done if batch.square is not None]
         observed = problem.likelihood.observation.double().square().mean().sqrt()
         return Trace(
             self.sampler.name,
@@ -309,7 +356,7 @@ class _Run:
                 problem.schedule.last,
                 getattr(problem.likelihood, "sigma_y", None),
                 float(observed),
-                None if residual is None else float(residual.double().square().mean().sqrt()),
+                mean(squares) ** 0.5 if squares else None,
                 extra.get("path_acceptance"),
             ),
             extra,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from mgdm_core.array_types import Bool, Events, Float, Int, Tensor
-from mgdm_core.errors import CapabilityError, ShapeError
+from mgdm_core.errors import CapabilityError
 from mgdm_core.likelihoods import GaussianLikelihood, ImageLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, SpectralOperator, SumOverChannels
@@ -83,7 +83,8 @@ class Start:
     Parameters
     ----------
     x_0 : Tensor, shape (batch, *event)
-        A first estimate.
+        A first estimate. :func:`mgdm_core.sample` takes one per observation or per sample and
+        gives the sampler one per sample, where its state lives.
     level : int or None
         Level to noise it to; None for the sampler's own first level.
     """
@@ -192,18 +193,10 @@ def first_state(
     With ``particles`` every item has as many, next to each other, that share the item's stream.
     """
     alpha, sigma = problem.schedule.moments(level)
-    if start is not None and tuple(start.x_0.shape) != (problem.items, *problem.shape):
-        raise ShapeError(
-            f"the start has shape (batch, *shape) = {(problem.items, *problem.shape)}; "
-            f"found {tuple(start.x_0.shape)}"
-        )
     x = sigma * draw(problem, noise, particles)
     if start is None:
         return x
-    x_0 = start.x_0.to(problem.device, problem.dtype)
-    if particles:
-        x_0 = x_0.repeat_interleave(particles, 0)
-    return alpha * x_0 + x
+    return alpha * (start.x_0.repeat_interleave(particles, 0) if particles else start.x_0) + x
 
 
 def draw(

@@ -69,6 +69,8 @@ class NoiseSchedule:
                 "alpha must be positive (it may be 0 at the last level) and never increase with "
                 "the level"
             )
+        if self.last == 1 and float(alpha[-1]) == 0:
+            raise SettingsError("level 1 holds some signal; found alpha 0 there; take more levels")
         if bool((self.ratio.diff() <= 0).any()):
             raise SettingsError("sigma / alpha must strictly increase with the level")
         self._tables["host"] = (alpha.tolist(), sigma.tolist())

@@ -55,7 +55,7 @@ class Tweedie(Settings):
             raise CapabilityError(problem.prior, "denoise_with_variance", "variance='prior'")
 
     def condition(self, problem: Problem, x_s: Events, s: Level, noise: RandomStreams) -> Events:
-        """Draw (or the mean of) x_0 given x_s and y, at one evaluation."""
+        """Draw (or the mean of) x_0 given x_s and y, at one evaluation; alpha_s is positive."""
         likelihood = gaussian(problem)
         kind = self.variance
         if kind == "auto":
@@ -75,12 +75,7 @@ class Tweedie(Settings):
                 slope = (problem.denoise(x_s + step * z, s) - mean) / step
                 # Over z's own energy: exact where J is a multiple of the identity.
                 gain = (flat(z * slope).sum(-1) / flat(z * z).sum(-1)).clamp_min(0)
-                over = (
-                    fit(sigma**2 / alpha, gain)
-                    if not isinstance(alpha, float)
-                    else (sigma**2 / max(alpha, 1e-12))
-                )
-                variance = (over * gain).clamp_max(1e6)
+                variance = (fit(sigma**2 / alpha, gain) * gain).clamp_max(1e6)
             variance = variance if isinstance(variance, Tensor) else mean.new_full((1,), variance)
             variance = variance.reshape(-1).expand(len(mean))
         low = fit(self.floor * sigma**2, variance)

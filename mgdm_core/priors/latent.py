@@ -12,8 +12,8 @@ from mgdm_core.priors.protocol import Prior
 class LatentPrior:
     """A prior on latent codes z with a decoder to the data space.
 
-    A problem y = A(x) becomes y = A(decode(z)): compose the operator with :attr:`decoder` by
-    ``mgdm_core.operators.compose(operator, prior.decoder_operator())`` and sample z.
+    A problem y = A(x) becomes y = A(decode(z)): put the decoder under the operator by
+    ``mgdm_core.compose(operator, prior.decoder_operator())`` and sample z.
 
     Parameters
     ----------

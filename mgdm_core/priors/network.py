@@ -6,6 +6,7 @@ The arithmetic stays in the state's dtype; a network may run in a narrower one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 
@@ -28,11 +29,23 @@ class _NetworkPrior:
         The levels.
     network_dtype : torch.dtype or None
         Precision in which the network is called; None leaves x's own.
+
+    Raises
+    ------
+    SettingsError
+        If what the network predicts is divided by alpha, which is 0 at the schedule's last level.
     """
+
+    divides_by_alpha: ClassVar[bool] = True
 
     def __init__(
         self, network: Network, schedule: NoiseSchedule, network_dtype: torch.dtype | None = None
     ) -> None:
+        if self.divides_by_alpha and schedule.top < schedule.last:
+            raise SettingsError(
+                f"{type(self).__name__} divides by alpha, which is 0 at this schedule's last "
+                f"level; leave that level out, or use a network that predicts x_0, v or a flow"
+            )
         self.network = network
         self.schedule = schedule
         self.network_dtype = network_dtype
@@ -81,20 +94,12 @@ class NoisePredictionPrior(_NetworkPrior):
         network_times: Tensor | None = None,
     ) -> None:
         super().__init__(network, schedule, network_dtype)
-        self._refuse_no_signal()
         if network_times is not None and len(network_times) != schedule.last:
             raise SettingsError(
                 f"network_times has one entry per level 1..{schedule.last}; "
                 f"found {len(network_times)}"
             )
         self.network_times = network_times
-
-    def _refuse_no_signal(self) -> None:
-        if self.schedule.top < self.schedule.last:
-            raise SettingsError(
-                "predicted noise says nothing of x_0 where alpha is 0, as at this schedule's last "
-                "level; leave that level out, or use a network that predicts v or a flow"
-            )
 
     def _time(self, t: Tensor) -> Tensor:
         if self.network_times is None:
@@ -111,8 +116,7 @@ class VelocityPrior(NoisePredictionPrior):
     alpha may be 0 at the last level (zero terminal signal).
     """
 
-    def _refuse_no_signal(self) -> None:
-        """v says what x_0 is at every level."""
+    divides_by_alpha = False
 
     def _estimate(self, x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         v = self._call(x, self._time(t))
@@ -132,6 +136,8 @@ class FlowPrior(_NetworkPrior):
     D = (x - sigma velocity) / (alpha + sigma), on any schedule; alpha may be 0 at the last level.
     The network's time is ``time_scale`` sigma / (alpha + sigma); Stable Diffusion 3 takes 1000.
     """
+
+    divides_by_alpha = False
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import torch
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Sampler, Start, draw, first_state, gaussian
+from mgdm_core.sampler import Info, Sampler, Start, draw, first_level, first_state, gaussian
 from mgdm_core.samplers.descent import Position
 from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.bridge import bridge_sample
@@ -63,7 +63,7 @@ class DiffusionGibbs(Sampler):
         rhos = [max(self.rho * self.decay**k, floor) for k in range(self.iterations)]
         levels = [schedule.level_of_sigma(rho) for rho in rhos]
         if start is not None and start.level is not None:
-            least = min(start.level, schedule.top)
+            least = min(first_level(problem, start), schedule.top)
             levels = [level for level in levels if level <= least] or [least]
         places = tuple((level, k) for level in levels for k in range(problem.shape[0]))
         return GibbsPlan(places, len(places), levels[0])

@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 from mgdm_core.array_types import Events
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Start, first_state
+from mgdm_core.sampler import Info, Start, first_level, first_state
 from mgdm_core.samplers.descent import DrawsGivenData
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.settings import above_0, at_least, check, positive
@@ -75,7 +75,7 @@ class PnPDM(DrawsGivenData):
         """Level of each sweep, none above the start's."""
         levels = coupling_levels(problem.schedule, self)
         if start is not None and start.level is not None:
-            least = min(start.level, problem.schedule.top)
+            least = min(first_level(problem, start), problem.schedule.top)
             levels = [level for level in levels if level <= least] or [least]
         return PnPPlan(tuple(levels), len(levels))
 

@@ -12,7 +12,7 @@ from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Result, Sampler, Start, draw, first_level, first_state
+from mgdm_core.sampler import Info, Result, Sampler, Start, draw, first_level
 from mgdm_core.settings import above_0, at_least, not_negative, positive
 from mgdm_core.steps.gradients import data_gradient
 
@@ -78,8 +78,7 @@ class REDDiff(Sampler):
         """The start's estimate, what explains y best, or noise."""
         likelihood = problem.likelihood
         if start is not None:
-            first_state(problem, plan.levels[0], noise, start)  # checks the shape
-            mu = start.x_0.to(problem.device, problem.dtype)
+            mu = start.x_0
         elif isinstance(likelihood, GaussianLikelihood) and isinstance(
             likelihood.operator, LinearOperator
         ):

@@ -62,8 +62,9 @@ class TweedieGibbs(Sampler):
         self.conditional.requires(problem)
 
     def plan(self, problem: Problem, start: Start | None = None) -> TweediePlan:
-        """Even levels down to 1, where nothing is left to draw."""
-        top = first_level(problem, start)
+        """Even levels from the first that has any signal to 1, where nothing is left to draw."""
+        # Where alpha is 0 the variance of x_0 cannot be told from the denoiser's slope.
+        top = min(first_level(problem, start), problem.schedule.top)
         places = outer_places(problem.schedule.spaced(self.levels + 1, top))
         return TweediePlan(top, places, len(places))
 

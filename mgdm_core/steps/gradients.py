@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import CapabilityError
 from mgdm_core.likelihoods import Likelihood
 from mgdm_core.problem import Problem
 from mgdm_core.schedule import Level
@@ -20,7 +21,7 @@ def loss_and_gradient(
         x = x.detach().requires_grad_(True)
         x_0 = problem.denoise_differentiably(x, t)
         value = loss(x_0)
-        (grad,) = torch.autograd.grad(value.sum(), x)
+        grad = _slope(problem.likelihood, value, x)
     return x_0.detach(), value.detach(), grad
 
 
@@ -31,5 +32,14 @@ def data_gradient(
     with torch.enable_grad():
         x = x_0.detach().requires_grad_(True)
         value = likelihood.log_prob(x)
-        (grad,) = torch.autograd.grad(value.sum(), x)
+        grad = _slope(likelihood, value, x)
     return value.detach(), grad
+
+
+def _slope(
+    likelihood: Likelihood, value: Float[Tensor, " items"], x: Float[Tensor, "items *event"]
+) -> Float[Tensor, "items *event"]:
+    """Gradient in x of what a likelihood says of each item."""
+    if not value.requires_grad:
+        raise CapabilityError(likelihood, "gradient")
+    return torch.autograd.grad(value.sum(), x)[0]

@@ -11,7 +11,13 @@ from mgdm_core.likelihoods import (
     Likelihood,
     PoissonLikelihood,
 )
-from mgdm_core.operators import FunctionOperator, LinearOperator, Matrix, SumOverChannels
+from mgdm_core.operators import (
+    FunctionOperator,
+    Identity,
+    LinearOperator,
+    Matrix,
+    SumOverChannels,
+)
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
 from mgdm_core.samplers import MGDMMarginal
@@ -124,7 +130,7 @@ def test_a_likelihood_of_your_own_has_no_local_gaussian():
 def test_a_poisson_rate_never_reaches_zero():
     dark = FunctionOperator(lambda x: 0 * x - 1)
     likelihood = PoissonLikelihood(dark, torch.tensor([[2.0]]), floor=1e-2)
-    assert float(likelihood.rate(torch.zeros(1, 1))) == pytest.approx(1e-2)
+    assert float(likelihood.rate(dark.forward(torch.zeros(1, 1)))) == pytest.approx(1e-2)
     assert bool(torch.isfinite(likelihood.log_prob(torch.zeros(1, 1))).all())
 
 
@@ -169,6 +175,24 @@ def test_samples_under_deviations_of_items_and_of_entries():
     few = MGDMMarginal(levels=4, budget=0)
     whole, parts = (sample(problem, few, n=3, batch_size=size).x for size in (6, 4))
     torch.testing.assert_close(parts, whole)
+
+
+def test_a_deviation_s_precision_is_not_the_state_s():
+    """A float64 deviation widens nothing, and a half one loses nothing of the observation."""
+    y = torch.tensor([[7.0, -20.0]])
+    wide = GaussianLikelihood(Identity(), y, torch.full((1, 2), 1e-4, dtype=torch.float64))
+    assert wide.observation.dtype == torch.float32
+    half = torch.full((1, 2), 1e-4, dtype=torch.float16)
+    narrow = GaussianLikelihood(Identity(), y.half(), half)
+    torch.testing.assert_close(narrow.observation, wide.observation, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("likelihood", [gaussian(), poisson()], ids=["gaussian", "poisson"])
+def test_an_observation_without_its_batch_axis_is_refused(likelihood):
+    """It would be taken for one observation per number, and broadcast."""
+    x = normal((3, 2, 4), 1)
+    with pytest.raises(ShapeError, match=r"that A\(x_0\) has, here .* found \(\d,\)"):
+        likelihood.observing(likelihood.observation[0]).log_prob(x)
 
 
 def test_settings_outside_their_domain():

@@ -152,6 +152,12 @@ def test_network_times_map_levels_to_the_networks_own():
         NoisePredictionPrior(eps, schedule, network_times=times[:2])
 
 
+@pytest.mark.parametrize("kind", [NoisePredictionPrior, ScorePrior, DenoiserPrior, EDMPrior])
+def test_what_is_divided_by_alpha_asks_for_some(kind):
+    with pytest.raises(SettingsError, match=f"{kind.__name__} divides by alpha, which is 0"):
+        kind(clean_denoiser, NoiseSchedule.flow(10))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_the_arithmetic_keeps_the_inputs_precision(dtype):
     schedule = SCHEDULES["karras"]

@@ -60,6 +60,15 @@ def test_an_inflated_twist_asks_for_a_gaussian_likelihood():
 def test_a_start_of_the_wrong_shape_is_refused(name):
     with pytest.raises(ShapeError, match="start has shape"):
         run(name, start=Start(torch.zeros(3, 2, 2, dtype=torch.float64)))
+    with pytest.raises(ShapeError, match="start has shape"):  # not one row after another
+        run(name, start=Start(torch.zeros(6, *SHAPE, dtype=torch.float64)), batch_size=2)
+
+
+@pytest.mark.parametrize("level", [-1, 0, 61])
+@pytest.mark.parametrize("name", ALL)
+def test_a_start_off_the_schedule_is_refused(name, level):
+    with pytest.raises(SettingsError, match=rf"level lies in 1\.\.60; found {level}"):
+        run(name, start=Start(torch.zeros(3, *SHAPE, dtype=torch.float64), level))
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -98,6 +98,7 @@ def test_from_sigmas_keeps_the_signal():
         ([1.0, -0.5], [0.0, 0.1], "positive"),
         ([1.0, 0.5, 0.6], [0.0, 0.1, 0.2], "never increase"),
         ([1.0, 1.0, 1.0], [0.0, 0.5, 0.5], "strictly increase"),
+        ([1.0, 0.0], [0.0, 1.0], "level 1 holds some signal"),
     ],
 )
 def test_a_broken_rule_is_named(alpha, sigma, rule):
