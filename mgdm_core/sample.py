@@ -301,7 +301,7 @@ class _Run:
             recorder.extra,
             meter.evaluations,
             meter.vjps,
-            None if residual is None else float(residual.double().square().mean()),
+            None if residual is None else float(residual.square().mean()),
         )
 
     def saved(self, state: Any, noise: RandomStreams, recorder: Recorder, meter: Meter) -> SavedRun:
@@ -343,7 +343,7 @@ class _Run:
         }
         problem = self.problem
         squares = [batch.square for batch in self.done if batch.square is not None]
-        observed = problem.likelihood.observation.double().square().mean().sqrt()
+        observed = problem.likelihood.observation.to(problem.dtype).square().mean().sqrt()
         return Trace(
             self.sampler.name,
             records,

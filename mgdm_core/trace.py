@@ -135,8 +135,9 @@ class Recorder:
         }
         if isinstance(info.index, int):
             told["index"] = float(asked.pop("index"))
-        means = {name: value.double().mean() for name, value in asked.items() if value is not None}
-        means["magnitude"] = peak.amax().double()
+        # In the state's precision: Apple's devices have no float64.
+        means = {k: v.to(peak.dtype).mean() for k, v in asked.items() if v is not None}
+        means["magnitude"] = peak.amax()
         self._numbers += means.values()
         self._told.append((told, list(means)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from mgdm_core.sampler import Info, draw
 from mgdm_core.samplers._particles import effective_size, owners
 from mgdm_core.samplers.descent import Descent, Position
 from mgdm_core.settings import at_least, share
+from mgdm_core.steps.backward import even_levels
 from mgdm_core.steps.bridge import bridge_coefficients, bridge_sample
 from mgdm_core.steps.grids import Pairs
 
@@ -75,9 +77,8 @@ class CalibratedGuidance(Descent):
         self, problem: Problem, x: Events, t: int, noise: RandomStreams
     ) -> Float[Tensor, "rows *event"]:
         """Draws of p(x_0 | x_t), those of an item next to each other."""
-        x, steps = x.repeat_interleave(self.draws, 0), min(self.prior_steps, t)
-        for k in range(steps):
-            high, low = (-(-t * (steps - i) // steps) for i in (k, k + 1))
+        x = x.repeat_interleave(self.draws, 0)
+        for high, low in pairwise(even_levels(t, self.prior_steps)):
             x_0 = problem.denoise(x, high)
             c_0, c_t, dev = (float(c) for c in bridge_coefficients(problem.schedule, low, high))
             x = c_0 * x_0 + c_t * x + dev * draw(problem, noise, self.draws) if low > 0 else x_0

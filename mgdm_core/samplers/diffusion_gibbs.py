@@ -14,6 +14,7 @@ from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Sampler, Start, draw, first_level, first_state, gaussian
 from mgdm_core.samplers.descent import Position
 from mgdm_core.settings import above_0, at_least, positive
+from mgdm_core.steps.backward import even_levels
 from mgdm_core.steps.bridge import bridge_sample
 
 
@@ -81,9 +82,7 @@ class DiffusionGibbs(Sampler):
         """Draw one stem."""
         schedule, (t, k), x = problem.schedule, plan.places[state.step], state.x
         stem = schedule.moments(t)[0] * (x[:, k] + gaussian(problem).residual(x))
-        count = min(self.prior_steps, t)
-        levels = [-(-t * (count - i) // count) for i in range(count + 1)]
-        for level, below in pairwise(levels):
+        for level, below in pairwise(even_levels(t, self.prior_steps)):
             alpha, sigma = schedule.moments(level)
             noisy = _with(alpha * x + sigma * draw(problem, noise), k, stem)
             x_0 = problem.denoise(noisy, level)[:, k]

@@ -57,6 +57,12 @@ def backward_step(
     return torch.where((r_next > 0) & (alpha_t > 0), heun, euler)
 
 
+def even_levels(t: int, steps: int) -> list[int]:
+    """Levels from t down to 0 in ``steps`` evenly spaced steps, in t where that is less."""
+    steps = min(steps, t)
+    return [-(-t * (steps - k) // steps) for k in range(steps + 1)]
+
+
 def chain_levels(s: Int[Tensor, " batch"], steps: int) -> Int[Tensor, "steps_plus_one batch"]:
     """Levels from s_i down to 0 in ``steps`` evenly spaced steps, per item (repeats near 0)."""
     if steps < 1:
@@ -84,11 +90,10 @@ def backward_chain(
     than levels: with one level per item, whose values no host reads, ``highest`` says which level
     none of them exceeds. Items whose levels repeat stay where they are for that step.
     """
-    steps = min(steps, s if isinstance(s, int) else highest or steps)
     if isinstance(s, int):
-        grid: list[Level] = [-(-s * (steps - k) // steps) for k in range(steps + 1)]
+        grid: list[Level] = [*even_levels(s, steps)]
     else:
-        grid = [*chain_levels(s, steps).unbind(0)[:-1], 0]
+        grid = [*chain_levels(s, min(steps, highest or steps)).unbind(0)[:-1], 0]
     x = x_s
     previous: tuple[Tensor, Level] | None = None
     for k, (t, r) in enumerate(pairwise(grid)):
@@ -101,7 +106,7 @@ def backward_chain(
             t = t.clamp_min(1)
         if method == "dpmpp_2m":
             x_0 = denoise(x, t)
-            new = _dpmpp_2m(schedule, x, x_0, previous, t, r, k + 1 == steps)
+            new = _dpmpp_2m(schedule, x, x_0, previous, t, r, k + 2 == len(grid))
             if keep is not None and previous is not None:  # it keeps the step that it last made
                 x_0 = torch.where(keep, x_0, previous[0])
                 t = torch.where(moving, t, previous[1])  # type: ignore[arg-type]

@@ -109,3 +109,17 @@ def test_pure_noise_says_nothing_of_a_variance():
     likelihood = GaussianLikelihood(Mask(keep), torch.ones(2, 1, dtype=torch.float64), 0.1)
     result = sample(problem(likelihood, prior=Sloped(flow, 0.2, 0.5)), TweedieGibbs(levels=6))
     assert max(r.magnitude for r in result.trace.records) < 10
+
+
+@pytest.mark.parametrize("name", ["tweedie_gibbs", "msdm_dirac", "msdm_gaussian", "ddrm"])
+def test_the_loop_asks_for_no_float64_of_its_own(name, monkeypatch):
+    """Apple's devices have none: there every run would end at its first record."""
+
+    def refuse(self):
+        raise TypeError("no float64 here")
+
+    likelihood = mixture(2, torch.float32)
+    monkeypatch.setattr(torch.Tensor, "double", refuse)
+    result = run(name, likelihood)
+    assert result.x.dtype == torch.float32
+    assert result.trace.records[-1].residual is not None
