@@ -16,8 +16,9 @@ from mgdm_core.errors import CancelledError, DivergenceError, ShapeError
 from mgdm_core.likelihoods import ImageLikelihood
 from mgdm_core.noise import DeviceStreams, RandomStreams
 from mgdm_core.problem import Meter, Problem
-from mgdm_core.sampler import Info, Result, Sampler, Start, check
+from mgdm_core.sampler import Info, Result, Sampler, Start
 from mgdm_core.samplers.default import default_sampler
+from mgdm_core.settings import check
 from mgdm_core.trace import (
     Callback,
     Progress,

@@ -76,6 +76,13 @@ def motion_kernel(
     return kernel / kernel.sum()
 
 
+def _odd(kernel: Tensor) -> Tensor:
+    """A kernel in float64, which has a middle."""
+    if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
+        raise SettingsError(f"a blur kernel has two odd sides; found {tuple(kernel.shape)}")
+    return kernel.double()
+
+
 def _wide(x: Tensor) -> Tensor:
     """float32 at least: Fourier transforms know no narrower numbers."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -101,9 +108,7 @@ class ReflectBlur(LinearOperator):
     """
 
     def __init__(self, kernel: Float[Tensor, "rows columns"]) -> None:
-        if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-            raise SettingsError(f"a blur kernel has two odd sides; found {tuple(kernel.shape)}")
-        self.kernel = kernel.double()
+        self.kernel = _odd(kernel)
 
     def _geometry(self, shape: Sequence[int]) -> tuple[Tensor, Tensor, tuple[int, int]]:
         height, width = int(shape[-2]), int(shape[-1])
@@ -161,9 +166,7 @@ class CircularBlur(SpectralOperator):
     """
 
     def __init__(self, kernel: Float[Tensor, "rows columns"]) -> None:
-        if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0:
-            raise SettingsError(f"a blur kernel has two odd sides; found {tuple(kernel.shape)}")
-        self.kernel = kernel.double()
+        self.kernel = _odd(kernel)
 
     def _spectrum(self, shape: Sequence[int]) -> Tensor:
         height, width = int(shape[-2]), int(shape[-1])

@@ -8,9 +8,9 @@ from typing import ClassVar
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
-from mgdm_core.sampler import Info, Start, check, draw, first_level, first_state, gaussian, require
+from mgdm_core.sampler import Info, Start, draw, first_level, first_state, gaussian, require
 from mgdm_core.samplers.descent import DrawsGivenData, Position
-from mgdm_core.settings import above_0, at_least, positive
+from mgdm_core.settings import above_0, at_least, check, positive
 from mgdm_core.steps.backward import backward_chain
 from mgdm_core.steps.grids import Pairs, karras_levels, posterior_variance
 

@@ -16,6 +16,7 @@ from mgdm_core.samplers.descent import Position
 from mgdm_core.settings import above_0, at_least, positive
 from mgdm_core.steps.backward import even_levels
 from mgdm_core.steps.bridge import bridge_sample
+from mgdm_core.steps.grids import coupling_levels
 
 
 class GibbsPlan(NamedTuple):
@@ -60,12 +61,8 @@ class DiffusionGibbs(Sampler):
 
     def plan(self, problem: Problem, start: Start | None = None) -> GibbsPlan:
         """Every stem at the level of every sweep, none above the start's."""
-        schedule, floor = problem.schedule, gaussian(problem).sigma_y
-        rhos = [max(self.rho * self.decay**k, floor) for k in range(self.iterations)]
-        levels = [schedule.level_of_sigma(rho) for rho in rhos]
-        if start is not None and start.level is not None:
-            least = min(first_level(problem, start), schedule.top)
-            levels = [level for level in levels if level <= least] or [least]
+        ends, top = (self.rho, gaussian(problem).sigma_y), first_level(problem, start)
+        levels = coupling_levels(problem.schedule, self.iterations, ends, self.decay, top)
         places = tuple((level, k) for level in levels for k in range(problem.shape[0]))
         return GibbsPlan(places, len(places), levels[0])
 

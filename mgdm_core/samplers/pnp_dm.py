@@ -10,10 +10,9 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Start, first_level, first_state
 from mgdm_core.samplers.descent import DrawsGivenData
-from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.settings import above_0, at_least, check, positive
 from mgdm_core.steps.backward import backward_chain
-from mgdm_core.steps.grids import posterior_variance
+from mgdm_core.steps.grids import coupling_levels, posterior_variance
 
 
 class PnPPlan(NamedTuple):
@@ -73,10 +72,8 @@ class PnPDM(DrawsGivenData):
 
     def plan(self, problem: Problem, start: Start | None = None) -> PnPPlan:
         """Level of each sweep, none above the start's."""
-        levels = coupling_levels(problem.schedule, self)
-        if start is not None and start.level is not None:
-            least = min(first_level(problem, start), problem.schedule.top)
-            levels = [level for level in levels if level <= least] or [least]
+        ends, top = (self.rho, self.floor), first_level(problem, start)
+        levels = coupling_levels(problem.schedule, self.iterations, ends, self.decay, top)
         return PnPPlan(tuple(levels), len(levels))
 
     def init(
@@ -98,16 +95,6 @@ class PnPDM(DrawsGivenData):
         noisy = schedule.moments(t)[0] * z
         x = backward_chain(schedule, problem.denoise, noisy, t, self.prior_steps, noise)
         return PnPState(state.step + 1, x, z), Info(t, z, x)
-
-
-def coupling_levels(schedule: NoiseSchedule, settings: PnPDM) -> list[int]:
-    """Level of each sweep: nearest to rho decay^k, not below the floor.
-
-    The coupling's deviation is then the level's own sigma_t / alpha_t.
-    """
-    count, first, decay = settings.iterations, settings.rho, settings.decay
-    rhos = [max(first * decay**k, settings.floor) for k in range(count)]
-    return [schedule.level_of_sigma(rho) for rho in rhos]
 
 
 PRESETS: dict[str, PnPDM] = {"images": PnPDM(), "audio": PnPDM(floor=1e-3, draw="langevin")}

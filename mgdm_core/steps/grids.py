@@ -66,6 +66,21 @@ def karras_levels(
     return sorted({schedule.level_of_sigma(float(v)) for v in sigmas}, reverse=True)
 
 
+def coupling_levels(
+    schedule: NoiseSchedule, count: int, ends: tuple[float, float], decay: float, highest: int
+) -> list[int]:
+    """Level of each of ``count`` Gibbs sweeps, whose deviation falls by ``decay`` each.
+
+    It is that nearest to the first of ``ends`` times decay^k, not below the second; the deviation
+    is then the level's own sigma_t / alpha_t. Sweeps above ``highest`` are left out; where all are,
+    one is taken there.
+    """
+    first, floor = ends
+    levels = [schedule.level_of_sigma(max(first * decay**k, floor)) for k in range(count)]
+    highest = min(highest, schedule.top)
+    return [level for level in levels if level <= highest] or [highest]
+
+
 def ratio_of(schedule: NoiseSchedule, t: int) -> float:
     """Noise-to-signal ratio sigma_t / alpha_t, infinite where nothing of the signal is left."""
     alpha, sigma = schedule.moments(t)

@@ -18,10 +18,11 @@ from mgdm_core.priors import GaussianMixture, GaussianMixturePrior
 from mgdm_core.samplers.daps import DAPS
 from mgdm_core.samplers.mcg_diff import MCGDiff
 from mgdm_core.samplers.pgdm import PGDM
-from mgdm_core.samplers.pnp_dm import PnPDM, coupling_levels
+from mgdm_core.samplers.pnp_dm import PnPDM
 from mgdm_core.samplers.smc_diff import SMCDiff
 from mgdm_core.samplers.twisted_smc import TwistedSMC
 from mgdm_core.schedule import NoiseSchedule
+from mgdm_core.steps.grids import coupling_levels
 
 from .closed_forms import OneGenerator, assert_moments, condition, spd
 from .samplers_support import (
@@ -269,9 +270,15 @@ def test_daps_by_langevin_steps_comes_close():
     assert_population(result.x[:, None], mean, cov, bias=0.08)
 
 
+def sweeps(schedule: NoiseSchedule, cfg: PnPDM) -> list[int]:
+    """Levels of the sweeps of ``cfg``."""
+    ends = (cfg.rho, cfg.floor)
+    return coupling_levels(schedule, cfg.iterations, ends, cfg.decay, schedule.last)
+
+
 def pnp_dm_law(problem: LinearGaussian, schedule: NoiseSchedule, cfg: PnPDM):
     """Moments of x after the sweeps of ``cfg``, by affine algebra."""
-    levels, denoiser = coupling_levels(schedule, cfg), cache(problem.denoiser)
+    levels, denoiser = sweeps(schedule, cfg), cache(problem.denoiser)
     d = len(problem.mean)
     eye = torch.eye(d, dtype=torch.float64)
     q = float(schedule.sigma[levels[0]] / schedule.alpha[levels[0]])
@@ -300,7 +307,7 @@ def test_pnp_dm_has_the_law_of_its_sweeps():
 def test_pnp_dm_s_sweeps_tend_to_the_posterior_with_the_coupling_s_noise_added():
     cfg = PnPDM(iterations=40, rho=3.0, decay=0.8, floor=0.4, prior_steps=80)
     mean, cov = pnp_dm_law(FLAT, VP, cfg)
-    t = coupling_levels(VP, cfg)[-1]
+    t = sweeps(VP, cfg)[-1]
     want_mean, want_cov = FLAT.posterior(extra=float(VP.sigma[t] / VP.alpha[t]) ** 2)
     assert torch.allclose(mean, want_mean, atol=0.02)
     assert torch.allclose(cov, want_cov, atol=0.04)

@@ -23,10 +23,10 @@ from mgdm_core.samplers.guess_and_guide import GuessAndGuide
 from mgdm_core.samplers.msdm_dirac import MSDMDirac
 from mgdm_core.samplers.msdm_gaussian import MSDMGaussian
 from mgdm_core.samplers.pgdm import PGDM
-from mgdm_core.samplers.pnp_dm import PnPDM, coupling_levels
+from mgdm_core.samplers.pnp_dm import PnPDM
 from mgdm_core.samplers.red_diff import REDDiff
 from mgdm_core.schedule import NoiseSchedule
-from mgdm_core.steps.grids import karras_levels, posterior_variance
+from mgdm_core.steps.grids import coupling_levels, karras_levels, posterior_variance
 
 from .closed_forms import OneGenerator, assert_moments, normal
 from .samplers_support import CoordinatePrior, draw
@@ -329,7 +329,12 @@ def test_presets_of_daps_and_pnp_dm_run_on_their_grids():
     assert levels[0] == KARRAS.last  # 20 lies above this schedule: its last level
     assert levels == sorted(set(levels), reverse=True)
     cfg = PnPDM(iterations=60, rho=10.0, decay=0.9, floor=0.3)
-    ratios = [float(KARRAS.sigma[t]) for t in coupling_levels(KARRAS, cfg)]
+    ratios = [
+        float(KARRAS.sigma[t])
+        for t in coupling_levels(
+            KARRAS, cfg.iterations, (cfg.rho, cfg.floor), cfg.decay, KARRAS.last
+        )
+    ]
     assert ratios[0] == pytest.approx(10, rel=0.02)
     assert ratios[10] == pytest.approx(10 * 0.9**10, rel=0.03)
     assert ratios[-1] == pytest.approx(0.3, rel=0.03)
