@@ -36,7 +36,7 @@ class Confidence:
 
     rows: Mapping[str, Float[Array, " frames"]]
     seconds_per_frame: float
-    meaning: str = "the posterior samples agree"
+    meaning: str = "the draws agree"
 
     def __post_init__(self) -> None:
         for name, row in self.rows.items():
@@ -87,7 +87,7 @@ def levels(
 def agreement(
     level: Float[Array, " frames"], deviation: Float[Array, " frames"]
 ) -> Float[Array, " frames"]:
-    """Share of a stem's energy on which posterior samples agree: m^2 / (m^2 + d^2).
+    """Share of a stem's energy on which the draws agree: m^2 / (m^2 + d^2).
 
     Of root mean squares per frame: ``level`` m of the stem, ``deviation`` d between the samples.
     NaN, for silence, where both together are below -60 dB of full scale.
