@@ -110,6 +110,11 @@ def sets(shared: Path, cache: Path | None) -> None:
     type=click.FloatRange(0, 1),
     help="Of remixing, speeds, textures and equalisers: share of the usual.",
 )
+@click.option(
+    "--decibels",
+    type=click.FloatRange(0),
+    help="Weight of the decibels of active stems beside the denoising loss.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--dry", is_flag=True, help="Every part of the preset, in a few tiny steps.")
 @click.option("--compile/--no-compile", "compiled", default=None)
@@ -140,6 +145,7 @@ def train(
     cross_talk: float | None,
     items_per_step: float | None,
     augmentation: float | None,
+    decibels: float | None,
     seed: int,
     dry: bool,
     compiled: bool | None,
@@ -166,6 +172,7 @@ def train(
         "decay_steps": decay_steps,
         "learning_rate": learning_rate,
         "compile": compiled,
+        "decibels": decibels,
         "seed": seed,
     }
     settings = replace(settings, **{k: v for k, v in changes.items() if v is not None})

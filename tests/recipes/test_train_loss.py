@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mgdm_audio.priors.spectral import SpectralTransform
-from recipes.music_prior.training.loss import PowerAverage, choose_bins, denoising_loss
+from recipes.music_prior.training.loss import PowerAverage, choose_bins, decibel_loss, denoising_loss
 
 from .tiny_training import stream_of
 
@@ -56,6 +56,44 @@ class TestLoss:
             (nothing, nothing), clean, sigma, 0.05, choose_bins(128, 1.0, generator)
         )
         torch.testing.assert_close(everything, exact)
+
+    def test_decibels_are_those_of_the_waveform(self):
+        """Bounded at both ends, (1 - a) / a is the reciprocal of the SI-SDR, at any scale."""
+        true = torch.randn(1, 2, 60_000, generator=stream_of(), dtype=torch.float64)
+        noise = torch.randn(true.shape, generator=stream_of(1), dtype=torch.float64)
+        wave = 0.3 * (true + torch.tensor([0.3, 1.5])[:, None] * noise)
+        along = (wave * true).sum(2, keepdim=True) / true.square().sum(2, keepdim=True) * true
+        ratio = along.square().sum(2) / (wave - along).square().sum(2)
+        expected = torch.log((1 / (1 + ratio) + 0.02) / (ratio / (1 + ratio) + 0.1))
+        transform = SpectralTransform(256, 64)
+        clean, found = transform.forward(true), transform.forward(wave)
+        losses = decibel_loss((found.real, found.imag), clean)
+        torch.testing.assert_close(losses, expected.float(), atol=0.02, rtol=0)
+
+    def test_decibels_of_silence_are_nought_and_pull_at_nothing(self):
+        clean = SpectralTransform(64, 16).forward(torch.randn(1, 2, 500, generator=stream_of()))
+        clean = clean * torch.tensor([1.0, 5e-4])[:, None, None]
+        found = torch.zeros_like(clean).real.requires_grad_()
+        losses = decibel_loss((found, found), clean)
+        losses.sum().backward()
+        # Nothing at all is as wrong as can be, and no gradient of it is infinite.
+        assert losses.tolist() == [[pytest.approx(math.log(1.02 / 0.1), rel=1e-5), 0.0]]
+        assert bool(torch.isfinite(found.grad).all())
+        assert float(found.grad[:, 1].abs().max()) == 0
+
+    def test_decibels_of_some_bins_are_near_those_of_all(self):
+        clean = SpectralTransform(256, 64).forward(torch.randn(1, 2, 9000, generator=stream_of()))
+        clean = clean.transpose(2, 3)[..., :128] * torch.linspace(1, 0.1, 128)
+        noise = torch.randn(clean.shape, generator=stream_of(1), dtype=clean.dtype)
+        found = clean + 0.3 * noise
+        chosen = choose_bins(128, 0.3, stream_of(3))
+        part = found[..., chosen.bins]
+        torch.testing.assert_close(
+            decibel_loss((part.real, part.imag), clean, chosen),
+            decibel_loss((found.real, found.imag), clean),
+            atol=0.15,
+            rtol=0,
+        )
 
     def test_power_average_of_a_ramp(self):
         """The profile is t^gamma: of the values 1..n its mean is about n (gamma+1)/(gamma+2)."""

@@ -8,7 +8,13 @@ import torch
 
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 
-__all__ = ["ChosenBins", "PowerAverage", "choose_bins", "denoising_loss"]
+__all__ = ["ChosenBins", "PowerAverage", "choose_bins", "decibel_loss", "denoising_loss"]
+
+# A stem sounds where its RMS is at least this: the rule of active stems.
+_ACTIVE_POWER = 1e-3**2
+# Beyond these shares of the power that is explained or left, decibels count no further: about -10
+# and +17 dB.
+_LEAST_FOUND, _LEAST_LEFT = 0.1, 0.02
 
 
 class ChosenBins(NamedTuple):
@@ -70,6 +76,39 @@ def denoising_loss(
     d2 = power.clamp_min(0.4 * sigma_data**2)
     s2 = sigma.square()[:, None]
     return error * (s2 + d2) / (s2 * d2)
+
+
+def decibel_loss(
+    clean_estimate: tuple[
+        Float[Tensor, "batch stems frames chosen"], Float[Tensor, "batch stems frames chosen"]
+    ],
+    clean: Complex[Tensor, "batch stems frames bins"],
+    chosen: ChosenBins | None = None,
+) -> Float[Tensor, "batch stems"]:
+    """What separations are judged by: the logarithm of noise over signal once the scale is free.
+
+    With a the share of a stem's power that its estimate explains at the best scale (the squared
+    cosine between the two), the SI-SDR is 10 log10(a / (1 - a)) (Le Roux et al. 2019, "SDR -
+    half-baked or well done?", equation 5); this is the natural logarithm of (1 - a) / a, bounded
+    on both sides, and 0 for stems that are silent. A squared error hardly tells 12 dB from 15, and
+    hardly cares for a stem far below the others; the mean of decibels does.
+    """
+    target = torch.view_as_real(clean)
+    active = target.square().sum(-1).mean((2, 3)) >= _ACTIVE_POWER
+    if chosen is not None:
+        target = target.index_select(3, chosen.bins)
+
+    def power(product: Float[Tensor, "batch stems frames chosen"]) -> Float[Tensor, "batch stems"]:
+        summed = product.float().sum(2)
+        return summed.sum(2) if chosen is None else summed @ chosen.weights
+
+    real, imaginary = clean_estimate
+    along = power(real * target[..., 0] + imaginary * target[..., 1]).clamp_min(0)
+    theirs = power(real.square() + imaginary.square())
+    ours = power(target.square().sum(-1))
+    found = (along.square() / (theirs * ours).clamp_min(1e-20)).clamp_max(1)
+    loss = torch.log((1 - found + _LEAST_LEFT) / (found + _LEAST_FOUND))
+    return torch.where(active, loss, 0)
 
 
 class PowerAverage:

@@ -38,6 +38,8 @@ class TrainSettings:
         Of Muon for the matrices and AdamW for the rest; the gradient is clipped by its norm.
     bin_share : float
         Share of the bins that a step looks at in its loss (and computes the outputs of).
+    decibels : float
+        Weight of what separations are judged by (`decibel_loss`) beside the denoising loss.
     ema_length : float
         Length of the average of the weights as a share of the run so far (a power-law average:
         Karras et al. 2024, "Analyzing and improving the training dynamics", section 3.1), so
@@ -62,6 +64,7 @@ class TrainSettings:
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     bin_share: float = 0.35
+    decibels: float = 0.0
     ema_length: float = 0.05
     seed: int = 0
     precision: str = "auto"
@@ -75,6 +78,8 @@ class TrainSettings:
             raise SettingsError("learning_rate and gradient_clip must be positive")
         if not 0 < self.bin_share <= 1:
             raise SettingsError(f"bin_share must be in (0, 1]; found {self.bin_share}")
+        if not self.decibels >= 0:
+            raise SettingsError(f"decibels must not be negative; found {self.decibels}")
         if not 0 < self.ema_length < 0.3:
             raise SettingsError(f"ema_length must be in (0, 0.3); found {self.ema_length}")
 

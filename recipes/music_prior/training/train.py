@@ -29,7 +29,13 @@ from recipes.music_prior.training.data import (
     average_power,
 )
 from recipes.music_prior.training.grow import grown
-from recipes.music_prior.training.loss import ChosenBins, PowerAverage, choose_bins, denoising_loss
+from recipes.music_prior.training.loss import (
+    ChosenBins,
+    PowerAverage,
+    choose_bins,
+    decibel_loss,
+    denoising_loss,
+)
 from recipes.music_prior.training.optimizer import MuonAdamW
 from recipes.music_prior.training.presets import TrainSettings
 from recipes.music_prior.training.train_log import InterruptFlag, Log, Tally
@@ -49,10 +55,10 @@ Progress = Callable[[dict[str, float]], None]
 class _Objective(nn.Module):
     """Network and loss in one module, so that Fabric wraps what is differentiated."""
 
-    def __init__(self, network: SpectralNetwork, compiled: bool) -> None:
+    def __init__(self, network: SpectralNetwork, settings: TrainSettings) -> None:
         super().__init__()
-        self.network = network
-        parts = torch.compile(network.denoise_bins) if compiled else network.denoise_bins
+        self.network, self.decibels = network, settings.decibels
+        parts = torch.compile(network.denoise_bins) if settings.compile else network.denoise_bins
         # Not as a submodule: only the network's weights are to be found here.
         object.__setattr__(self, "parts", parts)
 
@@ -63,12 +69,18 @@ class _Objective(nn.Module):
         sigma: Float[Tensor, " batch"],
         chosen: ChosenBins,
         absent: Bool[Tensor, "batch stems"] | None,
-    ) -> Float[Tensor, "batch stems"]:
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch stems"]]:
+        """What is made small, and the denoising loss of every stem."""
         pair = torch.view_as_real(noisy.transpose(2, 3))
         real, imaginary = pair[..., 0].contiguous(), pair[..., 1].contiguous()
         estimate = self.parts(real, imaginary, sigma, chosen.bins, absent)  # type: ignore[operator]
         sigma_data = self.network.config.sigma_data
-        return denoising_loss(estimate[:2], clean.transpose(2, 3), sigma, sigma_data, chosen)
+        clean = clean.transpose(2, 3)
+        losses = denoising_loss(estimate[:2], clean, sigma, sigma_data, chosen)
+        total = losses.mean()
+        if self.decibels:
+            total = total + self.decibels * decibel_loss(estimate[:2], clean, chosen).mean()
+        return total, losses
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -225,7 +237,7 @@ def train(
         settings.weight_decay,
         products=torch.bfloat16 if half else torch.float32,
     )
-    objective, optimizer = fabric.setup(_Objective(network, settings.compile), optimizer)
+    objective, optimizer = fabric.setup(_Objective(network, settings), optimizer)
     weights: dict[str, Tensor] = dict(network.named_parameters())
     average = PowerAverage(weights, settings.ema_length)
     step, seconds, cpu_before, audio_seconds = 0, 0.0, 0.0, 0.0
@@ -333,8 +345,8 @@ def train(
                 rate = learning_rate(settings, step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                losses = objective(noisy, clean, sigma, chosen, absent)
-                fabric.backward(losses.mean())
+                total, losses = objective(noisy, clean, sigma, chosen, absent)
+                fabric.backward(total)
                 norm = fabric.clip_gradients(
                     objective, optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
                 )
