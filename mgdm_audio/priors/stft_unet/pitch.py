@@ -28,7 +28,9 @@ _HARMONICS = (1 / 4, 1 / 3, 1 / 2, 1.0, 2.0, 3.0, 4.0, 5.0)
 _SHIFTS = tuple(round(_STEPS * math.log2(ratio)) for ratio in _HARMONICS)
 # Channels of every pitch that are seen from harmonic distances.
 _SEEN = 8
-_FEATURES = 8
+_LEAST_FEATURES = 8
+# Pitches that are gathered by one matrix: those of two octaves read a fraction of the bins.
+_TOGETHER = 48
 
 
 def pitch_places(bins: int) -> Float[Array, " pitches"]:
@@ -119,12 +121,14 @@ class PitchTrunk(nn.Module):
         self.register_buffer(
             "gather", torch.tensor((gather / gather.sum(0)).tolist()), persistent=False
         )
+        self.read = _bins_read(gather)
         # The way back is linear in the logarithm of the frequency.
         at = np.log(np.maximum(np.arange(bins), 0.5))
         rows = [np.interp(at, np.log(places), row) for row in np.eye(len(places))]
         self.register_buffer("weights", torch.tensor(np.stack(rows).tolist()), persistent=False)
-        self.features = nn.Conv2d(features, _FEATURES, 1)
-        self.columns = nn.Conv2d(_FEATURES, channels, (3, patch), (1, patch), (1, 0))
+        kept = max(_LEAST_FEATURES, channels // 4)
+        self.features = nn.Conv2d(features, kept, 1)
+        self.columns = nn.Conv2d(kept, channels, (3, patch), (1, patch), (1, 0))
         self.place = nn.Parameter(torch.zeros(channels, len(places), 1))
         self.layers = nn.ModuleList(
             PitchBlock(channels, embedding, 2 ** (layer % 4)) for layer in range(layers)
@@ -139,7 +143,9 @@ class PitchTrunk(nn.Module):
     ) -> Float[Tensor, "batch hidden columns pitches"]:
         """What is told, before it is spread over the bins; frames fill whole columns."""
         h = self.features(features)
-        h = (h @ self.gather.to(h.dtype)).transpose(2, 3)
+        gather = self.gather.to(h.dtype).split(_TOGETHER, 1)
+        pitches = [h[..., a:b] @ part[a:b] for (a, b), part in zip(self.read, gather)]
+        h = torch.cat(pitches, 3).transpose(2, 3)
         h = self.columns(h.contiguous(memory_format=torch.channels_last)) + self.place
         for layer in self.layers:
             h = layer(h, embedding)
@@ -150,3 +156,12 @@ class PitchTrunk(nn.Module):
     ) -> Float[Tensor, "batch hidden columns chosen"]:
         """What is told to the chosen bins."""
         return told @ self.weights.index_select(1, chosen).to(told.dtype)
+
+
+def _bins_read(gather: Float[Array, "bins pitches"]) -> tuple[tuple[int, int], ...]:
+    """First bin that each part of the pitches reads, and the one after its last."""
+    read = [
+        np.flatnonzero(gather[:, first : first + _TOGETHER].any(1))
+        for first in range(0, gather.shape[1], _TOGETHER)
+    ]
+    return tuple((int(bins[0]), int(bins[-1]) + 1) for bins in read)

@@ -144,6 +144,13 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-2h-4096-pitch": replace(
         _CPU, network=replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6), bin_share=0.15
     ),
+    # Goes on from that one with --init: twice the channels over pitch, and what is judged.
+    "cpu-4096-pitch-64": replace(
+        _CPU,
+        network=replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6, pitch_width=64),
+        bin_share=0.15,
+        decibels=0.3,
+    ),
     "cpu-2h-pitch": replace(_CPU, network=replace(_SMALL, pitch_layers=6), bin_share=0.15),
     "cpu-tfc": replace(
         _CPU, network=TFCTDFConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
