@@ -12,6 +12,7 @@ from mgdm_core.array_types import Events
 from mgdm_core.conditionals.protocol import Place
 from mgdm_core.errors import SettingsError
 from mgdm_core.noise import RandomStreams
+from mgdm_core.precision import wide, widest
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import gaussian
 from mgdm_core.schedule import Level
@@ -138,7 +139,7 @@ class WeightsLaw(Settings):
             raise SettingsError(
                 f"omega has one weight per level up to {place.t - 1}; found {len(self.omega)}"
             )
-        row = torch.tensor(self.omega[: place.t - 1], dtype=torch.float64, device=x_0.device)
+        row = torch.tensor(self.omega[: place.t - 1], dtype=widest(x_0.device), device=x_0.device)
         return noise.categorical(row.expand(len(x_0), -1)) + 1
 
 
@@ -173,7 +174,7 @@ class ResidualLaw(Settings):
                 "ResidualLaw looks at y - A(x_0) and needs a Gaussian likelihood; "
                 "use another index law for this one"
             )
-        ratio = (residual.double() / gaussian(problem).sigma_y).clamp_min(1e-12)
+        ratio = (wide(residual) / gaussian(problem).sigma_y).clamp_min(1e-12)
         share = (ratio.log() / math.log(self.rough)).clamp(0, 1)
         base = _clip(place.below, place)
         high = (base + share * (place.t - 1 - base)).round().long()

@@ -10,6 +10,7 @@ import torch
 
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.precision import wide, widest
 
 
 class RandomStreams:
@@ -62,8 +63,8 @@ class RandomStreams:
         Half precisions are drawn in float32 and rounded, since they have no generator of their own
         quality.
         """
-        wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
-        rows = [torch.randn((1, *shape), generator=g, dtype=wide) for g in self._generators]
+        drawn = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        rows = [torch.randn((1, *shape), generator=g, dtype=drawn) for g in self._generators]
         return (rows[0] if len(rows) == 1 else torch.cat(rows)).to(device, dtype)
 
     def normal_like(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
@@ -78,11 +79,13 @@ class RandomStreams:
     def uniform(
         self, shape: Sequence[int] = (), device: torch.device | str = "cpu"
     ) -> Float[Tensor, "batch ..."]:
-        """Uniform numbers on [0, 1) in float64 of shape (batch, *shape)."""
+        """Uniform numbers on [0, 1) of shape (batch, *shape), in the device's widest type."""
         rows = [
             torch.rand(tuple(shape), generator=g, dtype=torch.float64) for g in self._generators
         ]
-        return torch.stack(rows).to(device)
+        dtype = widest(torch.device(device))
+        # What float32 would round up to 1 stays below it.
+        return torch.stack(rows).clamp_max(1 - torch.finfo(dtype).eps / 2).to(device, dtype)
 
     def integers(
         self,
@@ -103,7 +106,7 @@ class RandomStreams:
 
         Rows need a positive finite sum, which is not checked here.
         """
-        cumulative = weights.double().cumsum(-1)
+        cumulative = wide(weights).cumsum(-1)
         point = self.uniform((), weights.device)[:, None] * cumulative[:, -1:]
         return torch.searchsorted(cumulative, point, right=True)[:, 0].clamp_max(
             weights.shape[-1] - 1
@@ -127,24 +130,26 @@ class DeviceStreams(RandomStreams):
         _check_seeds(seeds)
         self._seeds = [int(seed) for seed in seeds]
         self._keys: dict[torch.device, Tensor] = {}
-        self._draws = 0
+        # How many draws came before, per item, in cells that views share.
+        self._draws = [[0] for _ in seeds]
 
     def __len__(self) -> int:
         return len(self._seeds)
 
     def select(self, items: Sequence[int]) -> DeviceStreams:
-        """Streams of some items, which begin at the draw that these stand at."""
+        """View of some items' streams: draws through the view count for these as well."""
         chosen = DeviceStreams([self._seeds[i] for i in items])
-        chosen._draws = self._draws
+        chosen._draws = [self._draws[i] for i in items]
         return chosen
 
     def state(self) -> Any:
-        """Return how many draws came before."""
-        return self._draws
+        """Return how many draws of each item came before."""
+        return [cell[0] for cell in self._draws]
 
     def restore(self, state: Any) -> None:
         """Go on after so many draws."""
-        self._draws = int(state)
+        for cell, draws in zip(self._draws, state, strict=True):
+            cell[0] = int(draws)
 
     def _bits(self, count: int, device: torch.device | str) -> Int[Tensor, "batch count"]:
         """63 hashed bits per number."""
@@ -152,17 +157,24 @@ class DeviceStreams(RandomStreams):
         if device not in self._keys:
             seeds = torch.tensor(self._seeds, dtype=torch.int64)
             self._keys[device] = _mix(seeds * _ODD + 1).to(device)
-        self._draws += 1
-        key = _mix(self._keys[device] + self._draws * _STEP % 2**62)
+        steps = []
+        for cell in self._draws:
+            cell[0] += 1
+            steps.append(cell[0] * _STEP % 2**62)
+        # Where all stand alike, as in any one run, nothing is sent to the device.
+        step = steps[0] if min(steps) == max(steps) else torch.tensor(steps, device=device)
+        key = _mix(self._keys[device] + step)
         position = torch.arange(count, device=device, dtype=torch.int64)
         return _mix(_mix(position[None] * _ODD + key[:, None]) ^ key[:, None]) & (2**63 - 1)
 
     def uniform(
         self, shape: Sequence[int] = (), device: torch.device | str = "cpu"
     ) -> Float[Tensor, "batch ..."]:
-        """Uniform numbers on [0, 1) of shape (batch, *shape)."""
-        bits = self._bits(math.prod(shape), device) >> 10
-        return (bits.double() * 2.0**-53).reshape(len(self), *shape)
+        """Uniform numbers on [0, 1) of shape (batch, *shape), in the device's widest type."""
+        bits = self._bits(math.prod(shape), device)
+        dtype = widest(bits.device)
+        unit = 24 if dtype == torch.float32 else 53
+        return ((bits >> (63 - unit)).to(dtype) * 2.0**-unit).reshape(len(self), *shape)
 
     def normal(
         self,
@@ -171,13 +183,13 @@ class DeviceStreams(RandomStreams):
         device: torch.device | str = "cpu",
     ) -> Float[Tensor, "batch ..."]:
         """Draw standard normal numbers of shape (batch, *shape) by Box and Muller's transform."""
-        wide = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        kind = dtype if dtype in (torch.float32, torch.float64) else torch.float32
         count = math.prod(shape)
         half = (count + 1) // 2
         bits = self._bits(2 * half, device)
         # float32 holds 24 bits: fewer would round the radius' uniform to 0 or 1.
-        unit = 24 if wide == torch.float32 else 53
-        u = ((bits >> (63 - unit)).to(wide) + 0.5) * 2.0**-unit
+        unit = 24 if kind == torch.float32 else 53
+        u = ((bits >> (63 - unit)).to(kind) + 0.5) * 2.0**-unit
         radius = (-2 * u[:, :half].log()).sqrt()
         angle = 2 * math.pi * u[:, half:]
         drawn = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count]

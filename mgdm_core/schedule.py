@@ -11,6 +11,7 @@ import torch
 
 from mgdm_core.array_types import Events, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
+from mgdm_core.precision import widest
 
 Level = int | Int[Tensor, " levels"]
 Moment = float | Float[Tensor, " levels"]
@@ -165,8 +166,8 @@ class NoiseSchedule:
     def _table(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Both moments on a device, moved there once."""
         if device not in self._tables:
-            wide = torch.float32 if device.type == "mps" else torch.float64
-            self._tables[device] = (self.alpha.to(device, wide), self.sigma.to(device, wide))
+            dtype = widest(device)
+            self._tables[device] = (self.alpha.to(device, dtype), self.sigma.to(device, dtype))
         return self._tables[device]
 
     def moments(self, t: Level) -> tuple[Moment, Moment]:

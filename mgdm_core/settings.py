@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import field, fields
+from numbers import Integral, Real
 from typing import Any
 
 from mgdm_core.errors import SettingsError
@@ -34,7 +35,7 @@ class Settings:
             value, optional = getattr(self, one.name), "None" in str(one.type)
             if not (value is None and optional):
                 rule = f"{one.name} {one.metadata['rule']}" + (", or None" if optional else "")
-                check(value is not None and one.metadata["fits"](value), rule, value)
+                check(value is not None and bool(one.metadata["fits"](value)), rule, value)
 
 
 def _domain(default: Any, fits: Callable[[Any], bool], rule: str, kw_only: bool = False) -> Any:
@@ -42,28 +43,36 @@ def _domain(default: Any, fits: Callable[[Any], bool], rule: str, kw_only: bool 
 
 
 def at_least(least: int, default: int | None, kw_only: bool = False) -> Any:
-    """A number from ``least`` on."""
-    return _domain(default, lambda value: value >= least, f"is at least {least}", kw_only)
+    """A whole number from ``least`` on."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, Integral) and int(value) >= least
+
+    return _domain(default, fits, f"is a whole number, at least {least}", kw_only)
+
+
+def _number(default: float | None, fits: Callable[[Any], bool], rule: str) -> Any:
+    return _domain(default, lambda value: isinstance(value, Real) and fits(value), rule)
 
 
 def positive(default: float | None) -> Any:
     """A number above 0."""
-    return _domain(default, lambda value: value > 0, "is positive")
+    return _number(default, lambda value: value > 0, "is positive")
 
 
 def not_negative(default: float | None) -> Any:
     """A number from 0 on."""
-    return _domain(default, lambda value: value >= 0, "is not negative")
+    return _number(default, lambda value: value >= 0, "is not negative")
 
 
 def share(default: float | None) -> Any:
     """A number in [0, 1]."""
-    return _domain(default, lambda value: 0 <= value <= 1, "lies in [0, 1]")
+    return _number(default, lambda value: 0 <= value <= 1, "lies in [0, 1]")
 
 
 def above_0(default: float | None) -> Any:
     """A number in (0, 1]."""
-    return _domain(default, lambda value: 0 < value <= 1, "lies in (0, 1]")
+    return _number(default, lambda value: 0 < value <= 1, "lies in (0, 1]")
 
 
 def one_of(choices: Sequence[str], default: str) -> Any:

@@ -14,6 +14,7 @@ import torch
 from mgdm_core.array_types import Bool, Events, Float, Int, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import SVD, flat
+from mgdm_core.precision import wide, widest
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Result, Sampler, Start, first_level
 from mgdm_core.schedule import NoiseSchedule
@@ -46,7 +47,7 @@ def weigh(
     log_weights: Float[Tensor, "batch particles"], log_increment: Float[Tensor, " rows"]
 ) -> tuple[Float[Tensor, "batch particles"], Bool[Tensor, " batch"]]:
     """Multiply the weights; also tell which items still have a particle of finite weight."""
-    weights = log_weights + log_increment.detach().double().reshape(log_weights.shape)
+    weights = log_weights + wide(log_increment.detach()).reshape(log_weights.shape)
     largest = weights.amax(-1, keepdim=True)
     valid = torch.isfinite(largest[:, 0]) & ~torch.isnan(weights).any(-1)
     return weights - largest, valid
@@ -114,7 +115,7 @@ class ParticleSampler(Sampler):
     def no_weights(self, problem: Problem) -> Float[Tensor, "batch particles"]:
         """Equal weights."""
         shape = (problem.items, self.particles)
-        return torch.zeros(shape, dtype=torch.float64, device=problem.device)
+        return torch.zeros(shape, dtype=widest(problem.device), device=problem.device)
 
     def finish(self, problem: Problem, plan: object, state: object, noise: RandomStreams) -> Result:
         """Draw one particle per item by weight, and resample all for the result's ``particles``."""
@@ -172,8 +173,8 @@ class SpectralObservation(NamedTuple):
 
 def _nearest_levels(problem: Problem) -> Int[Tensor, " n"]:
     """Level whose noise-to-signal ratio is nearest to each component's deviation."""
-    schedule, deviation = problem.schedule, problem.components[-1].double()
-    ratios = schedule.ratio[1 : schedule.top + 1].log().to(deviation.device)
+    schedule, deviation = problem.schedule, wide(problem.components[-1])
+    ratios = schedule.ratio[1 : schedule.top + 1].log().to(deviation)
     return 1 + _nearest(ratios, deviation.log())
 
 
@@ -202,7 +203,7 @@ def spectral_observation(problem: Problem, plan: SpectralPlan) -> SpectralObserv
     nearest = _nearest_levels(problem)
     if plan.merged:
         grid = torch.tensor(sorted(plan.levels[:-1]), device=nearest.device)
-        nearest = grid[_nearest(grid.double(), nearest.double())]
+        nearest = grid[_nearest(wide(grid), wide(nearest))]
     unseen = ~seen | (nearest > plan.top)
     schedule = problem.schedule
     tau = torch.where(unseen, torch.full_like(nearest, schedule.last + 1), nearest)
@@ -226,8 +227,8 @@ def _nearest(grid: Tensor, values: Tensor) -> Tensor:
 
 
 def row_sum(x: Tensor) -> Float[Tensor, " rows"]:
-    """Sum over everything but the first axis, float64."""
-    return flat(x).double().sum(-1)
+    """Sum over everything but the first axis, wide."""
+    return wide(flat(x)).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 
 from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.noise import RandomStreams
+from mgdm_core.precision import wide
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, draw
 from mgdm_core.samplers._particles import effective_size, owners
@@ -65,7 +66,7 @@ class CalibratedGuidance(Descent):
         t, s = plan.pairs[state.step]
         drawn = self._drawn(problem, state.x, t, noise)
         rows = problem.likelihood.select(owners(problem, self.draws))
-        log_g = rows.log_prob(drawn).double().reshape(problem.items, self.draws)
+        log_g = wide(rows.log_prob(drawn)).reshape(problem.items, self.draws)
         shape = (problem.items, self.draws, *problem.shape)
         weights = torch.softmax(log_g, -1).to(drawn.dtype)
         x_0 = torch.einsum("bk,bk...->b...", weights, drawn.reshape(shape))

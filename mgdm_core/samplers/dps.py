@@ -11,6 +11,7 @@ from mgdm_core.array_types import Events
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
+from mgdm_core.precision import wide
 from mgdm_core.problem import Problem
 from mgdm_core.samplers.descent import Descent
 from mgdm_core.schedule import fit
@@ -61,13 +62,13 @@ def _guidance(problem: Problem, x: Events, t: int, gamma: float) -> tuple[Events
         x_0, square, grad = loss_and_gradient(
             problem, x, t, lambda x_0: flat(likelihood.residual(x_0)).square().sum(-1)
         )
-        norm = square.double().sqrt().clamp_min(1e-12)
+        norm = wide(square).sqrt().clamp_min(1e-12)
         return x_0, fit(gamma / norm, x) * grad
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         x_0 = problem.denoise_differentiably(x, t)
         _, up = data_gradient(likelihood, x_0)
-        size = (2 / flat(up).double().norm(dim=-1).clamp_min(1e-300)).clamp_max(1.0)
+        size = (2 / wide(flat(up)).norm(dim=-1).clamp_min(1e-30)).clamp_max(1.0)
         (grad,) = torch.autograd.grad(x_0, x, -fit(gamma * size, up) * up)
     return x_0.detach(), grad
 

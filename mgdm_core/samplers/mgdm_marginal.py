@@ -52,6 +52,7 @@ import torch
 from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
+from mgdm_core.precision import wide, widest
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import (
     Info,
@@ -169,7 +170,7 @@ class MGDMMarginal(Sampler):
     ) -> MarginalState:
         """x at the first level, where no path draws its own."""
         nothing = torch.full(
-            (problem.items,), -torch.inf, dtype=torch.float64, device=problem.device
+            (problem.items,), -torch.inf, dtype=widest(problem.device), device=problem.device
         )
         x = first_state(problem, plan.top, noise, start)
         origin = torch.zeros_like(x)
@@ -250,14 +251,14 @@ class MGDMMarginal(Sampler):
         x_0 = problem.denoise(x, t)
         seen = self._mean(problem, x, t, x_0, 1) if guided else x_0
         if s == 0:
-            return seen, x_0, seen, torch.zeros_like(flat(x)[:, 0], dtype=torch.float64)
+            return seen, x_0, seen, torch.zeros_like(wide(flat(x)[:, 0]))
         c_0, c_t, dev = (float(c) for c in bridge_coefficients(problem.schedule, s, t))
         step, z = c_0 * (seen - x_0), noise.normal_like(x)
         ahead = x_0 if before is None else extrapolated(problem.schedule, x_0, before, t, s)
         x = c_0 * ahead + c_t * x + step + dev * z
         # |x - mean_q|^2 = dev^2 |z|^2 and |x - mean_p|^2 = |step + dev z|^2.
-        gap = flat(step).double() / dev
-        return x, x_0, seen, -(gap * (0.5 * gap + flat(z).double())).sum(-1)
+        gap = wide(flat(step)) / dev
+        return x, x_0, seen, -(gap * (0.5 * gap + wide(flat(z)))).sum(-1)
 
     def _draw(self, problem: Problem, x: Events, t: int, noise: RandomStreams) -> Events:
         """x_0 given x_t and y."""

@@ -13,6 +13,7 @@ from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.likelihoods import GaussianLikelihood, Likelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import SpectralOperator, flat
+from mgdm_core.precision import wide, widest
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Start, draw, first_state, require
 from mgdm_core.samplers._particles import ParticleSampler, owners, resample, row_sum, told, weigh
@@ -103,7 +104,7 @@ class TwistedSMC(ParticleSampler):
         c_0, c_t, dev = bridge_coefficients(schedule, s, t)
         mean, estimate = c_0 * x_0 + c_t * x, x_0
         if s == 0:  # the last step has no noise: D(x_t)
-            x, ratio = mean, torch.zeros(len(mean), dtype=torch.float64, device=x.device)
+            x, ratio = mean, torch.zeros(len(mean), dtype=widest(x.device), device=x.device)
             log_new = problem.likelihood.select(owners(problem, self.particles)).log_prob(x)
         else:
             a = schedule.moments(t)[0] / schedule.moments(s)[0]
@@ -113,7 +114,7 @@ class TwistedSMC(ParticleSampler):
             # log N(x; mean, dev^2) - log N(x; mean + shift, dev^2)
             ratio = -row_sum(shift * (2 * z + shift)) / (2 * dev**2)
             x_0, log_new, grad = self._twist(problem, x, s)
-        log_weights, valid = weigh(log_weights, (log_new - log_twist).double() + ratio)
+        log_weights, valid = weigh(log_weights, wide(log_new - log_twist) + ratio)
         moved = TwistedState(state.step + 1, x, x_0, log_new, grad, log_weights)
         return moved, told(s or t, x, estimate, log_weights, valid)
 
@@ -147,9 +148,9 @@ def _shift(
     Tweedie's formula is the same for short steps, but leaves a long step's own Gaussian behind.
     """
     shift = a * deviation**2 * grad
-    size = flat(shift).double().square().mean(-1).sqrt()
+    size = wide(flat(shift)).square().mean(-1).sqrt()
     limit = max_shift * deviation
-    return shift * fit((limit / size.clamp_min(1e-300)).clamp_max(1.0), shift)
+    return shift * fit((limit / size.clamp_min(1e-30)).clamp_max(1.0), shift)
 
 
 PRESETS: dict[str, TwistedSMC] = {

@@ -7,6 +7,7 @@ import torch
 from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, flat
+from mgdm_core.precision import wide
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import gaussian, lacks
 from mgdm_core.schedule import Level, fit
@@ -19,10 +20,10 @@ def solves_linear(problem: Problem) -> bool:
 
 
 def _secant(a: Tensor, b: Tensor, grad_a: Tensor, grad_b: Tensor) -> Float[Tensor, " batch"]:
-    """Curvature between two points per item, ||grad difference|| / ||difference||, float64."""
-    rise = flat(grad_a - grad_b).double().norm(dim=-1)
-    run = flat(a - b).double().norm(dim=-1)
-    return torch.where(run > 0, rise / run.clamp_min(1e-300), torch.zeros_like(rise))
+    """Curvature between two points per item, ||grad difference|| / ||difference||, wide."""
+    rise = wide(flat(grad_a - grad_b)).norm(dim=-1)
+    run = wide(flat(a - b)).norm(dim=-1)
+    return torch.where(run > 0, rise / run.clamp_min(1e-30), torch.zeros_like(rise))
 
 
 def langevin(
@@ -48,7 +49,7 @@ def langevin(
     curvature = _secant(x, probe, grad, data_gradient(likelihood, probe)[1])
     longest = 0.1 * variance if rate is None else min(rate, 0.1 * variance)
     for _ in range(steps):
-        h = (0.25 / curvature.clamp_min(1e-300)).clamp_max(longest)
+        h = (0.25 / curvature.clamp_min(1e-30)).clamp_max(longest)
         h = fit(h, x)
         new = x + h * (grad + (centre - x) / variance)
         new = new + (2 * h) ** 0.5 * noise.normal_like(x)
@@ -85,7 +86,7 @@ def pull_to_data(problem: Problem, centre: Events, variance: float, steps: int) 
         return operator.proximal(centre, lik.observation, variance / lik.sigma_y**2)
     x = centre
     _, grad = data_gradient(likelihood, x)
-    length = flat(grad).double().norm(dim=-1).clamp_min(1e-300)
+    length = wide(flat(grad)).norm(dim=-1).clamp_min(1e-30)
     probe = x + fit(1e-2 * variance**0.5 / length, x) * grad
     curvature = _secant(x, probe, grad, data_gradient(likelihood, probe)[1])
     for _ in range(steps):

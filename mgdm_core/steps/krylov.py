@@ -17,6 +17,7 @@ from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import LinearOperator, Operator, flat
 from mgdm_core.operators.base import dot
+from mgdm_core.precision import wide
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import gaussian, locally_gaussian
 from mgdm_core.schedule import fit
@@ -137,7 +138,7 @@ def pull(
 
 
 def log_evidence(problem: Problem, covariance: Covariance, x_0: Events) -> Float[Tensor, " batch"]:
-    """log g_t(y | x_t) up to a constant, in float64: a product per number observed.
+    """log g_t(y | x_t) up to a constant, wide: a product per number observed.
 
     The image u = A(x_0) is taken as N(A(D), S), S = J C J^T, J the derivative of A at D = ``x_0``.
     Newton steps in u find the mode of g(y | u) N(u; A(D), S), and Laplace's formula gives the
@@ -152,10 +153,10 @@ def log_evidence(problem: Problem, covariance: Covariance, x_0: Events) -> Float
     for unit in torch.eye(mean.shape[1], dtype=mean.dtype, device=mean.device):
         row = operator.adjoint(unit.expand_as(mean).reshape(y.shape))
         seen.append(flat(operator.forward(covariance(row))))
-    cov = torch.stack(seen, 1).double()
+    cov = wide(torch.stack(seen, 1))
     # NaN would stop the factorisation; it is still in x_0, for the run's check to find.
     values, vectors = torch.linalg.eigh((0.5 * (cov + cov.mT)).nan_to_num())
-    cov, mean = vectors @ (values.clamp_min(0)[:, :, None] * vectors.mT), mean.double()
+    cov, mean = vectors @ (values.clamp_min(0)[:, :, None] * vectors.mT), wide(mean)
 
     image = mean
     for _ in range(1 if isinstance(likelihood, GaussianLikelihood) else NEWTON_STEPS):
@@ -167,4 +168,4 @@ def log_evidence(problem: Problem, covariance: Covariance, x_0: Events) -> Float
     # log N(image; A(D), S) = -pulled^T S pulled / 2; no inverse of S is needed.
     square = (pulled[:, :, 0] * move).sum(-1)
     log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) - 0.5 * variance.log().sum(-1)
-    return likelihood.image_log_prob(image).double() - 0.5 * square - log_det
+    return wide(likelihood.image_log_prob(image)) - 0.5 * square - log_det

@@ -165,5 +165,7 @@ def test_closing_is_positive(kind):
 
 
 def test_there_is_one_closing_level_at_least():
-    with pytest.raises(SettingsError, match="closing_levels is at least 1; found 0"):
+    with pytest.raises(
+        SettingsError, match="closing_levels is a whole number, at least 1; found 0"
+    ):
         MGDM(closing_levels=0)

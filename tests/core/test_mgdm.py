@@ -302,9 +302,9 @@ PROBLEM_MIXTURE = gaussian_prior().mixture
 @pytest.mark.parametrize(
     ("setting", "rule"),
     [
-        ({"levels": 1}, "levels is at least 2; found 1"),
-        ({"gibbs": 0}, "gibbs is at least 1; found 0"),
-        ({"denoising_steps": 0}, "denoising_steps is at least 1; found 0"),
+        ({"levels": 1}, "levels is a whole number, at least 2; found 1"),
+        ({"gibbs": 0}, "gibbs is a whole number, at least 1; found 0"),
+        ({"denoising_steps": 0}, "denoising_steps is a whole number, at least 1; found 0"),
         ({"renoise": "back"}, "one of between, forward; found 'back'"),
         ({"transition": "euler"}, "ddpm, ddim, heun, dpmpp_2m; found 'euler'"),
         ({"conditional": "exact"}, "variational, linearised, tweedie; found 'exact'"),

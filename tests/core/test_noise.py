@@ -43,8 +43,9 @@ def test_different_seeds_differ_and_equal_seeds_do_not():
     )
 
 
-def test_a_view_shares_the_generators():
-    streams, twin = RandomStreams([1, 2, 3]), RandomStreams([1, 2, 3])
+@pytest.mark.parametrize("kind", [RandomStreams, DeviceStreams])
+def test_a_view_shares_the_generators(kind):
+    streams, twin = kind([1, 2, 3]), kind([1, 2, 3])
     first = streams.select([2, 0]).normal((4,))
     want = twin.normal((4,))
     assert torch.equal(first, want[[2, 0]])
@@ -54,8 +55,8 @@ def test_a_view_shares_the_generators():
     follow = twin.normal((4,))
     assert torch.equal(second[[0, 2]], follow[[0, 2]])
     # A repeated item draws one after the other.
-    pair = RandomStreams([9]).select([0, 0]).normal((4,))
-    own = RandomStreams([9])
+    pair = kind([9]).select([0, 0]).normal((4,))
+    own = kind([9])
     assert torch.equal(pair[0], own.normal((4,))[0])
     assert torch.equal(pair[1], own.normal((4,))[0])
 

@@ -6,7 +6,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from mgdm_core import precision
 from mgdm_core.errors import CancelledError, DivergenceError
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood, PoissonLikelihood
 from mgdm_core.noise import DeviceStreams, RandomStreams
@@ -255,6 +257,35 @@ def test_a_step_reads_nothing_from_the_device(name, streams):
         for _ in range(plan.steps):
             state, info = sampler.step(problem, plan, state, noise)
             assert info.x.device.type == info.x_0.device.type == "meta"
+    assert state.step == plan.steps
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, as Apple's are."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for found in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(found, torch.Tensor) and found.device.type == "meta":
+                assert found.dtype != torch.float64, str(func)
+        return result
+
+
+@pytest.mark.parametrize("streams", [RandomStreams, DeviceStreams])
+@pytest.mark.parametrize("name", ALL)
+def test_no_step_needs_float64(name, streams, monkeypatch):
+    """As above, from the first state on, and nothing on the device is wider than float32."""
+    monkeypatch.setattr(precision, "_WITHOUT_FLOAT64", frozenset({"meta"}))
+    prior = CoordinatePrior(KARRAS, 0.2, 0.5)
+    problem = Problem(prior, mixture(2, torch.float32), SHAPE)
+    sampler, noise = short(name), streams([1, 2])
+    plan = sampler.plan(problem)
+    observed = problem.likelihood.observation.to("meta")
+    with torch.no_grad(), NoFloat64():
+        problem = problem.observing(observed)
+        state = sampler.init(problem, plan, noise)
+        for _ in range(plan.steps):
+            state, _ = sampler.step(problem, plan, state, noise)
     assert state.step == plan.steps
 
 

@@ -1,10 +1,40 @@
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 import pytest
 
 from mgdm_core.conditionals import Tweedie, Variational
 from mgdm_core.errors import SettingsError
 from mgdm_core.index_laws import PublishedMix, ResidualLaw
 from mgdm_core.samplers import MGDM
+from mgdm_core.settings import Settings, at_least, share
 from mgdm_core.settings_text import change_settings, setting_names
+
+
+@dataclass(frozen=True)
+class Walk(Settings):
+    """Settings whose types nobody checks, as where beartype is not there."""
+
+    steps: Any = at_least(1, 100)  # noqa: RUF009
+    eta: Any = share(1.0)  # noqa: RUF009
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"steps": 10.5}, "steps is a whole number, at least 1; found 10.5"),
+        ({"steps": "10"}, "steps is a whole number, at least 1; found '10'"),
+        ({"eta": "1"}, r"eta lies in \[0, 1\]; found '1'"),
+        ({"eta": None}, r"eta lies in \[0, 1\]; found None"),
+        ({"eta": float("nan")}, r"eta lies in \[0, 1\]; found nan"),
+    ],
+)
+def test_what_is_no_number_of_the_kind_is_refused(values, says):
+    assert Walk(np.int64(3), np.float32(0.5)).steps == 3
+    with pytest.raises(SettingsError, match=says):
+        Walk(**values)
+
 
 BASE = MGDM(conditional=Variational(), index_law=PublishedMix())
 

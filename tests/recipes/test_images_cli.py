@@ -244,7 +244,7 @@ def test_unknown_names_list_the_valid_ones(tmp_path):
     assert "found 'levels'" in complaint(
         "restore", "digit:0", "-t", "sr4", "-s", "mgdm", "--set", "levels"
     )
-    assert "levels is at least 2" in complaint(
+    assert "levels is a whole number, at least 2" in complaint(
         "restore", "digit:0", "-t", "sr4", "-s", "mgdm", "--set", "levels=1"
     )
 

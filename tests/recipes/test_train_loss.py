@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from mgdm_audio.priors.spectral import SpectralTransform
-from recipes.music_prior.training.loss import PowerAverage, choose_bins, decibel_loss, denoising_loss
+from recipes.music_prior.training.loss import (
+    PowerAverage,
+    choose_bins,
+    decibel_loss,
+    denoising_loss,
+)
 
 from .tiny_training import stream_of
 
