@@ -10,32 +10,9 @@ import numpy as np
 from recipes.music_prior.songs.song import STEMS, Note, Song, Track
 
 MISSING_SHARE = DENSE_SHARE = 0.2  # of the songs
-EXCHANGED_SHARE = 0.3
 _PROGRAMS = {"piano": (0, 1, 2, 4, 5), "guitar": (24, 25, 26, 27, 29)}
 _GHOST_LENGTH = 0.04  # seconds
 _SNARE = 38
-
-
-def exchange(song: Song, rng: np.random.Generator) -> Song:
-    """Hand parts of guitarists to pianists and the other way round, in three songs of ten.
-
-    Arrangements give melodies to guitars far more often than to pianos; a network that has seen
-    no others takes a piano's melody for a guitar's. Here half of the guitars and pianos of a song
-    change, so that what a part plays does not tell what it is played on.
-    """
-    if rng.random() >= EXCHANGED_SHARE:
-        return song
-    other = {"guitar": "piano", "piano": "guitar"}
-    tracks = []
-    for track in song.tracks:
-        if track.stem in other and rng.random() < 0.5:
-            stem = other[track.stem]
-            programs = _PROGRAMS[stem]
-            program = int(programs[int(rng.integers(len(programs)))])
-            bends = track.bends if stem == "guitar" else ()
-            track = replace(track, stem=stem, program=program, bends=bends)
-        tracks.append(track)
-    return replace(song, tracks=tuple(tracks))
 
 
 def line_up(song: Song, rng: np.random.Generator) -> Song:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from recipes.music_prior.songs.other_parts import SPEECH, VOICE, add_parts
-from recipes.music_prior.songs.playing import exchange, line_up, play_freely
+from recipes.music_prior.songs.playing import line_up, play_freely
 from recipes.music_prior.songs.song import (
     FIVE_STEMS,
     OTHER,
@@ -241,7 +241,7 @@ def render_song(
     song = excerpt(song, start - lead, length + lead)
     record = fonts.split == "train"
     if record:
-        song = play_freely(line_up(exchange(song, rng), rng), rng)
+        song = play_freely(line_up(song, rng), rng)
     tracks = [track for track in song.tracks if track.notes and track.stem in STEMS]
     second_takes = [track for track in tracks if _doubled(track, rng)]
     fifth = None if others is None else _fifth_song(song, others)
