@@ -12,6 +12,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import torch
+
 from mgdm_audio.compute.engines import InlinePool, Outcome, Pool, ProcessPool
 from mgdm_audio.datasets.four_stem import stem_files
 from mgdm_audio.datasets.tracks import Dataset, Track, read_mono
@@ -220,7 +222,7 @@ class _Evaluation:
             return RayPool(work, engine.address, device, 1 if cpu else engine.threads)
         if cpu:
             return ProcessPool(work, ["cpu"] * engine.bss_jobs, threads=1)
-        if len(engine.devices) == 1:
+        if len(engine.devices) == 1 and engine.threads in (None, torch.get_num_threads()):
             return InlinePool(work, engine.devices[0])
         return ProcessPool(work, engine.devices, engine.threads)
 

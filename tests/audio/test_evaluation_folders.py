@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mgdm_audio.compute.engines import InlinePool
 from mgdm_audio.datasets import open_dataset
@@ -99,6 +100,22 @@ def test_settings_are_validated():
         object.__setattr__(settings, name, wrong)
         with pytest.raises(SettingsError, match=rf"{name.rstrip('s')}.*found"):
             settings.__post_init__()
+
+
+def test_threads_that_this_process_has_not_are_those_of_a_worker(dataset, tmp_path, monkeypatch):
+    asked = []
+
+    def pool(work, devices, threads):
+        asked.append((tuple(devices), threads))
+        return InlinePool(work, "cpu")
+
+    monkeypatch.setattr("mgdm_audio.evaluation.run.ProcessPool", pool)
+    here, some = torch.get_num_threads(), dataset.select(names=["Track00002"])
+    for number, threads in enumerate((None, here, here + 1)):
+        run = RunFolder(tmp_path / f"run{number}")
+        engine = EngineSettings(threads=threads)
+        assert evaluate(some, FakeSpec(), [BANDS], run, QUICK, engine) == 0
+    assert asked == [(("cpu",), here + 1)]
 
 
 def test_bss_goes_on_where_it_stopped(dataset, tmp_path, monkeypatch):
