@@ -18,7 +18,13 @@ from mgdm_core.samplers import SAMPLERS
 from recipes.images.demo import run_demo
 from recipes.images.image_io import image_files, read_image, read_observation, write_image
 from recipes.images.metrics import LPIPS, measure_words
-from recipes.images.options import common_options, device_of, made_folder, one_line
+from recipes.images.options import (
+    common_options,
+    device_of,
+    made_folder,
+    one_line,
+    seed_option,
+)
 from recipes.images.pictures import comparison
 from recipes.images.presets import DEFAULT, apply_changes, checked, describe, settings_for
 from recipes.images.priors import PRIOR_FORMS, Told, load_prior
@@ -72,7 +78,7 @@ def restore_command(
     out: Path,
     prior_name: str,
     size: int | None,
-    head_channels: int,
+    head_channels: int | None,
     device: str | None,
     kernel_weights: str | None,
     sigma_y: float,
@@ -204,7 +210,7 @@ def _numbers(text: str) -> list[int]:
         ) from error
     if any(v < 1 for v in values):
         raise click.BadParameter(f"--gibbs takes numbers of at least 1; found {text!r}")
-    return values
+    return list(dict.fromkeys(values))
 
 
 @main.command("sweep")
@@ -236,7 +242,7 @@ def sweep_command(
     out: Path,
     prior_name: str,
     size: int | None,
-    head_channels: int,
+    head_channels: int | None,
     device: str | None,
     kernel_weights: str | None,
     sigma_y: float,
@@ -249,7 +255,8 @@ def sweep_command(
 
     --set takes SAMPLER:NAME=VALUE here, for one of the samplers.
     """
-    chosen = [name.strip() for name in samplers.split(",") if name.strip()]
+    parts = (name.strip() for name in samplers.split(","))
+    chosen = list(dict.fromkeys(name for name in parts if name))
     for name in chosen:
         if name != PSEUDO_INVERSE:
             checked(name)
@@ -260,7 +267,7 @@ def sweep_command(
         samples=samples,
         sigma_y=sigma_y,
         seed=seed,
-        batch=batch or (20 if prior_name == "digits" else 1),
+        batch=(20 if prior_name == "digits" else 1) if batch is None else batch,
         changes=changes,
         kernel_weights=kernel_weights,
     )
@@ -295,7 +302,7 @@ def sweep_command(
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/images-demo"))
 @click.option("--digits", "count", default=8, show_default=True, help="Digits in the row.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples per digit.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option
 @one_line
 def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
     """Restore a row of held-out digits under four tasks with the embedded prior; no download."""
@@ -315,7 +322,13 @@ def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
 
 
 @main.command("train-digits")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help=".safetensors")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help=".safetensors",
+)
 @click.option("--steps", default=3000, show_default=True)
 @click.option("--batch", default=32, show_default=True)
 @click.option("--seed", default=0, show_default=True)
@@ -324,6 +337,8 @@ def train_command(out: Path, steps: int, batch: int, seed: int) -> None:
     """Train the digits prior anew (minutes on a CPU); use it as --prior FILE."""
     from recipes.images.train_digits import train_digits
 
+    if out.suffix != ".safetensors":  # by that --prior knows it
+        raise click.UsageError(f"the name of the prior ends in .safetensors; found {out.name}")
     made_folder(out.parent)
     with _progress() as bar:
         job = bar.add_task("training", total=steps)

@@ -12,9 +12,9 @@ import torch
 
 from mgdm_core.errors import MGDMError
 from recipes.images.priors import PRIOR_FORMS
-from recipes.images.restore import SIGMA_Y
+from recipes.images.restore import SEEDS, SIGMA_Y
 
-__all__ = ["common_options", "device_of", "made_folder", "one_line"]
+__all__ = ["common_options", "device_of", "made_folder", "one_line", "seed_option"]
 
 
 def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,6 +30,11 @@ def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+seed_option = click.option(
+    "--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True
+)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of every command that loads a prior."""
     options = [
@@ -37,10 +42,12 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--prior", "prior_name", default="digits", show_default=True, help=PRIOR_FORMS
         ),
         click.option(
-            "--size", type=int, help="Image side, for guided-diffusion checkpoints [256]."
+            "--size",
+            type=click.IntRange(1),
+            help="Image side, for guided-diffusion checkpoints [256].",
         ),
         click.option(
-            "--head-channels", default=64, show_default=True, help="Channels per head, same."
+            "--head-channels", type=click.IntRange(1), help="Channels per head, same [64]."
         ),
         click.option("--label", type=int, help="Class, for class-conditional diffusers priors."),
         click.option("--prompt", help="Text, for diffusers priors with text encoders."),
@@ -65,7 +72,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--sigma-y", default=SIGMA_Y, show_default=True, help="Deviation of the noise."
         ),
-        click.option("--seed", default=0, show_default=True),
+        seed_option,
         click.option(
             "--convert", is_flag=True, help="Convert modes, crop and resize images to fit."
         ),

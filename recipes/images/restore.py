@@ -23,6 +23,7 @@ __all__ = ["Restoration", "measure", "observe", "posed", "restore"]
 
 # The paper's deviation of the observation noise, images in [-1, 1].
 SIGMA_Y = 0.05
+SEEDS = 2**20
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def restore(
         )
     if samples < 1:
         raise ImageError(f"samples is at least 1; found {samples}")
-    if not 0 <= seed < 2**20:
+    if not 0 <= seed < SEEDS:
         raise ImageError(f"seed lies in [0, 2**20); found {seed}")
     seeds = [(seed << 42) | ((first + i) << 20) | s for i in range(len(y)) for s in range(samples)]
     problem = posed(image_prior, degradation, y, sigma_y)

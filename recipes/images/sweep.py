@@ -143,6 +143,7 @@ def _identity(cell: _Cell, sweep: Sweep, prior: ImagePrior) -> dict[str, Any]:
         "sampler": cell.sampler,
         "settings": None if cell.settings is None else describe(cell.settings),
         "prior": prior.name,
+        "prior_identity": prior.identity,
         "image_shape": list(prior.image_shape),
         "samples": sweep.samples,
         "sigma_y": sweep.sigma_y,
@@ -185,7 +186,6 @@ def _run_cell(
     prior: ImagePrior,
     truth: Float[Tensor, "images channels height width"],
     lpips: LPIPS,
-    progress: Callable[..., Any] | None,
 ) -> dict[str, Any]:
     """Rows of metrics, or the reason why there are none."""
     degradation = cell.degradation
@@ -206,7 +206,6 @@ def _run_cell(
             sigma_y=sweep.sigma_y,
             seed=sweep.seed,
             first=cell.first,
-            callback=progress,
         )
     except CapabilityError as error:
         return {"skipped": f"not applicable: {error}"}
@@ -259,7 +258,7 @@ def run_sweep(
             done.append({**json.loads(path.read_text()), **shown})
             continue
         truth = torch.stack([load(name) for name in cell.names]).to(device)
-        outcome = _run_cell(cell, sweep, prior, truth, lpips, None)
+        outcome = _run_cell(cell, sweep, prior, truth, lpips)
         record = {**identity, **shown, **outcome}
         # A cell that could not run may run next time, once weights are there.
         if "rows" in outcome:

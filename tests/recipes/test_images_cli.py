@@ -290,6 +290,7 @@ def test_settings_that_nothing_would_take_are_refused(tmp_path):
     assert "--gibbs varies MGDM's R; found the samplers dps" in line
     assert "at least one sampler" in complaint(*sweep, "--samplers", ",")
     assert "batch and samples are at least 1; found -1" in complaint(*sweep, "--batch", "-1")
+    assert "batch and samples are at least 1; found 0" in complaint(*sweep, "--batch", "0")
     line = complaint("train-digits", "--steps", "0", "-o", tmp_path / "w.safetensors")
     assert "steps and batch are at least 1; found 0" in line
 
@@ -341,6 +342,38 @@ def test_the_default_is_the_library_s_own_choice():
         assert chosen(task) == PRESETS["mgdm"]["unseen-entries"]
     # MGDM by itself has the prior's settings.
     assert chosen("jpeg2") == published_for("mgdm", "jpeg2", "digits")
+
+
+@pytest.mark.parametrize("asked", [("--size", 64), ("--head-channels", 32)])
+def test_options_of_other_checkpoints_are_refused(asked):
+    line = complaint("restore", "digit:3", "-t", "blur", *asked)
+    assert "--size and --head-channels are for checkpoints of guided-diffusion" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("restore", "digit:3", "-t", "blur", "--seed", 2**50),
+        ("restore", "digit:3", "-t", "blur", "--size", 0),
+        ("restore", "digit:3", "-t", "blur", "--head-channels", 0),
+        ("demo", "--seed", -1),
+        ("train-digits", "-o", "mine.pt"),
+    ],
+)
+def test_numbers_and_names_that_nothing_takes_are_wrong_usage(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    assert result.exit_code == 2, result.output
+
+
+def test_a_sweep_tells_priors_of_one_name_apart_and_does_nothing_twice(tmp_path):
+    for seed in (1, 2):
+        file = tmp_path / str(seed) / "mine.safetensors"
+        run("train-digits", "-o", file, "--steps", 1, "--batch", 2, "--seed", seed)
+        given = ["--tasks", "sr4", "--images", "digits:1", "-o", tmp_path / "sweep", *FAST]
+        run("sweep", *given, "--samplers", "mgdm,mgdm", "--gibbs", "1,1", "--prior", file)
+        assert len(list((tmp_path / "sweep/cells").iterdir())) == seed
+    assert "| mgdm R=1 | 1 |" in (tmp_path / "sweep/table.md").read_text()
 
 
 @pytest.mark.parametrize("asked", [("--label", 3), ("--guidance", 2.0)])

@@ -123,6 +123,7 @@ def test_files_that_are_no_such_checkpoint_get_one_line(tmp_path):
         "garbage": (b"nothing", "cannot be read"),
         "code": ({"state_dict": UNet}, "cannot be read"),
         "other": ({"weight": torch.zeros(2)}, "no guided-diffusion checkpoint"),
+        "short": ({k: v for k, v in state.items() if "input_blocks.1." not in k}, "it has no"),
         "not tensors": ({"weight": 3.0}, "no state dict"),
         "classes": ({**state, "label_emb.weight": torch.zeros(10, 128)}, "class-conditional"),
         "heads": (state, "heads of 48"),

@@ -283,6 +283,8 @@ def test_a_class_and_its_guidance(tmp_path, pixel):
     ):
         with pytest.raises(PriorError, match=message):
             load_prior(str(tmp_path), told=Told(**options))
+    with pytest.raises(PriorError, match=r"takes no text; found .*negative='blurred'"):
+        load_prior(str(tmp_path), told=Told(1, negative="blurred", guidance=3.0))
     with pytest.raises(PriorError, match="knows no classes; found --label 1"):
         load_prior(str(pixel), told=Told(1))
 

@@ -211,5 +211,7 @@ def test_what_a_network_does_not_take_is_refused(flow, tmp_path):
     torch.save({"prompt_embeds": state["prompt_embeds"]}, tmp_path / "told.pt")
     with pytest.raises(PriorError, match="guidance weighs a condition against none"):
         load_prior(str(folder), told=Told(prompt_embeds=tmp_path / "told.pt", guidance=2.0))
+    with pytest.raises(PriorError, match="what stands for no text is in the file"):
+        load_prior(str(folder), told=Told(prompt_embeds=tmp_path / "told.pt", negative="blurred"))
     with pytest.raises(PriorError, match="for networks of diffusers; found 'digits'"):
         load_prior("digits", told=Told(prompt="a cat"))

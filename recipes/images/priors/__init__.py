@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from recipes.images.priors.diffusers_prior import (
     is_diffusers_folder,
     load_diffusers_prior,
 )
-from recipes.images.priors.digits import SIDE, load_digits_prior
+from recipes.images.priors.digits import DIGITS_FILE, SIDE, load_digits_prior
 from recipes.images.priors.guided import load_guided_prior
 from recipes.images.priors.image_prior import ImagePrior
 
@@ -27,7 +28,7 @@ PRIOR_FORMS = (
 )
 _REPOSITORY = re.compile(r"(hub:)?[\w.-]+/[\w.-]+")
 # No tensor of a guided-diffusion checkpoint tells its image size; both published ones are at 256.
-GUIDED_SIDE = 256
+GUIDED_SIDE, GUIDED_HEAD = 256, 64
 
 
 def load_prior(
@@ -35,7 +36,7 @@ def load_prior(
     *,
     device: torch.device | str = "cpu",
     size: int | None = None,
-    head_channels: int = 64,
+    head_channels: int | None = None,
     told: Told | None = None,
 ) -> ImagePrior:
     """Prior by name or path.
@@ -47,8 +48,8 @@ def load_prior(
     device : torch.device or str
     size : int, optional
         Side of the images, for guided-diffusion checkpoints (256 by default).
-    head_channels : int
-        Channels per attention head, for guided-diffusion checkpoints.
+    head_channels : int, optional
+        Channels per attention head, for guided-diffusion checkpoints (64 by default).
     told : Told, optional
         Class or text and the guidance towards it, for diffusers' networks.
 
@@ -58,12 +59,17 @@ def load_prior(
         With the valid forms, if there is no such prior; if a prior is told what it does not take.
     """
     path = Path(name).expanduser()
+    guided = path.is_file() and not (path.suffix == ".safetensors" and _is_digits(path))
+    if (size, head_channels) != (None, None) and not guided:
+        raise PriorError(
+            f"--size and --head-channels are for checkpoints of guided-diffusion; found {name!r}"
+        )
     if told not in (None, Told()) and (name == "digits" or path.is_file()):
         raise PriorError(
             f"--label, --prompt and --guidance are for networks of diffusers; found {name!r}"
         )
     if name == "digits":
-        return _digits("digits", load_digits_prior(device=device))
+        return _digits("digits", DIGITS_FILE, device)
     if path.is_dir():
         if not is_diffusers_folder(path):
             raise PriorError(
@@ -72,25 +78,35 @@ def load_prior(
             )
         return load_diffusers_prior(path, path.name, device, told)
     if path.is_file():
-        if path.suffix == ".safetensors" and _is_digits(path):
-            return _digits(path.stem, load_digits_prior(path, device))
-        prior = load_guided_prior(path, device, head_channels=head_channels)
+        if not guided:
+            return _digits(path.stem, path, device)
+        heads = GUIDED_HEAD if head_channels is None else head_channels
+        prior = load_guided_prior(path, device, head_channels=heads)
         config = prior.network.config  # type: ignore[attr-defined]
-        side = size or GUIDED_SIDE
+        side = GUIDED_SIDE if size is None else size
         if side % config.stride:
             raise PriorError(f"--size is a multiple of {config.stride} for {path}; found {side}")
         shape = (config.in_channels, side, side)
         preset = "ffhq-pixel" if config.model_channels < 256 else "imagenet-pixel"
-        return ImagePrior(path.stem, prior, shape, shape, preset)
+        told_apart = f"{_checksum(path)}, heads of {heads}"
+        return ImagePrior(path.stem, prior, shape, shape, preset, told_apart)
     if _REPOSITORY.fullmatch(name) and not path.suffix:
         repository = name.removeprefix("hub:")
         return load_diffusers_prior(download_folder(repository), repository, device, told)
     raise PriorError(f"no prior {name!r}; a prior is one of: {PRIOR_FORMS}")
 
 
-def _digits(name: str, prior) -> ImagePrior:
-    shape = (1, SIDE, SIDE)
-    return ImagePrior(name, prior, shape, shape, "digits")
+def _digits(name: str, path: Path, device: torch.device | str) -> ImagePrior:
+    shape, prior = (1, SIDE, SIDE), load_digits_prior(path, device)
+    return ImagePrior(name, prior, shape, shape, "digits", _checksum(path))
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _is_digits(path: Path) -> bool:

@@ -189,13 +189,18 @@ def _conditions(
                 f"the {name} in {folder} takes a text: --prompt, or --prompt-embeds with a file of "
                 f"its embeddings; found {told}"
             )
+        if told.prompt_embeds is not None and told.negative:
+            raise PriorError(
+                f"with --prompt-embeds what stands for no text is in the file; found "
+                f"--negative-prompt {told.negative!r}"
+            )
         if told.prompt is not None:
             pipeline = _text_pipeline(folder, part, network)
             return text_conditions(pipeline, told.prompt, told.negative)
         assert told.prompt_embeds is not None
         return _embeddings(told.prompt_embeds)
-    if told.prompt is not None or told.prompt_embeds is not None:
-        raise PriorError(f"the {name} in {folder} takes no text; found --prompt")
+    if told.prompt is not None or told.prompt_embeds is not None or told.negative:
+        raise PriorError(f"the {name} in {folder} takes no text; found {told}")
     if config.get("class_embed_type") is not None:
         raise PriorError(
             f"the {name} in {folder} takes a class as {config.class_embed_type!r}; known here is a "
@@ -326,6 +331,7 @@ def load_diffusers_prior(
         )
     network = _load_model(class_name, _part(folder, part)).to(device)
     prior = _prior(network, _read_json(scheduler_file), folder, part, told)
+    identity = f"{folder.resolve()}, {told}"
     height, width = _side(network, folder)
     shape = (network.config.in_channels, height, width)
     for vae_part, kind in vaes.items():
@@ -338,5 +344,5 @@ def load_diffusers_prior(
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         image_shape = (vae.config.out_channels, height * factor, width * factor)
         latent = autoencoded(prior, vae)
-        return ImagePrior(told.named(name), latent, image_shape, shape, "ffhq-latent")
-    return ImagePrior(told.named(name), prior, shape, shape, "ffhq-pixel")
+        return ImagePrior(told.named(name), latent, image_shape, shape, "ffhq-latent", identity)
+    return ImagePrior(told.named(name), prior, shape, shape, "ffhq-pixel", identity)

@@ -42,6 +42,12 @@ def read_state_dict(path: Path) -> dict[str, Float[Tensor, "..."]]:
         ) from error
 
 
+def _tensor(state: State, name: str) -> Float[Tensor, "..."]:
+    if name not in state:
+        raise PriorError(f"this is no guided-diffusion checkpoint: it has no {name!r}")
+    return state[name]
+
+
 def guided_config(
     state: State,
     *,
@@ -57,8 +63,7 @@ def guided_config(
         If they are not those of an unconditional guided-diffusion U-net.
     """
     for name in ("time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"):
-        if name not in state:
-            raise PriorError(f"this is no guided-diffusion checkpoint: it has no {name!r}")
+        _tensor(state, name)
     if "label_emb.weight" in state:
         raise PriorError(
             "this guided-diffusion checkpoint is class-conditional; use an unconditional one"
@@ -76,12 +81,12 @@ def guided_config(
     mult, attention = [], []
     for level in range(levels):
         name = f"input_blocks.{1 + level * (res_blocks + 1)}"
-        out = state[f"{name}.0.out_layers.3.weight"].shape[0]
+        out = _tensor(state, f"{name}.0.out_layers.3.weight").shape[0]
         if out % width:
             raise PriorError(f"level {level} is {out} wide, no multiple of the first, {width}")
         mult.append(out // width)
         attention.append(f"{name}.1.qkv.weight" in state)
-    emb = state["input_blocks.1.0.emb_layers.1.weight"].shape[0]
+    emb = _tensor(state, "input_blocks.1.0.emb_layers.1.weight").shape[0]
     return UNetConfig(
         in_channels=in_channels,
         out_channels=state["out.2.weight"].shape[0],

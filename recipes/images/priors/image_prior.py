@@ -28,6 +28,8 @@ class ImagePrior:
         Shape of what the sampler moves: the images, or the latent codes.
     preset : str
         Name of MGDM's settings for it.
+    identity : str
+        All that decides what it puts out: results under another one are not its own.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ImagePrior:
     image_shape: tuple[int, int, int]
     event_shape: tuple[int, ...]
     preset: str
+    identity: str
 
     @property
     def latent(self) -> bool:
