@@ -16,7 +16,7 @@ from mgdm_audio.evaluation import calibration as scores
 from mgdm_audio.metrics.silence import ACTIVE_RMS, active_stem_improvement
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
-from mgdm_audio.sampling.presets import PRESETS
+from mgdm_audio.sampling.presets import PRESETS, sampling_settings
 from mgdm_audio.sampling.recalibration import spread_of
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
 from mgdm_audio.sampling.windowed_prior import variance_of_shares, windowed
@@ -99,6 +99,7 @@ class Piece:
         """The piece of a set with an identity, under a prior."""
         told = (identity, index, variant, draws, repr(VARIANTS.get(variant)), prior.checksum)
         told += (spread_of(prior.checksum, prior.stems),) if variant == "posterior" else ()
+        told += (ONE_DRAW[variant], repr(sampling_settings())) if variant in ONE_DRAW else ()
         told += ("takes",) if takes else ()
         key = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
         return cls(f"{variant}, {identity} {index}", key, variant, index, draws, takes)

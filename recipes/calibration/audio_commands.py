@@ -12,6 +12,8 @@ import numpy as np
 import torch
 
 from mgdm_audio.cli.common import Command, prior_option
+from mgdm_audio.io.atomic import replacing
+from mgdm_audio.priors.protocols import SpectralPrior
 from recipes.calibration.options import (
     cache_option,
     draws_option,
@@ -57,6 +59,10 @@ def _run(
     def run(piece: Piece) -> dict[str, Any]:
         return run_piece(piece, kept, truth_of(piece.index))
 
+    if not indices:
+        raise click.UsageError("there is no odd piece; take more of them, or shorter ones")
+    if takes and not isinstance(prior, SpectralPrior):
+        raise click.UsageError("--takes is for priors on spectra; choose another with -n")
     torch.set_num_threads(1)
     records = run_missing(out / RECORDS, pieces, run, tell)
     by_variant = {name: records[k :: len(names)] for k, name in enumerate(names)}
@@ -146,10 +152,10 @@ def self_consistent(
     def truth(index: int) -> np.ndarray:
         path = out / "stems" / f"{index}-{seconds:g}-{levels}-{loaded.checksum[:12]}.npy"
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
             stems = draw_stems(loaded, seconds, levels, index)
             stems *= TARGET_RMS / np.sqrt(np.mean(stems.sum(0) ** 2))
-            np.save(path, stems)
+            with replacing(path) as partial, partial.open("wb") as file:
+                np.save(file, stems)
         return np.load(path)
 
     title = f"Tier 2: {pieces} pieces of {seconds:g} s drawn from {loaded.name} in {levels} levels"

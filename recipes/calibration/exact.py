@@ -17,11 +17,10 @@ from mgdm_core.errors import MGDMError
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import LinearOperator, Matrix, SumOverChannels
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, Prior
-from mgdm_core.samplers import PRESETS, SAMPLERS
 from mgdm_core.schedule import NoiseSchedule
 from recipes.calibration import statistics
 from recipes.exact_posterior.problems import ShapedPrior, mixture_of_25, stems_of
-from recipes.exact_posterior.runner import refused
+from recipes.exact_posterior.runner import digest, refused
 from recipes.exact_posterior.streams import BatchStreams
 from recipes.exact_posterior.variants import MAIN, Variant
 
@@ -71,11 +70,7 @@ class ExactCell:
     @property
     def key(self) -> str:
         """Short name of everything that the figures depend on."""
-        told = repr(MAIN.get(self.sampler))
-        if MAIN.get(self.sampler) is None and self.sampler != EXACT:  # the library chooses
-            told = repr(
-                [sorted(PRESETS[name].items()) for name in SAMPLERS if name.startswith("mgdm")]
-            )
+        told = "" if self.sampler == EXACT else digest(MAIN[self.sampler])
         return hashlib.sha256(f"{self!r} {told}".encode()).hexdigest()[:12]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from mgdm_audio.evaluation import calibration as scores
+from mgdm_audio.io.atomic import write_text
 from mgdm_audio.io.json_text import json_text
 from mgdm_audio.metrics.si_sdr import si_sdr
 from mgdm_audio.metrics.silence import ACTIVE_RMS
@@ -142,4 +143,4 @@ def fit_plane(
 def store(path: Path, checksum: str, entry: dict[str, Any]) -> None:
     """Put a prior's fit beside those of others."""
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json_text({**known, checksum: entry}) + "\n", encoding="utf-8")
+    write_text(path, json_text({**known, checksum: entry}) + "\n")

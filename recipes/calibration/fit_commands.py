@@ -111,6 +111,10 @@ def fit(
     planes, rows = {}, []
     for k, stem in enumerate(stems):
         own = np.concatenate([gain.of(k) for gain in found], 1)
+        if not own.size:
+            raise click.UsageError(
+                f"{stem} and the rest sound together in no second; fit on more or other pieces"
+            )
         planes[stem] = asdict(fit_plane(*own))
         rows.append([stem, f"{spread[k]:.2f}", *(f"{v:.2f}" for v in planes[stem].values()),
                      str(own.shape[1])])  # fmt: skip
@@ -171,7 +175,14 @@ def expected(
         )
     torch.set_num_threads(1)
     parts = parts_of(truth, seconds, loaded.rate)[:pieces][odd :: 1 + odd]
+    if not parts:
+        raise click.UsageError("there is no odd piece; take more of them, or shorter ones")
     found = [gains(kept.of(p)[0], p, loaded.rate, spectral) for p in parts]
+    for k, stem in enumerate(loaded.stems):
+        if not any(gain.counts[k].any() for gain in found):
+            raise click.UsageError(
+                f"{stem} and the rest sound together in no second; take more or other pieces"
+            )
     kind = "odd pieces" if odd else "pieces"
     title = f"{identity}, {len(parts)} {kind} of {seconds:g} s, {loaded.name}"
     out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from pathlib import Path
 
 import click
@@ -54,7 +56,18 @@ seconds_option = click.option(
 def truths(which: str, shared: Path, cache: Path | None) -> tuple[str, np.ndarray]:
     """Identity and stems of a set."""
     if which.endswith(".npz"):  # a set of one's own: "stems", items x stems x samples
-        return Path(which).stem, np.load(which)["stems"]
+        try:
+            stems = np.load(which)["stems"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise click.UsageError(
+                f'{which} is no set: a file of NumPy with the array "stems"; {error}'
+            ) from error
+        if stems.ndim != 3:
+            raise click.UsageError(
+                f"{which}: stems are items x stems x samples; found the shape {stems.shape}"
+            )
+        mark = hashlib.sha256(stems.tobytes()).hexdigest()[:8]
+        return f"{Path(which).stem} {mark}", stems
     from recipes.music_prior.sound.validation_sets import validation_set
 
     found = validation_set(which, shared, cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mgdm_audio.cli.common import Command
+from mgdm_audio.io.atomic import write_text
 from recipes.exact_posterior.memory import growth_curve
 from recipes.exact_posterior.pictures import (
     cost_picture,
@@ -194,7 +196,9 @@ def _draw_planes(jobs: Sequence[Job], records: list[dict[str, Any]], out: Path) 
     default=Path("runs/exact_posterior"),
     help="Folder of the table and the pictures",
 )
-@click.option("--resume", is_flag=True, help="Keep the records that are there, run what is missing")
+@click.option(
+    "--resume", is_flag=True, help="Keep the records asked for that are there, run what is missing"
+)
 @click.option(
     "--jobs",
     type=click.IntRange(1),
@@ -264,10 +268,9 @@ def main(
     kept = []
     if resume and records_path.exists():
         kept = [record for record in read_records(records_path) if key(record) in keys]
-    records_path.write_text("")
+    # Whole or not at all: what is kept may have taken hours.
+    write_text(records_path, "".join(json.dumps(record) + "\n" for record in kept))
     store = append(records_path)
-    for record in kept:
-        store(record)
     have = {key(record) for record in kept}
     missing = [job for job in wanted if job_key(job) not in have]
     console.print(f"{len(missing)} runs, {len(kept)} kept from before; records in {records_path}")

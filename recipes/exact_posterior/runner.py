@@ -27,6 +27,7 @@ __all__ = [
     "Job",
     "append",
     "cost",
+    "digest",
     "job_key",
     "key",
     "plan",
@@ -86,10 +87,10 @@ def cost(record: dict[str, Any]) -> float:
     return record["evaluations"] + 2 * record["vjps"]
 
 
-def _digest(job: Job) -> str:
+def digest(variant: Variant) -> str:
     """Short name of what runs; where the library chooses, of all that it may choose from."""
-    told = repr(job.variant)
-    if job.variant is None:
+    told = repr(variant)
+    if variant is None:
         told = repr(
             [
                 sorted(PRESETS[name].items())
@@ -117,7 +118,7 @@ def job_key(job: Job) -> tuple:
         case.noise,
         case.problem,
         job.samples,
-        _digest(job),
+        digest(job.variant),
     )
 
 
@@ -173,7 +174,7 @@ def run_job(
         "noise": case.noise,
         "problem": case.problem,
         "samples": job.samples,
-        "settings": _digest(job),
+        "settings": digest(job.variant),
         "particles": sampler.interacting,
         "gibbs": getattr(sampler, "gibbs", None),
     }

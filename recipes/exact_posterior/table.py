@@ -71,7 +71,7 @@ def _number(value: float | None, form: str = ".2f") -> str:
 
 
 def markdown(rows: Sequence[Row], heading: str) -> str:
-    """One Markdown table for all settings, with the floor of each as its last column but one."""
+    """One Markdown table for all settings."""
     lines = [
         f"# {heading}",
         "",

@@ -7,14 +7,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from mgdm_audio.errors import AudioError
 from mgdm_audio.evaluation import calibration as scores
+from mgdm_audio.priors.checkpoint.store import load_prior
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling import recalibration
 from mgdm_core.errors import ShapeError
-from recipes.calibration.audio import figures, measure
+from recipes.calibration.audio import Piece, figures, measure
 from recipes.calibration.cli import main
 from recipes.calibration.expected import expected_table
-from recipes.calibration.fit import Gains, fit_plane, fit_spread, gains
+from recipes.calibration.fit import Gains, fit_plane, fit_spread, gains, store
+from recipes.calibration.options import truths
 from recipes.calibration.separations import parts_of
 from recipes.calibration.takes import TAKES, gains_of_takes, takes
 from tests.audio.tiny_stems_prior import save_tiny_stems
@@ -228,6 +231,64 @@ def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
     assert wrong.exit_code == 2
 
 
+def _refused(*words):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert (result.exit_code, "Traceback" in result.output) == (2, False), result.output
+    return " ".join(result.output.split())
+
+
+def test_sets_that_cannot_be_judged_are_refused_in_a_line(tmp_path, monkeypatch):
+    tiny = save_tiny_stems(tmp_path / "tiny.safetensors")
+    stems = np.stack([_song(3, 6)])
+    stems[:, 3] = 0  # the piano rests
+    np.savez(tmp_path / "own.npz", stems=stems)
+    np.savez(tmp_path / "other.npz", songs=stems)
+    np.savez(tmp_path / "flat.npz", stems=stems[0])
+    (tmp_path / "text.npz").write_text("no array")
+    told = ["-n", tiny, "--pieces", 1, "--seconds", 1, "--out", tmp_path / "x"]
+    own = [*told, "--set", tmp_path / "own.npz"]
+    for name in ("other", "text", "missing"):
+        assert "is no set" in _refused("music", *told, "--set", tmp_path / f"{name}.npz")
+    assert "items x stems x samples" in _refused("music", *told, "--set", tmp_path / "flat.npz")
+    assert "there is no odd piece" in _refused("music", *own, "--odd")
+    with monkeypatch.context() as patched:
+        patched.setattr("recipes.calibration.audio_commands.SpectralPrior", str)
+        assert "--takes is for priors on spectra" in _refused("music", *own, "--takes")
+    monkeypatch.setattr(recalibration, "PATH", tmp_path / "fits.json")
+    assert "piano and the rest sound together in no second" in _refused("fit", *own)
+    assert not (tmp_path / "fits.json").exists()
+    monkeypatch.setattr("mgdm_audio.sampling.recalibration.recalibration", lambda checksum: 1)
+    assert "there is no odd piece" in _refused("expected", *own, "--odd")
+    assert "piano and the rest sound together in no second" in _refused("expected", *own)
+
+
+def test_sets_of_one_name_and_other_settings_are_other_pieces(tmp_path, monkeypatch):
+    told = []
+    for seed in (1, 2):
+        np.savez(tmp_path / "own.npz", stems=_song(seed, 1)[None])
+        told.append(truths(str(tmp_path / "own.npz"), tmp_path, None)[0])
+    assert told[0] != told[1]
+    prior = load_prior(save_tiny_stems(tmp_path / "tiny.safetensors"))
+    before = Piece.of("set", 0, "exact draw", 4, prior).key
+    monkeypatch.setattr("recipes.calibration.audio.sampling_settings", lambda: "another default")
+    assert Piece.of("set", 0, "exact draw", 4, prior).key != before
+
+
+def test_a_fit_that_breaks_off_leaves_the_others(tmp_path, monkeypatch):
+    path = tmp_path / "fits.json"
+    store(path, "a", {"name": "first"})
+    monkeypatch.setattr("pathlib.Path.write_text", _full)
+    with pytest.raises(AudioError):
+        store(path, "b", {"name": "second"})
+    assert json.loads(path.read_text()) == {"a": {"name": "first"}}
+
+
+def _full(self, text, **_):
+    with self.open("w") as file:
+        file.write(text[:5])
+    raise OSError(28, "No space left on device")
+
+
 def test_a_prior_with_other_sounds_is_closed_where_the_set_has_none(tmp_path, monkeypatch):
     prior = save_tiny_stems(tmp_path / "five.safetensors", name="five", stems=(*STEMS, "other"))
     monkeypatch.setattr(recalibration, "PATH", tmp_path / "recalibration.json")
@@ -251,7 +312,7 @@ def test_stems_can_be_drawn_from_the_prior_alone(tmp_path):
     given += ["--pieces", "1", "--seconds", "1", "--levels", "3", "--draws", "3"]
     result = CliRunner().invoke(main, given)
     assert result.exit_code == 0, result.output
-    (path,) = (tmp_path / "s/stems").glob("*.npy")
+    (path,) = (tmp_path / "s/stems").iterdir()
     stems = np.load(path)
     assert stems.shape[0] == 4
     assert float(torch.from_numpy(stems.sum(0)).square().mean().sqrt()) == pytest.approx(0.1)

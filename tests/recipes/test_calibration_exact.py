@@ -9,9 +9,10 @@ from click.testing import CliRunner
 
 from mgdm_audio.evaluation.calibration import central_coverage, ranks
 from mgdm_core.errors import ShapeError
+from mgdm_core.samplers import PRESETS
 from recipes.calibration import statistics
 from recipes.calibration.cli import main
-from recipes.calibration.exact import EXACT, Posteriors, Setting, measure, simulate
+from recipes.calibration.exact import EXACT, ExactCell, Posteriors, Setting, measure, simulate
 from recipes.calibration.exact_report import verdict
 from recipes.calibration.records import run_missing
 from recipes.exact_posterior.problems import mixture_of_25
@@ -149,6 +150,18 @@ def test_finished_cells_are_not_run_again(tmp_path):
     assert first == second[:2]
     assert [r["key"] for r in second] == ["a", "b", "c"]
     assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("name", ["mgdm_marginal", "ding"])
+def test_a_new_default_makes_another_cell(monkeypatch, name):
+    def keys():
+        setting = Setting("linear", 20, 1)
+        return [ExactCell(sampler, setting, 8, 4).key for sampler in ("mgdm", EXACT)]
+
+    before = keys()
+    monkeypatch.setitem(PRESETS, name, {"default": "something else"})
+    after = keys()
+    assert (after[0] == before[0], after[1] == before[1]) == (False, True)
 
 
 def test_the_command_writes_table_picture_and_goes_on(tmp_path):
