@@ -10,6 +10,7 @@ machine above it, written again as each row ends; the same command goes on where
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
@@ -59,6 +60,7 @@ class Row:
     vjps: float = 0.0
     seconds: float = 0.0
     error: str = ""
+    settings: str = ""
 
     def cells(self, stems: Sequence[str]) -> list[str]:
         """Cells of the Markdown table."""
@@ -267,8 +269,9 @@ def main(
     head = _head(loaded, budget, length)
     store = None if out is None else out.with_suffix(".json")
     question = {
-        "prior": loaded.checksum, "references": references.name, "seconds": length, "seed": seed,
-        "budget": budget, "pooling": pooling,
+        "prior": loaded.checksum, "precision": loaded.precision, "references": references.name,
+        "sound": hashlib.sha256(truth.numpy().tobytes()).hexdigest()[:16], "seconds": length,
+        "seed": seed, "budget": budget, "pooling": pooling,
     }  # fmt: skip
     rows = _held(store, question)
 
@@ -285,8 +288,9 @@ def main(
     if _WIENER not in rows:
         done(_wiener(loaded, truth))
     for name, sampling in ways.items():
-        if name not in rows:
-            done(_measured(name, sampling, loaded, truth, seed))
+        told = repr(sampling)
+        if name not in rows or rows[name].settings != told:
+            done(replace(_measured(name, sampling, loaded, truth, seed), settings=told))
     click.echo(_markdown(list(rows.values()), loaded.stems, head), nl=False)
 
 

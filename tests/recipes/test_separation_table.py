@@ -8,7 +8,7 @@ import soundfile as sf
 from click.testing import CliRunner
 
 from mgdm_audio.priors.checkpoint.store import load_prior
-from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.sampling.presets import PRESETS, sampling_settings
 from mgdm_core.errors import SettingsError
 from mgdm_core.samplers import SAMPLERS
 from recipes.slakh.separation_table import _EXTRA, _ways, at_cost, cost_of, main
@@ -91,7 +91,7 @@ def test_every_name_makes_a_row(call):
     assert all(set(r["improvement"]) == set(STEMS) for r in rows)
 
 
-def test_the_file_is_markdown_and_goes_on(call):
+def test_the_file_is_markdown_and_goes_on(call, references, monkeypatch):
     first, _, _ = call("--samplers", "fast")
     assert [r["sampler"] for r in first] == ["average-spectrum Wiener", "tweedie_gibbs (fast)"]
     rows, text, _ = call("--samplers", "fast,msdm_dirac")
@@ -103,8 +103,15 @@ def test_the_file_is_markdown_and_goes_on(call):
     assert "python -m recipes.slakh.separation_table" in text
     means = [float(line.split("|")[len(STEMS) + 2]) for line in table[2:]]
     assert means == sorted(means, reverse=True)
+    monkeypatch.setitem(PRESETS, "fast", replace(PRESETS["fast"], variance_floor=0.05))
+    anew, _, _ = call("--samplers", "fast")
+    assert [a["settings"] == b["settings"] for a, b in zip(anew, rows)] == [True, False, True]
     for other in (("--seed", "1"), ("--budget", "3"), ("--pooling", "0.1")):
         _, _, result = call(*other, code=2)
         assert "another question" in result.output
+    for index, name in enumerate(STEMS):  # other songs in a folder of the same name
+        sf.write(references / f"{name}.flac", 0.3 * song(3.0, 22_050, 1, seed=9 + index).T, 22_050)
+    _, _, result = call(code=2)
+    assert "another question" in result.output
     _, _, result = call("--pooling", "2", code=2)
     assert "pooling is 0 or lies in" in result.output
