@@ -11,6 +11,7 @@ import click
 
 from mgdm_audio.cli.common import Command, device_option, precision_option, prior_option
 from mgdm_audio.compute.machine import describe_machine, describe_versions
+from mgdm_audio.io.atomic import write_text
 from recipes.speed.timing import Measurement
 
 __all__ = ["main", "rows"]
@@ -112,4 +113,4 @@ def main(
         click.echo(f"| {' | '.join(cells)} |")
     if json_path is not None:
         found = {"facts": facts, "measured": [asdict(m) for m in measured]}
-        json_path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_text(json_path, json.dumps(found, indent=1) + "\n")

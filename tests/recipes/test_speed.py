@@ -40,11 +40,11 @@ def test_work_is_repeated_and_warmed_up():
 def test_every_part_runs(tmp_path):
     prior = save_tiny_stems(tmp_path / "tiny.safetensors")
     given = ["-n", str(prior), "-d", "cpu", "--seconds", "1", "--score", "8", "--museval", "2"]
-    given += ["--repeats", "1", "--json", str(tmp_path / "speed.json")]
+    given += ["--repeats", "1", "--json", str(tmp_path / "new/speed.json")]
     result = CliRunner().invoke(main, given)
     assert result.exit_code == 0, result.output
     table = [line for line in result.stdout.splitlines() if line.startswith("|")]
-    found = json.loads((tmp_path / "speed.json").read_text())
+    found = json.loads((tmp_path / "new/speed.json").read_text())
     assert len(table) == 2 + len(found["measured"])
     parts = [m["part"] for m in found["measured"]]
     assert parts[:6] == 2 * ["network"] + 2 * ["separation"] + 2 * ["scoring"]
