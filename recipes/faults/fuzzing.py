@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +32,9 @@ __all__ = ["LIMIT_MB", "TARGETS", "Target", "feed", "seeds_of"]
 
 LIMIT_MB = 1024
 """Memory that a reader may take, the libraries it stands on included."""
+
+TIMEOUT = 60
+"""Seconds that a reader may take for one input."""
 
 Target = Callable[[bytes, Path], object]
 """Reads bytes, with a folder for those that are read from a file; raises MGDMError alone."""
@@ -247,7 +251,11 @@ def _at_random(target: str, seconds: float, folder: Path, seed: int) -> int:
         while time.monotonic() < ends:
             data = _changed(target, seeds, rng)
             (folder / "last").write_bytes(data)
-            feed(target, data, Path(scratch))
+            signal.alarm(TIMEOUT)  # ends the process
+            try:
+                feed(target, data, Path(scratch))
+            finally:
+                signal.alarm(0)
             count += 1
     return count
 
@@ -273,7 +281,7 @@ def _with_atheris(target: str, seconds: float, folder: Path, seed: int) -> None:
         f"-artifact_prefix={folder}/",
         f"-seed={seed + 1}",
         f"-max_len={2 * max(map(len, seeds))}",  # a seed that is cut off opens no door
-        "-timeout=60",
+        f"-timeout={TIMEOUT}",
         "-print_final_stats=1",
         "-verbosity=0",
     ]

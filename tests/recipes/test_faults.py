@@ -183,6 +183,16 @@ def test_readers_may_say_no_and_nothing_else(tmp_path, monkeypatch):
     assert fuzzing._at_random("pickle", 0.2, tmp_path, 0) >= 1
 
 
+def test_a_reader_that_does_not_end_is_found(tmp_path, monkeypatch):
+    monkeypatch.setitem(fuzzing.TARGETS, "audio", lambda data, folder: time.sleep(60))
+    monkeypatch.setattr(fuzzing, "TIMEOUT", 1, raising=False)
+    ended = run(
+        lambda: fuzzing._at_random("audio", 0.1, tmp_path, 0), tmp_path, limit=20,
+        prepare=lambda: signal.signal(signal.SIGALRM, signal.SIG_DFL),  # pytest's own is inherited
+    )  # fmt: skip
+    assert (ended.code, ended.timed_out) == (-signal.SIGALRM, False)
+
+
 @pytest.mark.parametrize("target", list(fuzzing.TARGETS))
 def test_fuzzing_begins_with_what_is_read_to_its_end(tmp_path, target):
     for data in fuzzing.seeds_of(target):
