@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mgdm_core.array_types import Float, Tensor
+from mgdm_core.array_types import Float, Num, Tensor
 
 __all__ = ["wide", "widest"]
 
@@ -16,6 +16,6 @@ def widest(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type in _WITHOUT_FLOAT64 else torch.float64
 
 
-def wide(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+def wide(x: Num[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return x in the widest numbers of its device."""
     return x.to(widest(x.device))

@@ -276,7 +276,8 @@ class NoFloat64(TorchDispatchMode):
 def test_no_step_needs_float64(name, streams, monkeypatch):
     """As above, from the first state on, and nothing on the device is wider than float32."""
     monkeypatch.setattr(precision, "_WITHOUT_FLOAT64", frozenset({"meta"}))
-    prior = CoordinatePrior(KARRAS, 0.2, 0.5)
+    # Schedules keep their tables per device: one that no other test has asked.
+    prior = CoordinatePrior(NoiseSchedule(KARRAS.alpha, KARRAS.sigma), 0.2, 0.5)
     problem = Problem(prior, mixture(2, torch.float32), SHAPE)
     sampler, noise = short(name), streams([1, 2])
     plan = sampler.plan(problem)
