@@ -81,8 +81,8 @@ class ChunkStream:
         out: list[Tensor] = []
         while self._given < self.length:
             size, last = self._sizes[self._chunk], self._chunk == len(self._sizes) - 1
-            # The last chunk but one may reach beyond the end as well: there is no more to wait for.
-            if self._received < (self.length if last else min(self.length, self._start + size)):
+            # The last chunk reaches beyond the end, the last but one may: no more is to come.
+            if self._received < min(self.length, self._start + size):
                 break
             out.append(self._take(size, last))
         return out

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import torch
 
+from mgdm_audio.metrics.silence import ACTIVE_RMS
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 
 __all__ = ["ChosenBins", "PowerAverage", "choose_bins", "decibel_loss", "denoising_loss"]
 
-# A stem sounds where its RMS is at least this: the rule of active stems.
-_ACTIVE_POWER = 1e-3**2
 # Beyond these shares of the power that is explained or left, decibels count no further: about -10
 # and +17 dB.
 _LEAST_FOUND, _LEAST_LEFT = 0.1, 0.02
@@ -94,7 +93,7 @@ def decibel_loss(
     hardly cares for a stem far below the others; the mean of decibels does.
     """
     target = torch.view_as_real(clean)
-    active = target.square().sum(-1).mean((2, 3)) >= _ACTIVE_POWER
+    active = target.square().sum(-1).mean((2, 3)) >= ACTIVE_RMS**2
     if chosen is not None:
         target = target.index_select(3, chosen.bins)
 
