@@ -156,6 +156,14 @@ PRESETS: dict[str, TrainSettings] = {
     # Five stems; a quarter of the states are the diffusion's; silent stems told now and then.
     "cpu-open": replace(_CPU, network=replace(_SMALL, stems=5), corruption=_OPEN),
     "cpu-dual-open": replace(_CPU, network=replace(_DUAL, stems=5), corruption=_OPEN),
+    # Goes on from "cpu-4096-pitch-64": every state near the mixture, since none else is separated.
+    "cpu-4096-pitch-64-open": replace(
+        _CPU,
+        network=replace(_PITCH, stems=5),
+        bin_share=0.15,
+        decibels=0.3,
+        corruption=replace(_OPEN, diffusion=0.0),
+    ),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
     # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.
