@@ -91,7 +91,7 @@ def _summary(entry: Any) -> dict[str, Any]:
                 "rate": header.rate,
                 "bytes": entry.path.stat().st_size,
                 "licence": header.licence,
-                "tensors_sha256": header.tensors_sha256,
+                "checksum": header.checksum,
             }
     return row
 
@@ -111,7 +111,7 @@ def info_command(name: str, as_json: bool) -> None:
     stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors})
     if as_json:
         facts = {"path": str(path), "numbers": numbers, "stored_as": stored}
-        echo_json(facts | header.to_dict())
+        echo_json(facts | header.to_dict() | {"checksum": header.checksum})
         return
     levels = header.levels
     lines = [
@@ -128,7 +128,7 @@ def info_command(name: str, as_json: bool) -> None:
             f"rho {levels.rho:g}",
         ),
         ("licence", header.licence),
-        ("SHA-256", header.tensors_sha256),
+        ("SHA-256", header.checksum),
     ]
     lines += [(f"training {key}", _short(value)) for key, value in header.training.items()]
     width = max(len(label) for label, _ in lines)
@@ -157,7 +157,7 @@ def verify_command(files: tuple[str, ...]) -> int:
             report_error(one_line(error))
             failed += 1
         else:
-            click.echo(f"{name}: ok ({header.network}, SHA-256 {header.tensors_sha256})")
+            click.echo(f"{name}: ok ({header.network}, SHA-256 {header.checksum})")
     return EXIT_FAILED if failed else 0
 
 

@@ -175,7 +175,7 @@ class PretrainedSpec:
             "prior": header.name or Path(self.prior).stem,
             "network": header.network,
             "stems": list(header.stems),
-            "sha256": header.tensors_sha256,
+            "sha256": header.checksum,
             "preset": self.preset,
             "precision": self.precision,
             **({"closed": True} if self.closed else {}),

@@ -46,7 +46,8 @@ class WaveformPrior:
     name, licence, training, config
         For reports: facts about the training, the network's configuration.
     checksum : str
-        SHA-256 of the weights (``tensors_sha256`` of the checkpoint); "" when unknown.
+        SHA-256 of the weights and of what is made of them (:attr:`PriorHeader.checksum`); ""
+        when unknown.
     kind : str
         The network's kind, such as ``"stft_unet"``.
     precision : str

@@ -53,7 +53,7 @@ def test_round_trip_keeps_outputs_and_facts(path):
     assert prior.name == "tiny"
     assert prior.kind == "unet1d"
     header = verify(path)
-    assert prior.checksum == header.tensors_sha256
+    assert prior.checksum == header.checksum
     assert header == read_header(path)
 
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from mgdm_audio.errors import CheckpointError
-from mgdm_audio.priors.checkpoint.store import load_prior, save_prior
+from mgdm_audio.priors.checkpoint.store import load_prior, read_header, save_prior
 from mgdm_audio.priors.closed import closed_prior
 from mgdm_audio.priors.dual_path.config import DualPathConfig
 from mgdm_audio.priors.ensemble import Ensemble, EnsembleConfig
@@ -197,6 +197,16 @@ def test_priors_that_do_not_fit_are_refused(members, tmp_path, name, value):
     assert not (tmp_path / "both.safetensors").exists()
 
 
+def test_other_shares_of_the_same_members_are_another_prior(members, both, tmp_path):
+    """Fits of error bars and resumed results are kept by this checksum."""
+    header = joined(members, [0.5, 0.5], tmp_path / "half.safetensors", torch.float32)
+    first = read_header(members[0].with_name("both.safetensors"))
+    assert header.tensors_sha256 == first.tensors_sha256
+    assert header.checksum != first.checksum
+    assert read_header(tmp_path / "half.safetensors").checksum == header.checksum
+    assert both.checksum == first.checksum
+
+
 def test_an_ensemble_is_not_joined_again(members, both, tmp_path):
     path = members[0].with_name("both.safetensors")
     with pytest.raises(MGDMError, match="no network on spectra"):
@@ -206,7 +216,7 @@ def test_an_ensemble_is_not_joined_again(members, both, tmp_path):
 def test_a_member_is_taken_out_as_it_was(members, both, tmp_path):
     whole = members[0].with_name("both.safetensors")
     header = taken(whole, 1, tmp_path / "long.safetensors", torch.float32)
-    assert header.tensors_sha256 == load_prior(members[1], device="cpu").checksum
+    assert header.checksum == load_prior(members[1], device="cpu").checksum
     assert header.training["cpu_seconds"] == 20
     assert isinstance(read_network(tmp_path / "long.safetensors"), type(LONG.build()))
 

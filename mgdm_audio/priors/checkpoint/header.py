@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
@@ -92,6 +93,16 @@ class PriorHeader:
         if not self.licence.strip():
             raise SettingsError("licence must not be empty; write 'unknown' if it is")
 
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all that the estimates depend on: the tensors, and what is made of them.
+
+        The tensors alone do not tell two ensembles of the same members in other shares apart.
+        """
+        facts = self.to_dict()
+        told = {key: facts[key] for key in _DECIDING}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, fit for JSON."""
         return asdict(self) | {"stems": list(self.stems)}
@@ -148,6 +159,8 @@ class PriorHeader:
         except (SettingsError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"the header is not valid: {error}") from error
 
+
+_DECIDING = ("network", "config", "stems", "rate", "window", "levels", "tensors_sha256")
 
 _KINDS: dict[str, Any] = {
     "network": str,

@@ -163,7 +163,7 @@ def load_prior(
         name=header.name or layout.path.stem,
         licence=header.licence,
         training=header.training,
-        checksum=header.tensors_sha256,
+        checksum=header.checksum,
         config=header.config,
         kind=header.network,
         device=device,

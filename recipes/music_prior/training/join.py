@@ -164,7 +164,7 @@ def join(members: tuple[Path, ...], out: Path, weights: tuple[float, ...]) -> No
     """Write one prior that estimates the mean of what the exported MEMBERS estimate."""
     given = weights or (1 / len(members),) * len(members)
     header = joined(members, given, out)
-    click.echo(f"{out}: {len(members)} members, checksum {header.tensors_sha256[:16]}")
+    click.echo(f"{out}: {len(members)} members, checksum {header.checksum[:16]}")
 
 
 @click.command()
@@ -174,4 +174,4 @@ def join(members: tuple[Path, ...], out: Path, weights: tuple[float, ...]) -> No
 def part(ensemble: Path, member: int, out: Path) -> None:
     """Write MEMBER (from 0) of an ENSEMBLE as a prior of its own, for train --init."""
     header = taken(ensemble, member, out)
-    click.echo(f"{out}: {header.network}, checksum {header.tensors_sha256[:16]}")
+    click.echo(f"{out}: {header.network}, checksum {header.checksum[:16]}")
