@@ -39,7 +39,7 @@ class ImprovementFit:
     slope, level, intercept : float
         expected = slope x said + level x level of the stem over the rest + intercept.
     low, high : float
-        The central 80 % of true less expected, over seconds.
+        Between them, true less expected, are 80 % of the seconds of every set fitted on.
     """
 
     slope: float

@@ -86,10 +86,11 @@ def fit(
     kept, spectral = _kept(prior, sets[0][1], out)
     loaded = kept.prior
     torch.set_num_threads(1)
-    parts, identities = [], []
+    parts, origin, identities = [], [], []
     for name, (identity, truth) in zip(which, sets):
         own = parts_of(truth, seconds, loaded.rate)[:: 2 if name == "B" else 1][:pieces]
         parts += own
+        origin += [name] * len(own)
         identities.append(f"{identity}{' even' if name == 'B' else ''}")
     estimates = []
     for index, part in enumerate(parts):
@@ -110,14 +111,18 @@ def fit(
     found = [gains(e, t, rate, spectral) for e, t in zip(estimates, parts)]
     planes, rows = {}, []
     for k, stem in enumerate(stems):
-        own = np.concatenate([gain.of(k) for gain in found], 1)
-        if not own.size:
+        own = [
+            np.concatenate([gain.of(k) for gain, of in zip(found, origin) if of == name], 1)
+            for name in dict.fromkeys(origin)
+        ]
+        count = sum(rows.shape[1] for rows in own)
+        if not count:
             raise click.UsageError(
                 f"{stem} and the rest sound together in no second; fit on more or other pieces"
             )
-        planes[stem] = asdict(fit_plane(*own))
+        planes[stem] = asdict(fit_plane(own))
         rows.append([stem, f"{spread[k]:.2f}", *(f"{v:.2f}" for v in planes[stem].values()),
-                     str(own.shape[1])])  # fmt: skip
+                     str(count)])  # fmt: skip
     fitted_on = f"{' and '.join(identities)}, {len(parts)} pieces, {date.today()}"
     entry = {
         "name": loaded.name,
@@ -132,7 +137,7 @@ def fit(
     caption = (
         f"Fitted on {fitted_on}, in {time.process_time() - processor:.0f} seconds of one core. "
         "Spread of the logarithm of a share; expected improvement = slope x said + level x level "
-        "over the rest + intercept, and the central 80 % of the rest, in dB"
+        "over the rest + intercept, and what holds 80 % of the rest on every set, in dB"
     )
     report(out, f"Fit of {loaded.name}", [Table("Fit", caption, columns, rows)], began)
 

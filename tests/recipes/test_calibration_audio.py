@@ -123,11 +123,26 @@ def test_a_fit_finds_the_spread_that_covers():
 def test_a_plane_and_what_it_leaves():
     rng = np.random.default_rng(0)
     said, level = rng.uniform(0, 20, 4000), rng.uniform(-20, 0, 4000)
-    plane = fit_plane(0.5 * said - 0.3 * level + 2 + rng.standard_normal(4000), said, level)
+    true = 0.5 * said - 0.3 * level + 2 + rng.standard_normal(4000)
+    plane = fit_plane([np.stack([true, said, level]), np.empty((3, 0))])
     found = plane.slope, plane.level, plane.intercept
     assert found == pytest.approx((0.5, -0.3, 2.0), abs=0.1)
     assert (plane.low, plane.high) == pytest.approx((-1.28, 1.28), abs=0.1)
     assert plane.expected(np.array([4.0]), np.array([-10.0])) == pytest.approx([7.0], abs=0.2)
+
+
+def test_the_interval_holds_on_each_set_that_was_fitted_on():
+    """Together they would have 80 %, one of them fewer."""
+    rng = np.random.default_rng(0)
+    sets = []
+    for off, spread, count in ((-1.5, 0.5, 4000), (1.5, 2.0, 1000)):
+        said, level = rng.uniform(0, 20, count), rng.uniform(-20, 0, count)
+        true = 0.5 * said - 0.3 * level + off + spread * rng.standard_normal(count)
+        sets.append(np.stack([true, said, level]))
+    plane = fit_plane(sets)
+    for true, said, level in sets:
+        left = true - plane.expected(said, level)
+        assert ((left >= plane.low) & (left <= plane.high)).mean() >= 0.8
 
 
 def test_gains_are_true_improvements_by_the_second():
