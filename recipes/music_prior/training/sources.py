@@ -15,7 +15,7 @@ from recipes.music_prior.training.data import INT16_SCALE, SegmentSource
 
 __all__ = ["RenderSource", "pack"]
 
-RENDERER = 2  # to be raised when the same settings come to sound otherwise in training
+RENDERER = 3  # to be raised when the same settings come to sound otherwise in training
 
 
 class RenderSource:
