@@ -30,6 +30,7 @@ from recipes.exact_posterior.problems import TASKS, Case, build, stems_of
 from recipes.exact_posterior.runner import (
     Job,
     append,
+    digest,
     job_key,
     key,
     plan,
@@ -38,7 +39,7 @@ from recipes.exact_posterior.runner import (
     sample_path,
 )
 from recipes.exact_posterior.table import markdown, rows_of, write_parquet
-from recipes.exact_posterior.variants import ABLATIONS, MAIN, chosen
+from recipes.exact_posterior.variants import ABLATIONS, MAIN, VARIANTS, chosen
 
 __all__ = ["main"]
 
@@ -143,6 +144,19 @@ def _run_all(
     return failures
 
 
+def _kept(path: Path) -> dict[tuple, dict[str, Any]]:
+    """Records, of whatever problems, of samplers that are still what was measured."""
+    try:
+        found = {key(record): record for record in read_records(path)}
+    except (KeyError, TypeError) as error:
+        raise click.UsageError(
+            f"{path} holds something other than this benchmark's records; choose another --json, "
+            "or leave out --resume, which replaces it"
+        ) from error
+    current = {(name, digest(variant)) for name, variant in VARIANTS.items()}
+    return {names: record for names, record in found.items() if (names[0], names[-1]) in current}
+
+
 def _draw_planes(jobs: Sequence[Job], records: list[dict[str, Any]], out: Path) -> None:
     """Side-by-side pictures of the first problem of every planar setting."""
     distances = {key(record): record["sliced_wasserstein"] for record in records}
@@ -197,7 +211,7 @@ def _draw_planes(jobs: Sequence[Job], records: list[dict[str, Any]], out: Path) 
     help="Folder of the table and the pictures",
 )
 @click.option(
-    "--resume", is_flag=True, help="Keep the records asked for that are there, run what is missing"
+    "--resume", is_flag=True, help="Keep the records that are there, run what is missing"
 )
 @click.option(
     "--jobs",
@@ -264,16 +278,15 @@ def main(
     wanted, left_out = plan(rows, cases, samples)
     for line in left_out:
         console.print(f"left out: {line}", style="dim", highlight=False)
-    keys = {job_key(job) for job in wanted}
-    kept = []
-    if resume and records_path.exists():
-        kept = [record for record in read_records(records_path) if key(record) in keys]
+    kept = _kept(records_path) if resume and records_path.exists() else {}
     # Whole or not at all: what is kept may have taken hours.
-    write_text(records_path, "".join(json.dumps(record) + "\n" for record in kept))
+    write_text(records_path, "".join(json.dumps(record) + "\n" for record in kept.values()))
     store = append(records_path)
-    have = {key(record) for record in kept}
-    missing = [job for job in wanted if job_key(job) not in have]
-    console.print(f"{len(missing)} runs, {len(kept)} kept from before; records in {records_path}")
+    missing = [job for job in wanted if job_key(job) not in kept]
+    console.print(
+        f"{len(missing)} runs, {len(wanted) - len(missing)} kept from before; "
+        f"records in {records_path}"
+    )
     began = time.perf_counter()
     failures = _run_all(missing, jobs, out / "samples", console, store)
     for record in failures:
@@ -283,7 +296,8 @@ def main(
             style="red",
             highlight=False,
         )
-    records = read_records(records_path)
+    measured = {key(record): record for record in read_records(records_path)}
+    records = [measured[job_key(job)] for job in wanted if job_key(job) in measured]
     if not records:
         raise click.ClickException("nothing was measured")
     _report(records, wanted, out, pictures, quick, console)

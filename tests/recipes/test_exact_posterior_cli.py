@@ -123,15 +123,30 @@ def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
         "plane_linear_1_noise0.5.png",
     }
 
-    # Resuming runs what is missing only, and forgets what was not asked for.
+    # Resuming runs what is missing only, shows what was asked for, and keeps the rest but what a
+    # sampler measured with other settings.
     marked = [{**record, "seconds": 123.0} for record in records]
-    path.write_text("\n".join(map(json.dumps, marked)) + '\n{"cut off')
+    old = {**marked[0], "settings": "other"}
+    path.write_text("\n".join(map(json.dumps, [*marked, old])) + '\n{"cut off')
     result = call(*common, "--problems", 2, "--samplers", "ddrm", "--resume", "--no-pictures")
     assert "1 runs, 1 kept from before" in result.output
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(r["sampler"], r["problem"]) for r in records] == [("ddrm", 0), ("ddrm", 1)]
-    assert records[0]["seconds"] == 123.0
-    assert records[1]["seconds"] < 123.0
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert found[:-1] == marked
+    assert [(r["sampler"], r["problem"]) for r in found if r["sampler"] == "ddrm"] == [
+        ("ddrm", 0),
+        ("ddrm", 1),
+    ]
+    assert found[-1]["seconds"] < 123.0
+    assert "guess_and_guide" not in result.output + (out / "table.md").read_text()
+
+
+def test_a_file_of_other_records_is_not_resumed(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"key": "of another benchmark"}\n')
+    result = call(*ASKED, "--samplers", "ddrm", "--out", tmp_path, "--json", path, "--resume")
+    assert result.exit_code == 2
+    assert "holds something other than this benchmark's records" in result.output
+    assert path.read_text() == '{"key": "of another benchmark"}\n'
 
 
 @pytest.mark.parametrize(
