@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -90,11 +91,6 @@ def _initialise() -> None:
     torch.set_num_threads(1)
 
 
-def _alone(job: Job, folder: Path) -> dict[str, Any]:
-    """:func:`run_job` for a worker process."""
-    return run_job(job, folder=folder)
-
-
 @contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
     columns = (
@@ -107,30 +103,58 @@ def _progress(console: Console) -> Iterator[Progress]:
         yield progress
 
 
+def _in_processes(
+    jobs: Sequence[Job], workers: int, folder: Path
+) -> Iterator[tuple[Job, dict[str, Any]]]:
+    """Jobs and their records as they come.
+
+    A process that dies, mostly for want of memory, takes those beside it along: what is left then
+    runs in one process, in order, where the job that ends it is known.
+    """
+    left, spawn = list(jobs), get_context("spawn")
+    while left:
+        broken = set()
+        with ProcessPoolExecutor(workers, spawn, initializer=_initialise) as pool:
+            futures = {pool.submit(run_job, job, folder=folder): job for job in left}
+            try:
+                for future in as_completed(futures):
+                    try:
+                        yield futures[future], future.result()
+                    except BrokenProcessPool:
+                        broken.add(futures[future])
+            except BaseException:  # stopped: what has not begun need not be waited for
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        left = [job for job in left if job in broken]
+        if left and workers == 1:
+            yield left.pop(0), {"error": "its process died; is there enough memory?"}
+        workers = 1
+
+
 def _run_all(
     jobs: Sequence[Job],
     workers: int,
     folder: Path,
     console: Console,
     store: Callable[[dict[str, Any]], None],
-) -> list[dict[str, Any]]:
-    """Run the jobs; store what is measured at once; return the failures."""
+) -> list[str]:
+    """Run the jobs; store what is measured at once; return a line for every failure."""
     failures = []
-
-    def take(record: dict[str, Any]) -> None:
-        if "error" in record:
-            failures.append(record)
-        else:
-            store(record)
 
     with _progress(console) as progress:
         whole = progress.add_task("runs", total=len(jobs))
+
+        def take(job: Job, record: dict[str, Any]) -> None:
+            if "error" in record:
+                where = f"{job.case.title()}, problem {job.case.problem}"
+                failures.append(f"{job.name} on {where}: {record['error']}")
+            else:
+                store(record)
+            progress.advance(whole)
+
         if workers > 1:
-            spawn = get_context("spawn")
-            with ProcessPoolExecutor(workers, spawn, initializer=_initialise) as pool:
-                for future in as_completed([pool.submit(_alone, job, folder) for job in jobs]):
-                    take(future.result())
-                    progress.advance(whole)
+            for job, record in _in_processes(jobs, workers, folder):
+                take(job, record)
             return failures
         one = progress.add_task("", total=1)
         for job in jobs:
@@ -139,8 +163,7 @@ def _run_all(
             def report(step: Any) -> None:
                 progress.update(one, completed=step.step, total=step.steps)
 
-            take(run_job(job, report, folder))
-            progress.advance(whole)
+            take(job, run_job(job, report, folder))
     return failures
 
 
@@ -210,9 +233,7 @@ def _draw_planes(jobs: Sequence[Job], records: list[dict[str, Any]], out: Path) 
     default=Path("runs/exact_posterior"),
     help="Folder of the table and the pictures",
 )
-@click.option(
-    "--resume", is_flag=True, help="Keep the records that are there, run what is missing"
-)
+@click.option("--resume", is_flag=True, help="Keep the records that are there, run what is missing")
 @click.option(
     "--jobs",
     type=click.IntRange(1),
@@ -289,19 +310,19 @@ def main(
     )
     began = time.perf_counter()
     failures = _run_all(missing, jobs, out / "samples", console, store)
-    for record in failures:
-        console.print(
-            f"failed: {record['sampler']} on {record['task']} d = {record['dim']}: "
-            f"{record['error']}",
-            style="red",
-            highlight=False,
-        )
     measured = {key(record): record for record in read_records(records_path)}
     records = [measured[job_key(job)] for job in wanted if job_key(job) in measured]
+    if records:
+        _report(records, wanted, out, pictures, quick, console)
+        console.print(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}")
+    for line in failures:
+        console.print(f"failed: {line}", style="red", highlight=False, soft_wrap=True)
+    if failures:
+        raise click.ClickException(
+            f"{len(failures)} of {len(missing)} runs failed; --resume tries them again"
+        )
     if not records:
         raise click.ClickException("nothing was measured")
-    _report(records, wanted, out, pictures, quick, console)
-    console.print(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}")
 
 
 def _report(
@@ -315,7 +336,7 @@ def _report(
     """Write the table in both forms, print its short version and draw the pictures."""
     rows = rows_of(records)
     heading = f"Samplers against exact posteriors, {jobs[0].samples} samples each"
-    (out / "table.md").write_text(markdown(rows, heading))
+    write_text(out / "table.md", markdown(rows, heading))
     complaint = write_parquet(records, out / "table.parquet")
     if complaint:
         console.print(complaint, style="yellow")

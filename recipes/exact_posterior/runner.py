@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import mgdm_core
-from mgdm_core.errors import CapabilityError, MGDMError, SettingsError
+from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.samplers import PRESETS, SAMPLERS
 from mgdm_core.trace import Callback
 from recipes.exact_posterior.memory import PeakMeter
@@ -155,60 +155,53 @@ def sample_path(job: Job, folder: Path) -> Path | None:
 def run_job(
     job: Job, callback: Callback | None = None, folder: Path | None = None
 ) -> dict[str, Any]:
-    """Run and measure. A sampler that fails leaves its message under ``error``.
+    """Run and measure. What fails leaves its message under ``error``: other jobs go on.
 
     Samples of the first problem of every planar setting are kept in ``folder``. Particle methods
     run with one item whose particles are the samples; evaluations are counted per sample in either
     case.
     """
-    problem, case = _problem(job.case, job.samples), job.case
+    named = {"sampler": job.name, **job.case._asdict(), "samples": job.samples}
+    named["settings"] = digest(job.variant)
+    try:
+        return {**named, **_measured(job, callback, folder)}
+    except Exception as error:
+        return {**named, "error": " ".join(f"{type(error).__name__}: {error}".split())}
+
+
+def _measured(job: Job, callback: Callback | None, folder: Path | None) -> dict[str, Any]:
+    problem = _problem(job.case, job.samples)
     sampler = job.variant or mgdm_core.default_sampler(problem.posed(1))
     items = 1 if sampler.interacting else job.samples
     if sampler.interacting:
         sampler = replace(sampler, particles=job.samples)  # type: ignore[type-var]
-    record: dict[str, Any] = {
-        "sampler": job.name,
-        "task": case.task,
-        "dim": case.dim,
-        "observations": case.observations,
-        "noise": case.noise,
-        "problem": case.problem,
-        "samples": job.samples,
-        "settings": digest(job.variant),
-        "particles": sampler.interacting,
-        "gibbs": getattr(sampler, "gibbs", None),
-    }
-    began = time.perf_counter()
     # Far from every seed that a problem is drawn from.
-    streams = BatchStreams(10**9 + case.problem, items)
-    try:
-        with PeakMeter() as meter:
-            result = mgdm_core.sample(
-                problem.posed(items), sampler, noise=streams, callback=callback
-            )
-    except MGDMError as error:
-        return {**record, "error": f"{type(error).__name__}: {error}"}
+    streams = BatchStreams(10**9 + job.case.problem, items)
+    began = time.perf_counter()
+    with PeakMeter() as meter:
+        result = mgdm_core.sample(problem.posed(items), sampler, noise=streams, callback=callback)
     seconds = time.perf_counter() - began
     x = result.x if result.particles is None else result.particles[0]
     x = x.flatten(1)
     per_sample = items / len(x)
-    record.update(
-        sliced_wasserstein=sliced_wasserstein(x, problem.exact, PROJECTIONS),
-        floor=sliced_wasserstein(problem.again, problem.exact, PROJECTIONS),
-        mode_error=total_variation(problem.label(x), problem.weights),
-        mode_floor=total_variation(problem.label(problem.again), problem.weights),
-        coverage=coverage(x, problem.exact),
-        residual_ratio=_residual_ratio(problem, x),
-        evaluations=result.trace.evaluations * per_sample,
-        vjps=result.trace.vjps * per_sample,
-        seconds=seconds,
-        peak_memory=meter.peak,
-        warnings=[line.split(":")[0] for line in result.trace.warnings],
-    )
     path = None if folder is None else sample_path(job, folder)
     if path is not None:
         np.save(path, x.numpy())
-    return record
+    return {
+        "particles": sampler.interacting,
+        "gibbs": getattr(sampler, "gibbs", None),
+        "sliced_wasserstein": sliced_wasserstein(x, problem.exact, PROJECTIONS),
+        "floor": sliced_wasserstein(problem.again, problem.exact, PROJECTIONS),
+        "mode_error": total_variation(problem.label(x), problem.weights),
+        "mode_floor": total_variation(problem.label(problem.again), problem.weights),
+        "coverage": coverage(x, problem.exact),
+        "residual_ratio": _residual_ratio(problem, x),
+        "evaluations": result.trace.evaluations * per_sample,
+        "vjps": result.trace.vjps * per_sample,
+        "seconds": seconds,
+        "peak_memory": meter.peak,
+        "warnings": [line.split(":")[0] for line in result.trace.warnings],
+    }
 
 
 def _residual_ratio(problem: Problem, x: torch.Tensor) -> float | None:

@@ -245,6 +245,8 @@ def test_a_failure_is_told_and_not_measured(monkeypatch):
     record = run_job(Job("dps-wild", CASE, 3))
     assert record["error"].startswith("DivergenceError: dps: NaN or infinity at level")
     assert "sliced_wasserstein" not in record
+    record = run_job(Job("ddrm", Case("linear", 3, 1, 0.5, 0), 3))
+    assert record["error"].startswith("ValueError: the means repeat pairs")
 
 
 def test_the_peak_of_a_block_is_measured():

@@ -1,6 +1,7 @@
 """The command of the exact-posterior benchmark: records, table, pictures."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -138,6 +139,30 @@ def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
     ]
     assert found[-1]["seconds"] < 123.0
     assert "guess_and_guide" not in result.output + (out / "table.md").read_text()
+
+
+def _faulty(job, callback=None, folder=None):
+    """Of five problems the second has no record and the third none to whom it could be given."""
+    if job.case.problem == 1:
+        return {"error": "ValueError: as asked"}
+    if job.case.problem == 2:
+        os._exit(9)
+    return record_of("ddrm", job.case.problem, 2.0, samples=30, settings=cli.digest(job.variant))
+
+
+def test_what_fails_in_a_process_loses_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "run_job", _faulty)
+    given = (*ASKED, "--noise", "0.05", "--problems", 5, "--samplers", "ddrm", "--no-pictures")
+    result = call(*given, "--jobs", 2, "--out", tmp_path)
+    assert result.exit_code == 1
+    told = result.output.splitlines()
+    where = "ddrm on linear, d = 2, 1 observed, sigma_y 0.05, problem"
+    assert f"failed: {where} 1: ValueError: as asked" in told
+    assert f"failed: {where} 2: its process died; is there enough memory?" in told
+    assert told[-1] == "error: 2 of 5 runs failed; --resume tries them again"
+    found = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert {record["problem"] for record in found} == {0, 3, 4}
+    assert "| ddrm |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_file_of_other_records_is_not_resumed(tmp_path):
