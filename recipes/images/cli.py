@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mgdm_audio.io.atomic import FileOutput, commit_all
 from mgdm_core.samplers import SAMPLERS
 from recipes.images.demo import run_demo
+from recipes.images.errors import ImageError
 from recipes.images.image_io import image_files, read_image, read_observation, write_image
 from recipes.images.metrics import LPIPS, measure_words
 from recipes.images.options import (
@@ -66,6 +70,7 @@ def list_tasks() -> None:
 @click.option("--observation", is_flag=True, help="IMAGE is degraded already (.npy for spectra).")
 @click.option("--truth", type=click.Path(), help="The clean image, for metrics with --observation.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("restored"))
+@click.option("--overwrite", is_flag=True, help="Replace the restoration in that folder.")
 @common_options
 @one_line
 def restore_command(
@@ -76,6 +81,7 @@ def restore_command(
     observation: bool,
     truth: str | None,
     out: Path,
+    overwrite: bool,
     prior_name: str,
     size: int | None,
     head_channels: int | None,
@@ -92,6 +98,10 @@ def restore_command(
         raise click.UsageError("--truth goes with --observation; without it IMAGE is the truth")
     checked(sampler)
     task_names(task)
+    if _written(out) and not overwrite:
+        raise ImageError(
+            f"{out} holds a restoration already; use --overwrite to replace it, or another --out"
+        )
     where = device_of(device)
     prior = load_prior(
         prior_name,
@@ -164,25 +174,40 @@ def _write_restoration(
             console.print(lpips.reason)
     record["seconds"] = result.seconds
     record["trace"] = result.trace.to_dict()
+    outputs: list[FileOutput] = []
+
+    def add(name: str, write: Callable[[Path], object]) -> None:
+        outputs.append(FileOutput(out / name, write, overwrite=True))
+
     for k, sample in enumerate(result.samples[0]):
-        write_image(out / f"restoration_{k + 1}.png", sample)
+        add(f"restoration_{k + 1}.png", partial(write_image, image=sample))
     if result.samples.shape[1] > 1:
-        write_image(out / "mean.png", result.mean[0])
-    write_image(out / "observation.png", degradation.picture(y)[0])
-    np.save(out / "observation.npy", (y if degradation.keep is None else _full(degradation, y))[0])
-    comparison(
-        out / "comparison.png",
-        degradation,
-        y,
-        result,
-        clean,
-        title=f"{TASKS[record['task']].title} · {record['sampler']} · {record['prior']['name']}",
-        captions=captions,
-    )
-    (out / "result.json").write_text(json.dumps(record, indent=1))
+        add("mean.png", partial(write_image, image=result.mean[0]))
+    add("observation.png", partial(write_image, image=degradation.picture(y)[0]))
+    seen = y if degradation.keep is None else _full(degradation, y)
+    add("observation.npy", partial(_save_array, array=seen[0].numpy()))
+    title = f"{TASKS[record['task']].title} · {record['sampler']} · {record['prior']['name']}"
+    picture = partial(comparison, degradation=degradation, y=y, restoration=result, truth=clean)
+    add("comparison.png", partial(picture, title=title, captions=captions))
+    add("result.json", lambda path: path.write_text(json.dumps(record, indent=1)))
+    earlier = _written(out)
+    commit_all(outputs)
+    for path in earlier - {output.path for output in outputs}:
+        path.unlink()
     for warning in result.trace.warnings:
         console.print(f"warning: {warning}")
     console.print(f"written to {out}")
+
+
+def _written(out: Path) -> set[Path]:
+    """What an earlier call has written to a folder."""
+    names = ("restoration_*.png", "mean.png", "observation.*", "comparison.png", "result.json")
+    return {path for name in names for path in out.glob(name)}
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # under another name: NumPy would add a suffix
+        np.save(file, array)
 
 
 def _full(degradation: Degradation, y: torch.Tensor) -> torch.Tensor:

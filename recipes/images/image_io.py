@@ -168,8 +168,7 @@ def write_image(path: Path, image: Float[Tensor, "channels height width"]) -> No
     grey = ((image.detach().cpu().float().nan_to_num(0.0).clamp(-1, 1) + 1) * 127.5).round()
     array = grey.to(torch.uint8).numpy()
     picture = Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    picture.save(path, format="PNG")
 
 
 def image_files(source: str) -> list[str]:

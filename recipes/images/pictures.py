@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_core.array_types import Float, Tensor
 from recipes.images.restore import Restoration
 from recipes.images.tasks import TASKS, Degradation
@@ -92,8 +93,8 @@ def _bare(axis) -> None:
 
 
 def _save(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", bbox_inches="tight", pad_inches=0.08)
 
 
 def comparison(

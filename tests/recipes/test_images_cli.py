@@ -95,6 +95,20 @@ def test_restore_writes_images_a_picture_and_a_json(tmp_path):
     assert abs(float(psnr(mean, truth)) - record["metrics"]["psnr_mean"]) < 0.2
 
 
+def test_a_folder_holds_one_restoration(tmp_path):
+    restore(tmp_path, "digit:3", "--task", "sr4")
+    out = tmp_path / "out"
+    (out / "notes.txt").write_text("mine")
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    line = complaint("restore", "digit:4", "-t", "blur", "-o", out, *MGDM)
+    assert f"{out} holds a restoration already; use --overwrite to replace it" in line
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    run("restore", "digit:4", "-t", "blur", "-o", out, "-n", 1, *MGDM, "--overwrite")
+    assert {p.name for p in out.iterdir()} == set(before) - {"restoration_2.png", "mean.png"}
+    assert json.loads((out / "result.json").read_text())["task"] == "blur"
+    assert (out / "notes.txt").read_text() == "mine"
+
+
 def test_the_same_seed_gives_the_same_images(tmp_path):
     for name in ("a", "b", "c"):
         seed = 1 if name == "c" else 0
@@ -122,11 +136,10 @@ def test_a_degraded_image_is_taken_as_it_is(tmp_path, task):
     truth = tmp_path / "truth.png"
     write_image(truth, read_image("digit:3", (1, 32, 32)))
     second = tmp_path / "second"
-    run("restore", seen, "-t", task, "--observation", "-o", second, "-n", 1, *MGDM)
+    given = ["restore", seen, "-t", task, "--observation", "-o", second, "-n", 1, *MGDM]
+    run(*given)
     assert json.loads((second / "result.json").read_text())["metrics"] is None
-    run(
-        "restore", seen, "-t", task, "--observation", "--truth", truth, "-o", second, "-n", 1, *MGDM
-    )
+    run(*given, "--truth", truth, "--overwrite")
     assert json.loads((second / "result.json").read_text())["metrics"]["psnr_mean"] > 0
 
 
