@@ -68,10 +68,9 @@ class LPIPS:
     ----------
     backbone : str
         alex, vgg or squeeze.
-    device : torch.device or str
     """
 
-    def __init__(self, backbone: str = "alex", device: torch.device | str = "cpu") -> None:
+    def __init__(self, backbone: str = "alex") -> None:
         self.reason: str | None = None
         self._net = None
         try:
@@ -80,7 +79,7 @@ class LPIPS:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 net = LearnedPerceptualImagePatchSimilarity(net_type=backbone)  # type: ignore[arg-type]
-            self._net = net.to(device).eval()
+            self._net = net.eval()
         except ImportError as error:
             reason = str(error).splitlines()[0]
             self.reason = f"LPIPS is empty: it needs torchvision and torchmetrics ({reason})"
@@ -113,7 +112,7 @@ class LPIPS:
             for pair in zip(x, truth):
                 a, b = (self._prepare(image[None]) for image in pair)
                 values.append(self._net(a, b).reshape(()))
-        return torch.stack(values).cpu()
+        return torch.stack(values)
 
     @staticmethod
     def _prepare(x: Tensor) -> Tensor:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from mgdm_audio.io.atomic import replacing, write_text
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import CapabilityError, DivergenceError, SettingsError
 from recipes.images.errors import TaskError, WeightsError
@@ -161,18 +162,20 @@ def _file(folder: Path, identity: dict[str, Any]) -> Path:
     return folder / "cells" / name
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(content, indent=1))
-    os.replace(draft, path)
+def _measure_late(
+    path: Path, record: dict[str, Any], first: Path, truth: Tensor, lpips: LPIPS
+) -> None:
+    """LPIPS of a cell that ended where its network was not at hand."""
+    for row, value in zip(record["rows"], lpips(torch.from_numpy(np.load(first)), truth)):
+        row["lpips_sample"] = float(value)
+    write_text(path, json.dumps(record, indent=1))
+    first.unlink()
 
 
 def _pseudo_inverse_rows(
     degradation, y: Tensor, truth: Tensor, sigma_y: float
 ) -> list[dict[str, float]]:
-    estimate = degradation.pseudo_inverse(y, sigma_y).clamp(-1, 1)
+    estimate = degradation.pseudo_inverse(y, sigma_y).clamp(-1, 1).cpu()
     values, similar = psnr(estimate, truth), ssim(estimate, truth)
     return [
         {"psnr_mean": float(p), "ssim_mean": float(s), "seconds": 0.0, "evaluations": 0.0}
@@ -185,13 +188,15 @@ def _run_cell(
     sweep: Sweep,
     prior: ImagePrior,
     truth: Float[Tensor, "images channels height width"],
+    device: torch.device | str,
     lpips: LPIPS,
+    first: Path,
 ) -> dict[str, Any]:
-    """Rows of metrics, or the reason why there are none."""
+    """Rows of metrics, or the reason why there are none; ``first``: what LPIPS may be of later."""
     degradation = cell.degradation
     if isinstance(degradation, str):
         return {"skipped": degradation}
-    y = observe(degradation, truth, sweep.sigma_y, sweep.seed, cell.first)
+    y = observe(degradation, truth.to(device), sweep.sigma_y, sweep.seed, cell.first)
     if cell.sampler == PSEUDO_INVERSE:
         if not degradation.linear:
             return {"skipped": "the task is not linear: it has no pseudo-inverse"}
@@ -216,6 +221,9 @@ def _run_cell(
         row["seconds"] = result.seconds / len(truth)
         row["evaluations"] = result.trace.evaluations * sweep.samples
         row["vjps"] = result.trace.vjps * sweep.samples
+    if lpips.reason is not None:
+        with replacing(first) as partial, partial.open("wb") as file:
+            np.save(file, result.samples[:, 0].numpy())
     return {"rows": rows, "warnings": result.trace.warnings}
 
 
@@ -245,24 +253,31 @@ def run_sweep(
         One per cell: what was run and its rows.
     """
     _check(sweep)
-    lpips = LPIPS(device=device) if lpips is None else lpips
+    lpips = LPIPS() if lpips is None else lpips
     cells = _cells(sweep, prior, images)
     done: list[dict[str, Any]] = []
+
+    def truth_of(cell: _Cell) -> Float[Tensor, "images channels height width"]:
+        return torch.stack([load(name) for name in cell.names])
+
     for number, cell in enumerate(cells):
         identity = _identity(cell, sweep, prior)
         path = _file(folder, identity)
         shown = {"label": cell.label, "gibbs": cell.gibbs}
         if report is not None:
             report(f"{cell.task} · {cell.label}", number, len(cells))
+        first = path.with_suffix(".npy")
         if path.is_file():
-            done.append({**json.loads(path.read_text()), **shown})
+            record = json.loads(path.read_text())
+            if lpips.reason is None and first.is_file():
+                _measure_late(path, record, first, truth_of(cell), lpips)
+            done.append({**record, **shown})
             continue
-        truth = torch.stack([load(name) for name in cell.names]).to(device)
-        outcome = _run_cell(cell, sweep, prior, truth, lpips)
+        outcome = _run_cell(cell, sweep, prior, truth_of(cell), device, lpips, first)
         record = {**identity, **shown, **outcome}
         # A cell that could not run may run next time, once weights are there.
         if "rows" in outcome:
-            _write(path, record)
+            write_text(path, json.dumps(record, indent=1))
         done.append(record)
     if report is not None:
         report("tables", len(cells), len(cells))

@@ -1,18 +1,23 @@
 """The command line: what it writes, and one clear line for bad input."""
 
+import csv
 import json
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from mgdm_core.samplers import PRESETS
+from mgdm_core.trace import Trace
 from recipes.images.cli import main
 from recipes.images.image_io import read_image, write_image
-from recipes.images.metrics import psnr
+from recipes.images.metrics import LPIPS, psnr
 from recipes.images.presets import apply_changes, describe, published_for, settings_for
 from recipes.images.priors import load_prior
 from recipes.images.priors.digits import DIGITS_FILE
+from recipes.images.restore import Restoration
+from recipes.images.sweep import Sweep, run_sweep
 from recipes.images.tasks import build_task
 
 pil = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
@@ -174,21 +179,75 @@ def test_sweep_writes_a_table_and_resumes(tmp_path, monkeypatch):
     assert "nonlinear_blur, mgdm R=1: nonlinear_blur needs the published kernel network" in text
     assert "jpeg2, ddnm: not applicable" in text
     assert (out / "gibbs.png").is_file()
-    cells = sorted((out / "cells").iterdir())
+    cells = sorted((out / "cells").glob("*.json"))
     # sr4: pseudo-inverse, two R, dps, ddnm; jpeg2: two R, dps; two batches each.
     assert len(cells) == 2 * (5 + 3)
     before = [(p.name, p.stat().st_mtime_ns) for p in cells]
     cells[0].unlink()
     run(*command)
-    again = sorted((out / "cells").iterdir())
+    again = sorted((out / "cells").glob("*.json"))
     assert [p.name for p in again] == [name for name, _ in before]
     unchanged = [p.stat().st_mtime_ns == t for p, (_, t) in zip(again, before)]
     assert unchanged == [False] + [True] * (len(cells) - 1)
     assert (out / "table.md").read_text().count("\n") == text.count("\n")
     # What was done with --gibbs is found without it: R = 1 is the settings' own.
     run(*(part for part in command if part not in ("--gibbs", "1,2")))
-    assert sorted(p.name for p in (out / "cells").iterdir()) == [p.name for p in again]
+    assert sorted(p.name for p in (out / "cells").glob("*.json")) == [p.name for p in again]
     assert "| mgdm | dps |" in (out / "table.md").read_text().splitlines()[0]
+
+
+def test_lpips_of_what_was_done_without_its_network_is_made_up_for(tmp_path):
+    prior = load_prior("digits")
+    made = []
+
+    class Known(LPIPS):
+        def __init__(self):
+            self.reason = None
+
+        def __call__(self, x, truth):
+            made.append(len(x))
+            return (x - truth).abs().mean((1, 2, 3))
+
+    def means(images, lpips, batch=1):
+        plan = Sweep(["sr4"], ["ddrm"], batch=batch, changes=["steps=2"])
+        names = [f"digit:{k}" for k in range(images)]
+        cells = run_sweep(
+            tmp_path, plan, prior, names, lambda n: read_image(n, (1, 32, 32)), lpips=lpips
+        )
+        with (tmp_path / "table.csv").open() as file:
+            (line,) = csv.DictReader(file)
+        return [row["lpips_sample"] for cell in cells for row in cell["rows"]], line["lpips_sample"]
+
+    absent = LPIPS.absent("no network")
+    assert means(2, absent)[1] == "nan"
+    rows, mean = means(3, Known())
+    assert float(mean) == pytest.approx(sum(rows) / 3)
+    assert made == [1, 1, 1]
+    # The same as if the network had been there from the beginning, and once only.
+    assert means(3, Known())[0] == rows
+    assert made == [1, 1, 1]
+    for file in (tmp_path / "cells").iterdir():
+        file.unlink()
+    assert means(3, Known())[0] == pytest.approx(rows)
+    # A mean over some of the images would not be comparable.
+    assert means(4, absent)[1] == "nan"
+
+
+def test_what_a_device_restores_is_measured_on_the_processor(tmp_path, monkeypatch):
+    def restored(prior, degradation, y, *_, **__):
+        assert y.device.type == "meta"
+        return Restoration(torch.zeros(len(y), 1, 1, 32, 32), Trace("dps"), 1.0)
+
+    monkeypatch.setattr("recipes.images.sweep.restore", restored)
+    (cell,) = run_sweep(
+        tmp_path,
+        Sweep(["sr4"], ["dps"]),
+        load_prior("digits"),
+        ["digit:0"],
+        lambda name: read_image(name, (1, 32, 32)),
+        device="meta",
+    )
+    assert cell["rows"][0]["psnr_mean"] > 0
 
 
 def test_a_cell_does_not_depend_on_the_batch(tmp_path):
@@ -209,7 +268,7 @@ def test_a_cell_does_not_depend_on_the_batch(tmp_path):
             "--batch",
             batch,
         )
-        files = sorted((out / "cells").iterdir())
+        files = sorted((out / "cells").glob("*.json"))
         rows[batch] = [row["psnr_mean"] for f in files for row in json.loads(f.read_text())["rows"]]
     np.testing.assert_allclose(rows[1], rows[3], atol=0.02)
 
@@ -385,7 +444,7 @@ def test_a_sweep_tells_priors_of_one_name_apart_and_does_nothing_twice(tmp_path)
         run("train-digits", "-o", file, "--steps", 1, "--batch", 2, "--seed", seed)
         given = ["--tasks", "sr4", "--images", "digits:1", "-o", tmp_path / "sweep", *FAST]
         run("sweep", *given, "--samplers", "mgdm,mgdm", "--gibbs", "1,1", "--prior", file)
-        assert len(list((tmp_path / "sweep/cells").iterdir())) == seed
+        assert len(list((tmp_path / "sweep/cells").glob("*.json"))) == seed
     assert "| mgdm R=1 | 1 |" in (tmp_path / "sweep/table.md").read_text()
 
 
