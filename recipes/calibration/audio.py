@@ -86,6 +86,11 @@ class Piece:
     draws: int
     takes: bool = False
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What its record says of it."""
+        return {"key": self.key, "name": self.name, "variant": self.variant, "index": self.index}
+
     @classmethod
     def of(
         cls,
@@ -145,15 +150,14 @@ def run_piece(
             draws = StemSampler(prior, sampling).around(stems, 0, piece.index).numpy()
     else:
         mean, draws = separate(prior, sampling, truth.sum(0), piece.index)
-    names = {"key": piece.key, "name": piece.name, "variant": piece.variant, "index": piece.index}
-    names |= {
+    facts: dict[str, Any] = {
         "processor_seconds": before + time.process_time() - began,
         "audio": truth.shape[-1] / prior.rate,
     }
     if piece.takes and isinstance(prior, SpectralPrior):
         e, d, t = (torch.from_numpy(x) for x in (mean, draws, truth))
-        names["takes"] = gains_of_takes(e, d, t, prior.rate, prior.spectral)
-    return names | measure(mean, draws, truth, prior.rate, prior.stems, piece.index)
+        facts["takes"] = gains_of_takes(e, d, t, prior.rate, prior.spectral)
+    return facts | measure(mean, draws, truth, prior.rate, prior.stems, piece.index)
 
 
 def _exact_draws(

@@ -64,13 +64,17 @@ def _run(
     if takes and not isinstance(prior, SpectralPrior):
         raise click.UsageError("--takes is for priors on spectra; choose another with -n")
     torch.set_num_threads(1)
-    records = run_missing(out / RECORDS, pieces, run, tell)
-    by_variant = {name: records[k :: len(names)] for k, name in enumerate(names)}
+    records, failures = run_missing(out / RECORDS, pieces, run, tell)
+    found = {name: [r for r in records[k :: len(names)] if "error" not in r]
+             for k, name in enumerate(names)}  # fmt: skip
+    by_variant = {name: own for name, own in found.items() if own}
+    if not by_variant:
+        raise click.ClickException(f"no piece could be judged; the first: {failures[0]}")
     draw_audio(by_variant, prior.stems, title, out / "reliability.png")
     tables = [audio_table(by_variant, prior.stems, draws)]
     if takes:
         tables.append(takes_table(by_variant, prior.stems))
-    report(out, title, tables, began)
+    report(out, title, tables, began, failures)
 
 
 @click.command("music", cls=Command)

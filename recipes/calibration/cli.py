@@ -81,13 +81,13 @@ def exact(
     torch.set_num_threads(1)
     began = time.perf_counter()
     cells = [ExactCell(name, setting, cases, draws) for setting in settings for name in names]
-    records = run_missing(out / RECORDS, cells, run_cell, tell)
+    records, failures = run_missing(out / RECORDS, cells, run_cell, tell)
     tables = []
     for k, setting in enumerate(settings):
         own = records[k * len(names) : (k + 1) * len(names)]
         tables.append(exact_table(own, setting))
         draw_exact(own, setting, out / f"reliability_{setting.task}_{setting.dim}.png")
-    report(out, "Tier 1: exact posteriors", tables, began)
+    report(out, "Tier 1: exact posteriors", tables, began, failures)
 
 
 for command in (fit, expected, music, self_consistent):

@@ -89,7 +89,9 @@ def draw_exact(records: Sequence[dict[str, Any]], setting: Setting, path: Path) 
     from matplotlib.figure import Figure
 
     done = [record for record in records if "error" not in record]
-    across = min(6, max(1, len(done)))
+    if not done:
+        return
+    across = min(6, len(done))
     down = -(-len(done) // across)
     figure = Figure(figsize=(1.7 * across, 1.9 * down + 0.5), layout="constrained")
     panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
@@ -103,11 +105,10 @@ def draw_exact(records: Sequence[dict[str, Any]], setting: Setting, path: Path) 
         axes.set_title(record["sampler"], fontsize=8, color="#1b7a3d" if passed else "black")
         axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect=1)
         axes.tick_params(labelsize=7)
-    if done:
-        figure.legend(
-            *panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2,
-            fontsize=8, frameon=False,
-        )  # fmt: skip
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2,
+        fontsize=8, frameon=False,
+    )  # fmt: skip
     figure.suptitle(f"{setting.title}: share of truths covered against share asked", fontsize=9)
     figure.supxlabel("nominal", fontsize=8)
     figure.supylabel("covered", fontsize=8)

@@ -62,7 +62,7 @@ def truths(which: str, shared: Path, cache: Path | None) -> tuple[str, np.ndarra
             raise click.UsageError(
                 f'{which} is no set: a file of NumPy with the array "stems"; {error}'
             ) from error
-        if stems.ndim != 3:
+        if stems.ndim != 3 or not len(stems):
             raise click.UsageError(
                 f"{which}: stems are items x stems x samples; found the shape {stems.shape}"
             )

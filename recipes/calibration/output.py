@@ -28,15 +28,26 @@ def out_option(tier: str) -> Callable[[Any], Any]:
     )
 
 
-def tell(cell: object, number: int, total: int) -> None:
+def tell(cell: Any, number: int, total: int) -> None:
     """Name the cell that runs."""
-    name = getattr(cell, "name", None) or getattr(cell, "sampler", "")
-    click.echo(f"{number}/{total} {name}", err=True)
+    click.echo(f"{number}/{total} {cell.name}", err=True)
 
 
-def report(out: Path, heading: str, tables: Sequence[Table], began: float) -> None:
-    """Write and print the tables."""
+def report(
+    out: Path, heading: str, tables: Sequence[Table], began: float, failures: Sequence[str] = ()
+) -> None:
+    """Write and print the tables, and say what failed.
+
+    Raises
+    ------
+    click.ClickException
+        If anything did.
+    """
     text = "\n".join([f"## {heading}", "", *(table.to_markdown() for table in tables)])
     write_text(out / "table.md", text)
     click.echo(text)
     click.echo(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}", err=True)
+    for line in failures:
+        click.echo(f"failed: {line}", err=True)
+    if failures:
+        raise click.ClickException(f"{len(failures)} failed; the same command tries them again")

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from mgdm_audio.errors import one_line
+from mgdm_audio.io.atomic import write_text
 from recipes.exact_posterior.runner import read_records
 
 __all__ = ["run_missing"]
@@ -28,34 +30,47 @@ def run_missing(
     cells: Iterable[Any],
     run: Callable[[Any], dict[str, Any]],
     tell: Callable[[Any, int, int], object],
-) -> list[dict[str, Any]]:
-    """Run the cells that the file does not hold, and return the records of all, in order.
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run the cells that the file does not hold.
 
     Parameters
     ----------
     path : Path
         One record a line; made where it is missing. Records of other cells stay.
     cells : iterable
-        Objects with a ``key``, which :attr:`run`'s record holds too.
+        Objects with a ``name``, a ``key``, and ``told``: what a record says of its cell, the key
+        among it.
     run : callable
-        From a cell to its record. One with ``error`` is stored, and tried again next time.
+        From a cell to the rest of its record. One with ``error`` is stored, and tried again next
+        time, as is what raises.
     tell : callable
         Receives a cell before it runs, its number and how many there are.
+
+    Returns
+    -------
+    records : list of dict
+        Of all cells, in order.
+    failures : list of str
+        A line for every cell that raised.
     """
-    wanted = list(cells)
+    wanted, failures = list(cells), []
     path.parent.mkdir(parents=True, exist_ok=True)
     known: dict[str, dict[str, Any]] = {}
     text = path.read_text() if path.exists() else ""
     if text and not text.endswith("\n"):  # a line cut off by an interruption
-        path.write_text(text[: text.rfind("\n") + 1])
+        write_text(path, text[: text.rfind("\n") + 1])
     if text:
         known = {r["key"]: r for r in read_records(path) if "error" not in r}
     for number, cell in enumerate(wanted, 1):
         if cell.key in known:
             continue
         tell(cell, number, len(wanted))
-        record = _plain(run(cell))
+        try:
+            found = _plain(run(cell))
+        except Exception as error:  # whatever it is, it is this cell's
+            found = {"error": one_line(error)}
+            failures.append(f"{cell.name}: {found['error']}")
+        known[cell.key] = {**cell.told, **found}
         with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        known[cell.key] = record
-    return [known[cell.key] for cell in wanted]
+            file.write(json.dumps(known[cell.key]) + "\n")
+    return [known[cell.key] for cell in wanted], failures

@@ -16,6 +16,7 @@ from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
 from mgdm_core.array_types import Array, Float
+from mgdm_core.errors import SettingsError
 
 __all__ = ["SEPARATIONS", "Separations", "parts_of", "separate"]
 
@@ -26,8 +27,19 @@ SEPARATIONS = "separations"
 def parts_of(
     songs: Iterable[Float[Array, "stems samples"]], seconds: float, rate: int
 ) -> list[Float[Array, "stems part"]]:
-    """The first so many seconds of each song; of a single song as many parts as it holds."""
+    """The first so many seconds of each song; of a single song as many parts as it holds.
+
+    Raises
+    ------
+    SettingsError
+        If a song is shorter than the second that figures are about.
+    """
     songs, length = list(songs), round(seconds * rate)
+    for song in songs:
+        if song.shape[-1] < rate:
+            raise SettingsError(
+                f"songs last at least a second, {rate} samples; found {song.shape[-1]}"
+            )
     last = songs[0].shape[-1] - length if len(songs) == 1 else 0
     return [
         np.ascontiguousarray(song[:, at : at + length])

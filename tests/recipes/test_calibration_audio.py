@@ -13,7 +13,7 @@ from mgdm_audio.priors.checkpoint.store import load_prior
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling import recalibration
 from mgdm_core.errors import ShapeError
-from recipes.calibration.audio import Piece, figures, measure
+from recipes.calibration.audio import Piece, figures, measure, run_piece
 from recipes.calibration.cli import main
 from recipes.calibration.expected import expected_table
 from recipes.calibration.fit import Gains, fit_plane, fit_spread, gains, store
@@ -246,6 +246,33 @@ def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
     assert wrong.exit_code == 2
 
 
+def test_a_piece_that_fails_is_told_at_the_end(tmp_path, monkeypatch):
+    prior = save_tiny_stems(tmp_path / "tiny.safetensors")
+    np.savez(tmp_path / "own.npz", stems=np.stack([_song(3, 3), _song(4, 3), _song(5, 3)]))
+    given = ["music", "-n", str(prior), "--set", str(tmp_path / "own.npz"), "--seconds", "1"]
+    given += ["--variants", "posterior", "--draws", "3", "--out", str(tmp_path / "m")]
+
+    def faulty(piece, *rest):
+        if piece.index in broken:
+            raise RuntimeError("as asked")
+        return run_piece(piece, *rest)
+
+    monkeypatch.setattr("recipes.calibration.audio.run_piece", faulty)
+    broken = {1}
+    result = CliRunner().invoke(main, given)
+    assert result.exit_code == 1
+    assert "error: 1 failed; the same command tries them again" in result.output.splitlines()
+    assert "as asked" in result.output
+    assert "posterior, piano" in (tmp_path / "m/table.md").read_text()
+    broken = {0, 2}  # what was judged is not judged again, and what failed is
+    result = CliRunner().invoke(main, given)
+    assert (result.exit_code, "failed" in result.output) == (0, False), result.output
+    broken = {0, 1, 2}
+    result = CliRunner().invoke(main, [*given, "--draws", "4"])
+    assert result.exit_code == 1
+    assert "error: no piece could be judged; the first: " in result.output
+
+
 def _refused(*words):
     result = CliRunner().invoke(main, [str(word) for word in words])
     assert (result.exit_code, "Traceback" in result.output) == (2, False), result.output
@@ -265,6 +292,12 @@ def test_sets_that_cannot_be_judged_are_refused_in_a_line(tmp_path, monkeypatch)
     for name in ("other", "text", "missing"):
         assert "is no set" in _refused("music", *told, "--set", tmp_path / f"{name}.npz")
     assert "items x stems x samples" in _refused("music", *told, "--set", tmp_path / "flat.npz")
+    np.savez(tmp_path / "none.npz", stems=stems[:0])
+    assert "items x stems x samples" in _refused("music", *told, "--set", tmp_path / "none.npz")
+    np.savez(tmp_path / "short.npz", stems=stems[..., : RATE // 2])
+    for command in ("fit", "music", "expected"):
+        said = _refused(command, *told, "--set", tmp_path / "short.npz")
+        assert f"songs last at least a second, 22050 samples; found {RATE // 2}" in said
     assert "there is no odd piece" in _refused("music", *own, "--odd")
     with monkeypatch.context() as patched:
         patched.setattr("recipes.calibration.audio_commands.SpectralPrior", str)

@@ -1,6 +1,7 @@
 """Tier 1 of the calibration: exact draws pass, others fail in the direction that they err in."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from recipes.calibration.exact import EXACT, ExactCell, Posteriors, Setting, mea
 from recipes.calibration.exact_report import verdict
 from recipes.calibration.records import run_missing
 from recipes.exact_posterior.problems import mixture_of_25
+from recipes.exact_posterior.variants import MAIN
 
 CASES, DRAWS = 400, 19
 
@@ -130,7 +132,7 @@ def test_verdicts_of_exact_narrow_and_wide_draws():
 
 class _Cell:
     def __init__(self, key):
-        self.key = key
+        self.key, self.name, self.told = key, f"cell {key}", {"key": key}
 
 
 def test_finished_cells_are_not_run_again(tmp_path):
@@ -138,14 +140,16 @@ def test_finished_cells_are_not_run_again(tmp_path):
 
     def run(cell):
         ran.append(cell.key)
-        return {"key": cell.key, "value": np.float64(2), **({"error": "e"} if cell.key == "b" else
-                {})}  # fmt: skip
+        if cell.key == "b":
+            raise ValueError("not\nnow")
+        return {"value": np.float64(2)}
 
     cells = [_Cell(k) for k in "abc"]
-    first = run_missing(path, cells[:2], run, lambda *told: None)
+    first, failures = run_missing(path, cells[:2], run, lambda *told: None)
+    assert failures == ["cell b: ValueError: not now"]
     with path.open("a") as file:
         file.write('{"key": "c", "val')  # cut off in the middle of a line
-    second = run_missing(path, cells, run, lambda *told: None)
+    second, _ = run_missing(path, cells, run, lambda *told: None)
     assert ran == ["a", "b", "b", "c"]  # what failed is tried again
     assert first == second[:2]
     assert [r["key"] for r in second] == ["a", "b", "c"]
@@ -162,6 +166,21 @@ def test_a_new_default_makes_another_cell(monkeypatch, name):
     monkeypatch.setitem(PRESETS, name, {"default": "something else"})
     after = keys()
     assert (after[0] == before[0], after[1] == before[1]) == (False, True)
+
+
+def test_a_sampler_that_fails_is_told_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(MAIN, "dps", replace(MAIN["dps"], gamma=1e250))
+    given = ["exact", "--quick", "--cases", "8", "--draws", "4", "--out", str(tmp_path)]
+    result = CliRunner().invoke(main, [*given, "--samplers", f"dps,{EXACT}"])
+    assert result.exit_code == 1
+    assert "error: 1 failed; the same command tries them again" in result.output.splitlines()
+    assert "failed: dps, mixing, d = 8, 2 observed, noise 0.05: dps: NaN" in result.output
+    assert "| not run: dps: NaN" in (tmp_path / "table.md").read_text()
+    # What a sampler lacks is no failure.
+    result = CliRunner().invoke(main, [*given[:1], *given[2:], "--problem", "linear",
+                                       "--samplers", "msdm_dirac"])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "| not run: " in (tmp_path / "table.md").read_text()
 
 
 def test_the_command_writes_table_picture_and_goes_on(tmp_path):
