@@ -267,7 +267,7 @@ def main(
     The prior is a mixture of 25 Gaussians. Linear problems, masks and mixing among them, have their
     posterior in closed form, the nonlinear and the Poisson one in the plane by quadrature.
     """
-    console = Console()
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     if list_only:
         console.print("main:", ", ".join(MAIN))
         console.print("ablations:", ", ".join(ABLATIONS))
@@ -298,7 +298,7 @@ def main(
     cases = cases_of(tasks, dims, observations, noise, problems)
     wanted, left_out = plan(rows, cases, samples)
     for line in left_out:
-        console.print(f"left out: {line}", style="dim", highlight=False)
+        console.print(f"left out: {line}", style="dim")
     kept = _kept(records_path) if resume and records_path.exists() else {}
     # Whole or not at all: what is kept may have taken hours.
     write_text(records_path, "".join(json.dumps(record) + "\n" for record in kept.values()))
@@ -316,7 +316,7 @@ def main(
         _report(records, wanted, out, pictures, quick, console)
         console.print(f"{time.perf_counter() - began:.0f} s; table and pictures in {out}")
     for line in failures:
-        console.print(f"failed: {line}", style="red", highlight=False, soft_wrap=True)
+        console.print(f"failed: {line}", style="red")
     if failures:
         raise click.ClickException(
             f"{len(failures)} of {len(missing)} runs failed; --resume tries them again"
@@ -346,8 +346,6 @@ def _report(
             f"{row['task']} d {row['dim']} m {row['observations']}{noise}  {row['sampler']:28s}"
             f" W1 {row['sliced_wasserstein']:6.2f} (floor {row['floor']:.2f})"
             f" modes {row['mode_error']:.2f} cost {row['cost']:6.0f} {row['seconds']:6.1f} s",
-            highlight=False,
-            soft_wrap=True,
         )
     if not pictures:
         return

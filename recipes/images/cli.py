@@ -38,7 +38,7 @@ from recipes.images.tasks import LINEAR_TASKS, TASKS, Degradation, build_task, t
 
 __all__ = ["main"]
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -319,7 +319,7 @@ def sweep_command(
             bar.update(job, description=cell, completed=done, total=total)
 
         run_sweep(out, plan, prior, names, load, device=where, report=report)
-    console.print((out / "table.md").read_text(), soft_wrap=True)
+    console.print((out / "table.md").read_text())
     console.print(f"written to {out}")
 
 

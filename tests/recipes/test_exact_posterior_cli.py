@@ -129,6 +129,7 @@ def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
     marked = [{**record, "seconds": 123.0} for record in records]
     old = {**marked[0], "settings": "other"}
     path.write_text("\n".join(map(json.dumps, [*marked, old])) + '\n{"cut off')
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = call(*common, "--problems", 2, "--samplers", "ddrm", "--resume", "--no-pictures")
     assert "1 runs, 1 kept from before" in result.output
     found = [json.loads(line) for line in path.read_text().splitlines()]
@@ -138,6 +139,7 @@ def test_the_command_writes_records_table_and_pictures(tmp_path, monkeypatch):
         ("ddrm", 1),
     ]
     assert found[-1]["seconds"] < 123.0
+    assert "pip install 'mgdm[dev]'" in result.output
     assert "guess_and_guide" not in result.output + (out / "table.md").read_text()
 
 
