@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -84,7 +85,7 @@ def cases_of(
                     continue
                 for noise in (None,) if task == "poisson" else noises:
                     cases += [Case(task, dim, rows, noise, p) for p in range(problems)]
-    return cases
+    return list(dict.fromkeys(cases))
 
 
 def _initialise() -> None:
@@ -281,6 +282,12 @@ def main(
     for value in dims or ():
         if value < 2 or value % 2:
             raise click.BadParameter(f"a dimension is even and at least 2; found {value}")
+    for value in observations or ():
+        if value < 1:
+            raise click.BadParameter(f"at least 1 number is observed; found {value}")
+    for value in noise or ():
+        if not 0 < value < math.inf:
+            raise click.BadParameter(f"a noise is positive and finite; found {value}")
     dims = dims or ([2, 20] if quick else [2, 20, 80, 200])
     observations = observations or ([1] if quick else [1, 3])
     noise = noise or ([0.05] if quick else [0.05, 0.5])

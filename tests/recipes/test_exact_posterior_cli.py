@@ -183,6 +183,9 @@ def test_a_file_of_other_records_is_not_resumed(tmp_path):
         (["--tasks", "sine"], "tasks are linear, masked, mixing, nonlinear, poisson; found sine"),
         (["--dims", "3"], "even and at least 2; found 3"),
         (["--dims", "a"], "comma-separated values"),
+        (["--observations", "1,0"], "at least 1 number is observed; found 0"),
+        (["--noise", "-0.5"], "a noise is positive and finite; found -0.5"),
+        (["--noise", "nan"], "a noise is positive and finite; found nan"),
     ],
 )
 def test_the_command_says_what_is_wrong(arguments, message):
@@ -209,3 +212,4 @@ def test_the_grid_of_problems():
     assert len([c for c in cases if c.task == "nonlinear"]) == 2 * 2 * 2
     assert len([c for c in cases if c.task == "poisson"]) == 2 * 2
     assert len(set(cases)) == len(cases)
+    assert cli.cases_of(2 * tasks, [2, 20, 80, 2], [1, 3, 1], [0.05, 0.5], 2) == cases
