@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mgdm_audio.cli.common import Group
 from mgdm_audio.io.atomic import FileOutput, commit_all
 from mgdm_core.samplers import SAMPLERS
 from recipes.images.demo import run_demo
@@ -26,7 +27,6 @@ from recipes.images.options import (
     common_options,
     device_of,
     made_folder,
-    one_line,
     seed_option,
 )
 from recipes.images.pictures import comparison
@@ -41,7 +41,7 @@ __all__ = ["main"]
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Restore images with a diffusion prior by the samplers of mgdm_core."""
 
@@ -72,7 +72,6 @@ def list_tasks() -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("restored"))
 @click.option("--overwrite", is_flag=True, help="Replace the restoration in that folder.")
 @common_options
-@one_line
 def restore_command(
     image: str,
     task: str,
@@ -256,7 +255,6 @@ def _numbers(text: str) -> list[int]:
 @click.option("--batch", type=int, help="Images per run [20 for digits, else 1].")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/images"))
 @common_options
-@one_line
 def sweep_command(
     tasks: str,
     samplers: str,
@@ -309,8 +307,6 @@ def sweep_command(
         return read_image(name, prior.image_shape, prior=prior.name, convert=convert)
 
     names = image_files(images)
-    for name in names:
-        load(name)  # a wrong image is better refused now than after hours
     made_folder(out)
     with _progress() as bar:
         job = bar.add_task("sweep", total=1)
@@ -318,9 +314,17 @@ def sweep_command(
         def report(cell: str, done: int, total: int) -> None:
             bar.update(job, description=cell, completed=done, total=total)
 
-        run_sweep(out, plan, prior, names, load, device=where, report=report)
+        done = run_sweep(out, plan, prior, names, load, device=where, report=report)
     console.print((out / "table.md").read_text())
     console.print(f"written to {out}")
+    failed = [cell for cell in done if "failed" in cell]
+    for cell in failed:
+        where = f"{cell['task']}, {cell['label']}, {', '.join(cell['images'])}"
+        click.echo(f"failed: {where}: {cell['failed']}", err=True)
+    if failed:
+        raise click.ClickException(
+            f"{len(failed)} of {len(done)} cells failed; the same command tries them again"
+        )
 
 
 @main.command("demo")
@@ -328,7 +332,6 @@ def sweep_command(
 @click.option("--digits", "count", default=8, show_default=True, help="Digits in the row.")
 @click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples per digit.")
 @seed_option
-@one_line
 def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
     """Restore a row of held-out digits under four tasks with the embedded prior; no download."""
     made_folder(out)
@@ -357,7 +360,6 @@ def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
 @click.option("--steps", default=3000, show_default=True)
 @click.option("--batch", default=32, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@one_line
 def train_command(out: Path, steps: int, batch: int, seed: int) -> None:
     """Train the digits prior anew (minutes on a CPU); use it as --prior FILE."""
     from recipes.images.train_digits import train_digits

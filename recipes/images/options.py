@@ -1,8 +1,7 @@
-"""What the commands of the recipe share: options, errors in one line, device, folder of results."""
+"""What the commands of the recipe share: options, device, folder of results."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,24 +9,10 @@ from typing import Any
 import click
 import torch
 
-from mgdm_core.errors import MGDMError
 from recipes.images.priors import PRIOR_FORMS
 from recipes.images.restore import SEEDS, SIGMA_Y
 
-__all__ = ["common_options", "device_of", "made_folder", "one_line", "seed_option"]
-
-
-def one_line(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn the project's errors into one line and exit status 1."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except MGDMError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
-
-    return wrapped
+__all__ = ["common_options", "device_of", "made_folder", "seed_option"]
 
 
 seed_option = click.option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mgdm_audio.errors import one_line
 from mgdm_audio.io.atomic import replacing, write_text
 from mgdm_core.array_types import Float, Tensor
-from mgdm_core.errors import CapabilityError, DivergenceError, SettingsError
+from mgdm_core.errors import CapabilityError, SettingsError
 from recipes.images.errors import TaskError, WeightsError
 from recipes.images.metrics import LPIPS, psnr, ssim
 from recipes.images.presets import apply_changes, describe, settings_for, with_gibbs
@@ -22,6 +23,7 @@ from recipes.images.priors import ImagePrior
 from recipes.images.restore import SIGMA_Y, measure, observe, restore
 from recipes.images.tables import write_tables
 from recipes.images.tasks import Degradation, build_task
+from recipes.images.tensor_files import checksum
 
 __all__ = ["PSEUDO_INVERSE", "Sweep", "run_sweep"]
 
@@ -43,7 +45,7 @@ class Sweep:
     batch : int
         Images per run.
     changes : sequence of str
-        ``NAME=VALUE`` for every sampler that has the setting, or ``SAMPLER:NAME=VALUE`` for one.
+        ``NAME=VALUE`` for every sampler, or ``SAMPLER:NAME=VALUE`` for one.
     """
 
     tasks: Sequence[str]
@@ -96,12 +98,12 @@ def _check(sweep: Sweep) -> None:
         raise SettingsError(
             f"--gibbs varies MGDM's R; found the samplers {', '.join(sweep.samplers)}"
         )
+    takers = [name for name in sweep.samplers if name != PSEUDO_INVERSE]
     for change in sweep.changes:
-        head, colon, _ = change.partition(":")
-        if colon and "=" not in head and head not in sweep.samplers:
+        if not any(_changes_for(name, [change]) for name in takers):
             raise SettingsError(
-                f"--set {change} is for the sampler {head!r}, which is not in this sweep; its "
-                f"samplers are {', '.join(sweep.samplers)}"
+                f"--set {change}: no sampler of this sweep takes it; those with settings are "
+                f"{', '.join(takers) or 'none'}"
             )
 
 
@@ -134,11 +136,17 @@ def _cells(sweep: Sweep, prior: ImagePrior, images: Sequence[str]) -> list[_Cell
     return cells
 
 
-def _identity(cell: _Cell, sweep: Sweep, prior: ImagePrior) -> dict[str, Any]:
+def _identity(
+    cell: _Cell, sweep: Sweep, prior: ImagePrior, marks: Mapping[str, str]
+) -> dict[str, Any]:
     """All that decides a cell's result; its hash names the file.
 
-    R stands in the settings: a run with ``gibbs`` finds what one without has done, and back.
+    R stands in the settings: a run with ``gibbs`` finds what one without has done, and back. Files
+    are told by what they hold.
     """
+    weights = None
+    if cell.task == "nonlinear_blur" and not isinstance(cell.degradation, str):
+        weights = checksum(Path(str(sweep.kernel_weights)))
     return {
         "task": cell.task,
         "sampler": cell.sampler,
@@ -151,8 +159,13 @@ def _identity(cell: _Cell, sweep: Sweep, prior: ImagePrior) -> dict[str, Any]:
         "seed": sweep.seed,
         "first": cell.first,
         "images": list(cell.names),
-        "kernel_weights": sweep.kernel_weights if cell.task == "nonlinear_blur" else None,
+        "marks": [marks[name] for name in cell.names],
+        "kernel_weights": weights,
     }
+
+
+def _mark(image: Tensor) -> str:
+    return hashlib.sha256(image.numpy().tobytes()).hexdigest()[:12]
 
 
 def _file(folder: Path, identity: dict[str, Any]) -> Path:
@@ -214,8 +227,6 @@ def _run_cell(
         )
     except CapabilityError as error:
         return {"skipped": f"not applicable: {error}"}
-    except DivergenceError as error:
-        return {"skipped": f"diverged: {error}"}
     rows = measure(truth, result, lpips)
     for row in rows:
         row["seconds"] = result.seconds / len(truth)
@@ -243,17 +254,19 @@ def run_sweep(
     Parameters
     ----------
     images : sequence of str
-        What ``load`` turns into images.
+        What ``load`` turns into images; all are tried before anything is computed.
     report : callable, optional
         Receives (cell, done, all).
 
     Returns
     -------
     list of dict
-        One per cell: what was run and its rows.
+        One per cell: what was run and its rows, or why it was ``skipped``; ``failed`` says the
+        same of those that raised.
     """
     _check(sweep)
     lpips = LPIPS() if lpips is None else lpips
+    marks = {name: _mark(load(name)) for name in images}
     cells = _cells(sweep, prior, images)
     done: list[dict[str, Any]] = []
 
@@ -261,7 +274,7 @@ def run_sweep(
         return torch.stack([load(name) for name in cell.names])
 
     for number, cell in enumerate(cells):
-        identity = _identity(cell, sweep, prior)
+        identity = _identity(cell, sweep, prior, marks)
         path = _file(folder, identity)
         shown = {"label": cell.label, "gibbs": cell.gibbs}
         if report is not None:
@@ -273,7 +286,10 @@ def run_sweep(
                 _measure_late(path, record, first, truth_of(cell), lpips)
             done.append({**record, **shown})
             continue
-        outcome = _run_cell(cell, sweep, prior, truth_of(cell), device, lpips, first)
+        try:
+            outcome = _run_cell(cell, sweep, prior, truth_of(cell), device, lpips, first)
+        except Exception as error:  # whatever it is, it is this cell's
+            outcome = {"failed": one_line(error), "skipped": f"failed: {one_line(error)}"}
         record = {**identity, **shown, **outcome}
         # A cell that could not run may run next time, once weights are there.
         if "rows" in outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,20 @@ import torch
 
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["UnreadableTensors", "read_tensors"]
+__all__ = ["UnreadableTensors", "checksum", "read_tensors"]
 
 
 class UnreadableTensors(ValueError):
     """Why a file gives no tensors, in a few words; callers say it in an error of their own."""
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Float[Tensor, "..."]]:

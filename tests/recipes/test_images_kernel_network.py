@@ -4,8 +4,14 @@ import pytest
 import torch
 
 from mgdm_core.operators import ReflectBlur
+from mgdm_core.trace import Trace
+from recipes.images import sweep
 from recipes.images.errors import TaskError, WeightsError
+from recipes.images.image_io import read_image
 from recipes.images.kernel_network import KernelNetworkBlur, load_kernel_network
+from recipes.images.metrics import LPIPS
+from recipes.images.priors import load_prior
+from recipes.images.restore import Restoration
 from recipes.images.tasks import build_task
 
 
@@ -80,3 +86,30 @@ def test_kernel_network_of_other_channels_is_refused(tmp_path):
     torch.save(kernel_network_state(), file)
     with pytest.raises(TaskError, match="images of 3 channels; found 1"):
         build_task("nonlinear_blur", (1, 32, 32), kernel_weights=file)
+
+
+def test_a_sweep_tells_networks_apart_by_what_they_hold(tmp_path, monkeypatch):
+    pytest.importorskip("torchmetrics", reason="torchmetrics is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    files = []
+
+    def restored(prior, degradation, y, *_, **__):
+        files.append(file)
+        return Restoration(torch.zeros(len(y), 1, 1, 32, 32), Trace("dps"), 1.0)
+
+    monkeypatch.setattr(sweep, "restore", restored)
+    for name, bias in (("a.pth", 0.0), ("a.pth", 1.0), ("b.pth", 1.0)):
+        file, state = tmp_path / name, kernel_network_state(channels=1)
+        state["feature_extractor.0.bias"] += bias
+        with file.open("wb") as stream:  # by its name torch would write that name into it
+            torch.save(state, stream)
+        sweep.run_sweep(
+            tmp_path,
+            sweep.Sweep(["nonlinear_blur"], ["dps"], kernel_weights=str(file)),
+            load_prior("digits"),
+            ["digit:0"],
+            lambda name: read_image(name, (1, 32, 32)),
+            lpips=LPIPS.absent("not asked for"),
+        )
+    assert [file.name for file in files] == ["a.pth", "a.pth"]
+    assert len(list((tmp_path / "cells").glob("*.json"))) == 2

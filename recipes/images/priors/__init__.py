@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from recipes.images.priors.diffusers_prior import (
 from recipes.images.priors.digits import DIGITS_FILE, SIDE, load_digits_prior
 from recipes.images.priors.guided import load_guided_prior
 from recipes.images.priors.image_prior import ImagePrior
+from recipes.images.tensor_files import checksum
 
 __all__ = ["PRIOR_FORMS", "ImagePrior", "Told", "load_prior"]
 
@@ -88,7 +88,7 @@ def load_prior(
             raise PriorError(f"--size is a multiple of {config.stride} for {path}; found {side}")
         shape = (config.in_channels, side, side)
         preset = "ffhq-pixel" if config.model_channels < 256 else "imagenet-pixel"
-        told_apart = f"{_checksum(path)}, heads of {heads}"
+        told_apart = f"{checksum(path)}, heads of {heads}"
         return ImagePrior(path.stem, prior, shape, shape, preset, told_apart)
     if _REPOSITORY.fullmatch(name) and not path.suffix:
         repository = name.removeprefix("hub:")
@@ -98,15 +98,7 @@ def load_prior(
 
 def _digits(name: str, path: Path, device: torch.device | str) -> ImagePrior:
     shape, prior = (1, SIDE, SIDE), load_digits_prior(path, device)
-    return ImagePrior(name, prior, shape, shape, "digits", _checksum(path))
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return ImagePrior(name, prior, shape, shape, "digits", checksum(path))
 
 
 def _is_digits(path: Path) -> bool:
