@@ -26,27 +26,25 @@ def _signals(seconds: float) -> tuple[torch.Tensor, torch.Tensor]:
 def time_scoring(
     si_sdr_seconds: float, museval_seconds: float, repeats: int, device: str = "cpu"
 ) -> Iterator[Measurement]:
-    """SI-SDR improvement on the device, and museval on the CPU; a length of 0 leaves one out."""
-    if si_sdr_seconds > 0:
-        estimates, references = (x.to(device) for x in _signals(si_sdr_seconds))
-        mixture = references.sum(dim=0)
-        yield measure(
-            "scoring",
-            f"SI-SDR improvement, {si_sdr_seconds:g} s of {len(STEMS)} stems",
-            si_sdr_seconds,
-            lambda: score_windows(estimates, references, mixture),
-            repeats=repeats,
-            device=device,
-        )
-    if museval_seconds > 0:
-        guess, truth = (
-            {name: np.asarray(row) for name, row in zip(STEMS, signals, strict=True)}
-            for signals in _signals(museval_seconds)
-        )
-        yield measure(
-            "scoring",
-            f"museval, {museval_seconds:g} s of {len(STEMS)} stems",
-            museval_seconds,
-            lambda: bss_eval(guess, truth, SLAKH_RATE),
-            repeats=1,
-        )
+    """SI-SDR improvement on the device, and museval on the CPU."""
+    estimates, references = (x.to(device) for x in _signals(si_sdr_seconds))
+    mixture = references.sum(dim=0)
+    yield measure(
+        "scoring",
+        f"SI-SDR improvement, {si_sdr_seconds:g} s of {len(STEMS)} stems",
+        si_sdr_seconds,
+        lambda: score_windows(estimates, references, mixture),
+        repeats=repeats,
+        device=device,
+    )
+    guess, truth = (
+        {name: np.asarray(row) for name, row in zip(STEMS, signals, strict=True)}
+        for signals in _signals(museval_seconds)
+    )
+    yield measure(
+        "scoring",
+        f"museval, {museval_seconds:g} s of {len(STEMS)} stems",
+        museval_seconds,
+        lambda: bss_eval(guess, truth, SLAKH_RATE),
+        repeats=1,
+    )
