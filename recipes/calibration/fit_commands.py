@@ -88,6 +88,11 @@ def fit(
     torch.set_num_threads(1)
     parts, origin, identities = [], [], []
     for name, (identity, truth) in zip(which, sets):
+        if truth.shape[1] != len(loaded.stems):
+            raise click.UsageError(
+                f"{loaded.name} is fitted on sets of {len(loaded.stems)} stems here; {identity} "
+                f"has {truth.shape[1]}; fit on one or the other"
+            )
         own = parts_of(truth, seconds, loaded.rate)[:: 2 if name == "B" else 1][:pieces]
         parts += own
         origin += [name] * len(own)

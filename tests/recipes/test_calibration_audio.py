@@ -352,6 +352,8 @@ def test_a_prior_with_other_sounds_is_closed_where_the_set_has_none(tmp_path, mo
         assert result.exit_code == 0, result.output
         (entry,) = json.loads((tmp_path / "recalibration.json").read_text()).values()
         assert set(entry["spread"]) == {*STEMS, "other"} - ({"other"} if stems == 4 else set())
+    both = ["--set", tmp_path / "4.npz", "--set", tmp_path / "5.npz"]
+    assert "is fitted on sets of 4 stems here" in _refused("fit", "-n", prior, *both)
 
 
 def test_stems_can_be_drawn_from_the_prior_alone(tmp_path):
