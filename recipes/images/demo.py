@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from mgdm_audio.io.atomic import write_text
 from recipes.images.errors import ImageError
 from recipes.images.metrics import LPIPS, psnr
 from recipes.images.pictures import task_grid
@@ -69,11 +70,10 @@ def run_demo(
             "seconds": result.seconds,
             "trace": result.trace.to_dict(),
         }
-    out.mkdir(parents=True, exist_ok=True)
     task_grid(
         out / "demo.png", truth, parts, title="The library's default with the embedded digits prior"
     )
-    (out / "demo.json").write_text(json.dumps(record, indent=1))
+    write_text(out / "demo.json", json.dumps(record, indent=1))
     if report is not None:
         report("done", 1.0)
     return lines

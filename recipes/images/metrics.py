@@ -15,8 +15,6 @@ from recipes.images.errors import ImageError
 
 __all__ = ["LPIPS", "measure_words", "psnr", "ssim"]
 
-_BACKBONES = {"alex": "AlexNet", "vgg": "VGG-16", "squeeze": "SqueezeNet 1.1"}
-
 
 def _functional():
     try:
@@ -61,16 +59,11 @@ def ssim(
 class LPIPS:
     """Learned perceptual distance (Zhang et al. 2018), where its network can be had.
 
-    The weights of the backbone are fetched on the first use. Where that fails, :attr:`reason` says
+    AlexNet's weights are fetched on the first use. Where that fails, :attr:`reason` says
     why and every value is NaN.
-
-    Parameters
-    ----------
-    backbone : str
-        alex, vgg or squeeze.
     """
 
-    def __init__(self, backbone: str = "alex") -> None:
+    def __init__(self) -> None:
         self.reason: str | None = None
         self._net = None
         try:
@@ -78,16 +71,14 @@ class LPIPS:
 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                net = LearnedPerceptualImagePatchSimilarity(net_type=backbone)  # type: ignore[arg-type]
-            self._net = net.eval()
+                self._net = LearnedPerceptualImagePatchSimilarity(net_type="alex").eval()
         except ImportError as error:
             reason = str(error).splitlines()[0]
             self.reason = f"LPIPS is empty: it needs torchvision and torchmetrics ({reason})"
         except (OSError, RuntimeError) as error:  # no network; a download that broke off
             reason = (str(getattr(error, "reason", error)).splitlines() or ["no reason given"])[0]
             self.reason = (
-                f"LPIPS is empty: it needs torchvision's weights of "
-                f"{_BACKBONES.get(backbone, backbone)}, which are not in "
+                f"LPIPS is empty: it needs torchvision's weights of AlexNet, which are not in "
                 f"{Path(torch.hub.get_dir()) / 'checkpoints'} and could not be fetched ({reason}); "
                 f"they are fetched the first time that there is a network"
             )

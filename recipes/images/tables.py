@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mgdm_audio.io.atomic import replacing, write_text
 from recipes.images.pictures import gibbs_curves
 from recipes.images.tasks import TASKS
 
@@ -59,9 +60,8 @@ def write_tables(
 ) -> list[dict[str, Any]]:
     """table.csv, table.md and, where R was varied, gibbs.png."""
     lines = _summary(records)
-    folder.mkdir(parents=True, exist_ok=True)
     names = ["task", "sampler", "images", *(name for name, _, _ in COLUMNS), "note"]
-    with (folder / "table.csv").open("w", newline="") as file:
+    with replacing(folder / "table.csv") as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, names, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(lines)
@@ -69,7 +69,7 @@ def write_tables(
     if lpips_reason:
         notes.insert(0, f"- {lpips_reason}")
     parts = [_by_task(lines), _every_figure(lines), notes]
-    (folder / "table.md").write_text("\n\n".join("\n".join(p) for p in parts if p) + "\n")
+    write_text(folder / "table.md", "\n\n".join("\n".join(p) for p in parts if p) + "\n")
     curves: dict[str, dict[int, float]] = {}
     for line in lines:
         if line["gibbs"] is not None and math.isfinite(line["psnr_mean"]):

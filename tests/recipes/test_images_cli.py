@@ -328,6 +328,19 @@ def test_training_makes_a_prior_that_loads(tmp_path):
     restore(tmp_path, "digit:1", "-t", "sr4", "--prior", file)
 
 
+def test_a_training_that_cannot_be_written_leaves_the_prior_that_was_there(tmp_path, monkeypatch):
+    def full(state, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recipes.images.priors.digits.save_file", full)
+    file = tmp_path / "mine.safetensors"
+    file.write_text("an older one")
+    line = complaint("train-digits", "-o", file, "--steps", 1, "--batch", 2)
+    assert "No space left on device" in line
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["an older one"]
+
+
 def test_the_shipped_weights_are_small():
     assert DIGITS_FILE.stat().st_size < 2_000_000
 

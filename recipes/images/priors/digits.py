@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.priors import EDMPrior
 from mgdm_core.schedule import NoiseSchedule
@@ -104,8 +105,8 @@ def save_digits(network: DigitsNetwork, sigma_data: float, path: Path, note: str
         "sigma_data": repr(sigma_data),
         "note": note,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, path, metadata=meta)
+    with replacing(path) as partial:
+        save_file(state, partial, metadata=meta)
 
 
 def load_digits_prior(path: Path = DIGITS_FILE, device: torch.device | str = "cpu") -> EDMPrior:
