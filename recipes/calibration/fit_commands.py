@@ -23,6 +23,7 @@ from recipes.calibration.options import (
     set_option,
     shared_option,
     truths,
+    with_other,
 )
 from recipes.calibration.output import out_option, report
 from recipes.calibration.separations import SEPARATIONS, Separations, parts_of
@@ -50,7 +51,7 @@ def _kept(prior: str, truth: np.ndarray, out: Path) -> tuple[Separations, Spectr
     "which",
     multiple=True,
     help="Validation set to fit on: A, B, C or U, of B the even pieces; may be repeated  "
-    "[default: A and B, or U for a prior with other sounds]",
+    "[default: A and B, and U for a prior with a stem for other sounds, silent in A and B]",
 )
 @shared_option
 @cache_option
@@ -81,8 +82,11 @@ def fit(
     from recipes.calibration.fit import fit_plane, fit_spread, gains, share_coverage, store
 
     began, processor = time.perf_counter(), time.process_time()
-    which = which or (("U",) if OTHER in read_header(resolve(prior)).stems else ("A", "B"))
+    stems = read_header(resolve(prior)).stems
+    which = which or (("A", "B", "U") if OTHER in stems else ("A", "B"))
     sets = [truths(name, shared, cache) for name in which]
+    if any(truth.shape[1] == len(stems) for _, truth in sets):
+        sets = [(identity, with_other(truth, stems)) for identity, truth in sets]
     kept, spectral = _kept(prior, sets[0][1], out)
     loaded = kept.prior
     torch.set_num_threads(1)
@@ -113,11 +117,11 @@ def fit(
         return held
 
     spread = fit_spread(coverage, len(stems))
-    found = [gains(e, t, rate, spectral) for e, t in zip(estimates, parts)]
+    gained = [gains(e, t, rate, spectral) for e, t in zip(estimates, parts)]
     planes, rows = {}, []
     for k, stem in enumerate(stems):
         own = [
-            np.concatenate([gain.of(k) for gain, of in zip(found, origin) if of == name], 1)
+            np.concatenate([gain.of(k) for gain, of in zip(gained, origin) if of == name], 1)
             for name in dict.fromkeys(origin)
         ]
         count = sum(rows.shape[1] for rows in own)

@@ -23,6 +23,7 @@ __all__ = [
     "shared_option",
     "truths",
     "variants_option",
+    "with_other",
 ]
 
 set_option = click.option(
@@ -72,6 +73,13 @@ def truths(which: str, shared: Path, cache: Path | None) -> tuple[str, np.ndarra
 
     found = validation_set(which, shared, cache)
     return found.identity, found.stems
+
+
+def with_other(truth: np.ndarray, stems: tuple[str, ...]) -> np.ndarray:
+    """The stems of a set in a prior's order, silence for other sounds where the set has none."""
+    if OTHER in stems and truth.shape[1] == len(stems) - 1:
+        return np.insert(truth, stems.index(OTHER), 0, axis=1)
+    return truth
 
 
 def prior_for(name: str, truth: np.ndarray) -> WaveformPrior:

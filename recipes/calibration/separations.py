@@ -79,7 +79,8 @@ class Separations:
     ) -> tuple[Float[Array, "stems samples"], float]:
         """Separation of the sum of some stems, and the processor's seconds that it took."""
         mixture = truth.sum(0)
-        told = f"{self.prior.checksum} {sampling_settings()!r}".encode()
+        # A prior that was closed has the checksum of the open one.
+        told = f"{self.prior.checksum} {self.prior.stems} {sampling_settings()!r}".encode()
         path = self.folder / f"{hashlib.sha256(told + mixture.tobytes()).hexdigest()[:16]}.npz"
         if not path.exists():
             began = time.process_time()

@@ -352,7 +352,16 @@ def test_a_prior_with_other_sounds_is_closed_where_the_set_has_none(tmp_path, mo
         assert result.exit_code == 0, result.output
         (entry,) = json.loads((tmp_path / "recalibration.json").read_text()).values()
         assert set(entry["spread"]) == {*STEMS, "other"} - ({"other"} if stems == 4 else set())
-    both = ["--set", tmp_path / "4.npz", "--set", tmp_path / "5.npz"]
+    # Beside a set that has other sounds they are silent in it, for the open prior.
+    before = set((tmp_path / "separations").iterdir())
+    both = [option for stems in (4, 5) for option in ("--set", str(tmp_path / f"{stems}.npz"))]
+    given = ["fit", "-n", str(prior), *both, "--out", str(tmp_path / "both")]
+    result = CliRunner().invoke(main, given)
+    assert result.exit_code == 0, result.output
+    (entry,) = json.loads((tmp_path / "recalibration.json").read_text()).values()
+    assert set(entry["improvement"]) == {*STEMS, "other"}
+    assert len(set((tmp_path / "separations").iterdir()) - before) == 1
+    both = ["--set", tmp_path / "4.npz", "--set", tmp_path / "3.npz"]
     assert "is fitted on sets of 4 stems here" in _refused("fit", "-n", prior, *both)
 
 
