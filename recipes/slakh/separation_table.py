@@ -29,8 +29,9 @@ from mgdm_audio.io.atomic import write_text
 from mgdm_audio.io.reader import read
 from mgdm_audio.io.resampling import resample
 from mgdm_audio.metrics.silence import active_stem_improvement
-from mgdm_audio.priors.catalogue import resolve
-from mgdm_audio.priors.checkpoint.store import load_prior
+from mgdm_audio.priors.catalogue import load_prior, resolve
+from mgdm_audio.priors.checkpoint.store import read_header
+from mgdm_audio.priors.closed import is_closed_over
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.chunk_stream import ChunkStream
@@ -253,9 +254,14 @@ def main(
 ) -> None:
     """Print a table of SI-SDR improvements of every sampler on REFERENCES.
 
+    A prior with a stem for other sounds is told that there are none where REFERENCES has none.
+
     Names: any sampler (mgdm at its published setting), any preset (fast, balanced, paper).
     """
-    loaded = load_prior(resolve(prior), device=device, precision=precision)
+    path = resolve(prior)
+    there = {file.stem for file in references.iterdir()}
+    closed = is_closed_over(read_header(path).stems, sorted(there))
+    loaded = load_prior(path, device=device, precision=precision, closed=closed)
     if budget is None:
         budget = cost_of(sampling_settings(), loaded)
     names = [n.strip() for n in samplers.split(",") if n.strip()] or [*_EXTRA, *SAMPLERS]
@@ -269,7 +275,8 @@ def main(
     head = _head(loaded, budget, length)
     store = None if out is None else out.with_suffix(".json")
     question = {
-        "prior": loaded.checksum, "precision": loaded.precision, "references": references.name,
+        "prior": loaded.checksum, "stems": list(loaded.stems), "precision": loaded.precision,
+        "references": references.name,
         "sound": hashlib.sha256(truth.numpy().tobytes()).hexdigest()[:16], "seconds": length,
         "seed": seed, "budget": budget, "pooling": pooling,
     }  # fmt: skip

@@ -57,6 +57,24 @@ def test_posterior_samples_count(tiny):
     assert (one.settings.steps, four.settings.steps) == (8, 2)
 
 
+def test_a_prior_with_other_sounds_is_closed_where_the_references_have_none(tmp_path, references):
+    five = save_tiny_stems(tmp_path / "five.safetensors", name="five", stems=(*STEMS, "other"))
+    given = [
+        str(references),
+        "-n",
+        str(five),
+        "--samplers",
+        "fast",
+        "--out",
+        str(tmp_path / "t.md"),
+    ]
+    result = CliRunner().invoke(main, given)
+    assert result.exit_code == 0, result.output
+    held = json.loads((tmp_path / "t.json").read_text())
+    assert held["question"]["stems"] == list(STEMS)
+    assert all(set(row["improvement"]) == set(STEMS) for row in held["rows"])
+
+
 def shorter(sampling, prior):
     """Costs of all lengths below a sampler's own."""
     names = {f.name for f in fields(sampling.settings)}
