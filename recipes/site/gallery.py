@@ -101,7 +101,7 @@ def write_players(truth: Path, out: Path) -> list[dict]:
             mixture.mean(0),
             RATE,
         )
-        parts = {name: result.stems[name].numpy() for name in STEMS}
+        parts = {name: stem.numpy() for name, stem in result.stems.items()}
         _write_player(out, excerpt, parts, mixture.numpy(), result.residual.numpy())
         per_stem = dict(zip(STEMS, (float(v) for v in scores.per_stem)))
         rows.append({"name": excerpt.name, **per_stem, "mean": float(scores.mean)})
