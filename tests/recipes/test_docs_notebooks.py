@@ -60,7 +60,7 @@ def test_the_cells_of_a_notebook_run(path, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     if path.stem == "separate":
         assert (tmp_path / "listen.html").is_file()
-        assert len(names["several"].uncertainty) == 4
+        assert len(names["several"].uncertainty) == 5
     elif path.stem == "evaluate":
         assert "0 failed" in out
         assert (tmp_path / "run" / "results.parquet").is_file()
