@@ -159,7 +159,7 @@ def train(
     import torch
     from lightning.fabric.utilities import rank_zero_only
 
-    from recipes.music_prior.songs.song import RATE
+    from recipes.music_prior.songs.song import RATE, STEMS
     from recipes.music_prior.sound.stream import StreamSettings
     from recipes.music_prior.training.presets import preset
     from recipes.music_prior.training.train import train
@@ -187,6 +187,7 @@ def train(
     )  # some are played faster
     if cross_talk is not None:
         settings = replace(settings, corruption=replace(settings.corruption, cross_talk=cross_talk))
+    songs["other"] = settings.network.stems > len(STEMS)
     source, identity = segment_source(data_dir, seed=seed, split="train", **songs)
     origin = None
     if init is not None:
@@ -244,6 +245,9 @@ def export(checkpoint: Path, out: Path) -> None:
 @main.command()
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--segments", default=48, show_default=True, help="Segments of 6 s.")
+@click.option(
+    "--other", is_flag=True, help="A fifth stem: other instruments and voices in half of it."
+)
 @song_options
 def pack(out: Path, segments: int, data_dir: Path | None, **songs) -> None:
     """Render segments into shards, for training where nothing can be rendered."""

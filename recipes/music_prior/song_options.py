@@ -73,11 +73,6 @@ def song_options(command):
             help="Segments cut from each song, of 6 s or 5/4 of --crop.",
         ),
         click.option(
-            "--other",
-            is_flag=True,
-            help="A fifth stem: other instruments and voices in half of it.",
-        ),
-        click.option(
             "--strange",
             type=click.FloatRange(0, 1),
             default=1.0,

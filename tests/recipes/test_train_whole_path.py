@@ -63,7 +63,7 @@ def test_compose_render_train_resume_export_load(commands, tmp_path):
 
 
 def test_rehearsal_of_the_gpu_preset_from_packed_songs(commands, tmp_path):
-    commands("pack", "--out", tmp_path / "shards", "--segments", 4, "--workers", 0)
+    commands("pack", "--out", tmp_path / "shards", "--segments", 4, "--workers", 0, "--other")
     output = commands(
         *("train", "--out", tmp_path / "run", "--preset", "gpu-9min", "--dry", "--no-compile"),
         *("--data-dir", tmp_path / "shards"),
@@ -74,13 +74,15 @@ def test_rehearsal_of_the_gpu_preset_from_packed_songs(commands, tmp_path):
 def test_the_kit_trains_in_an_empty_folder_and_goes_on_from_its_pieces(tmp_path):
     """Its own code, instruments and library; without wheels, since this environment has them."""
     pytest.importorskip("fluidsynth", reason="rendering needs FluidSynth (libfluidsynth)")
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("voices need espeak-ng")
     from recipes.music_prior.training.kit import write_kit
 
     wave = 0.5 * np.sin(2 * np.pi * 220 * np.arange(22_050) / 22_050)
     soundfile.write(tmp_path / "tone.wav", wave, 22_050)
     (tmp_path / "tone.sfz").write_text("<region> sample=tone.wav pitch_keycenter=57")
     regions, font = read_sfz(tmp_path / "tone.sfz"), tmp_path / "font.sf2"
-    places = ((0, 0), (0, 25), (0, 33), (128, 0))
+    places = ((0, 0), (0, 25), (0, 33), (0, 48), (128, 0))
     write_sf2(font, [Instrument(f"{place}", *place, regions) for place in places])
     write_kit(tmp_path / "kit.tar.xz", (str(font),), wheels=())
     subprocess.run(["tar", "xf", tmp_path / "kit.tar.xz"], cwd=tmp_path, check=True)
@@ -93,6 +95,12 @@ def test_the_kit_trains_in_an_empty_folder_and_goes_on_from_its_pieces(tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    speaker = [tmp_path / "kit/bin/espeak-ng", "--version"]
+    there = {**where, "ESPEAK_DATA_PATH": str(tmp_path / "kit")}
+    told = subprocess.run(speaker, env=there, capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path / "kit/espeak-ng-data") in told
+    assert (tmp_path / "kit/espeak-ng-data/sv_dict").exists()
+    assert not (tmp_path / "kit/espeak-ng-data/ru_dict").exists()
     assert "saved step 3" in call("--stop-after", "3")
     pieces = sorted((tmp_path / "home").glob("last.pt.*"))
     assert pieces

@@ -18,7 +18,7 @@ from recipes.music_prior.songs.song import Note, SongError, Track
 
 RATE = 22_050  # espeak-ng's own
 _SIZE, _HOP, _LIFTER = 1024, 256, 56
-_LANGUAGES = (
+LANGUAGES = (
     "en-us", "en-gb", "de", "fr-fr", "es", "it", "pt-br", "sv", "nl", "pl", "cs", "fi", "hu", "ro",
 )  # fmt: skip
 _VARIANTS = (
@@ -70,7 +70,7 @@ def draw_voice(rng: np.random.Generator, split: str) -> Voice:
     """Draw a voice of a split."""
     held_out = _VARIANTS[3::HELD_OUT_ONE_IN]
     variants = held_out if split == "valid" else [v for v in _VARIANTS if v not in held_out]
-    language = _LANGUAGES[int(rng.integers(len(_LANGUAGES)))]
+    language = LANGUAGES[int(rng.integers(len(LANGUAGES)))]
     variant = variants[int(rng.integers(len(variants)))]
     return Voice(f"{language}+{variant}", int(rng.integers(20, 80)), int(rng.integers(110, 200)))
 

@@ -21,6 +21,7 @@ from recipes.music_prior.song_options import music_options
 from recipes.music_prior.songs.midi_songs import scan
 from recipes.music_prior.sound.sf3 import shrink
 from recipes.music_prior.sound.soundfonts import find_soundfonts
+from recipes.music_prior.sound.voices import LANGUAGES
 from recipes.music_prior.training.checkpoints import read_checkpoint
 from recipes.music_prior.training.export import read_network
 
@@ -45,6 +46,7 @@ if [ ! -d "$here/site" ] && compgen -G "$here/wheels/*.whl" > /dev/null; then
 fi
 export MGDM_FLUIDSYNTH=$(echo "$here"/lib/libfluidsynth.so.*)
 export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+export PATH="$here/bin:$PATH" ESPEAK_DATA_PATH="$here"
 mkdir -p "$here/run"
 if compgen -G "$here/last.pt.*" > /dev/null; then cat "$here"/last.pt.* > "$here/run/last.pt"; fi
 fonts=()
@@ -122,18 +124,19 @@ def write_kit(
     Raises
     ------
     MGDMError
-        Where the FluidSynth library is missing, a wheel cannot be had, or no training goes on from
-        ``init``.
+        Where the FluidSynth library or espeak-ng is missing, a wheel cannot be had, or no training
+        goes on from ``init``.
     """
     if init is not None:
         read_network(init)  # what the run would refuse there is refused here
     with tempfile.TemporaryDirectory() as place:
         kit = Path(place) / "kit"
-        for name in ("lib", "banks", "wheels"):
+        for name in ("bin", "lib", "banks", "wheels"):
             (kit / name).mkdir(parents=True)
         (kit / "run.sh").write_text(_RUN, encoding="utf-8")
         _add_code(kit / "code")
         _add_library(kit / "lib")
+        _add_voices(kit)
         _add_wheels(kit / "wheels", python, wheels)
         fonts = find_soundfonts(soundfonts)
         with ProcessPoolExecutor() as pool:
@@ -164,10 +167,32 @@ def _add_library(folder: Path) -> None:
     told = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
     found = re.search(rf"{re.escape(name)} .*=> (\S+)", told)
     assert found is not None
-    needed = subprocess.run(["ldd", found[1]], capture_output=True, text=True, check=True).stdout
-    for library in (found[1], *re.findall(r"=> (/\S+)", needed)):
+    shutil.copy(found[1], folder / Path(found[1]).name)
+    _add_needed(found[1], folder)
+
+
+def _add_needed(binary: str, folder: Path) -> None:
+    needed = subprocess.run(["ldd", binary], capture_output=True, text=True, check=True).stdout
+    for library in re.findall(r"=> (/\S+)", needed):
         if not _OWN.match(Path(library).name):
             shutil.copy(library, folder / Path(library).name)
+
+
+def _add_voices(kit: Path) -> None:
+    """espeak-ng, its libraries, and of its languages those that sing here."""
+    speaker = shutil.which("espeak-ng")
+    if speaker is None:
+        raise MGDMError("no espeak-ng to pack; run `apt-get install espeak-ng`")
+    shutil.copy(speaker, kit / "bin" / "espeak-ng")
+    _add_needed(speaker, kit / "lib")
+    told = subprocess.run([speaker, "--version"], capture_output=True, text=True, check=True).stdout
+    data = Path(told.rpartition("Data at:")[2].strip())
+    spoken = {language.split("-")[0] for language in LANGUAGES}
+
+    def unspoken(folder: str, names: list[str]) -> list[str]:
+        return [n for n in names if n.endswith("_dict") and n.removesuffix("_dict") not in spoken]
+
+    shutil.copytree(data, kit / "espeak-ng-data", ignore=unspoken)
 
 
 def _add_wheels(folder: Path, python: str, names: tuple[str, ...]) -> None:
