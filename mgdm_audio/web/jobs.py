@@ -39,6 +39,7 @@ class Job:
     channels: int
     state: str = "ready"
     preset: str = ""
+    closed: bool = False
     stems: tuple[str, ...] = ()
     share: float = 0.0
     began: float = 0.0

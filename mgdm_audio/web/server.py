@@ -28,6 +28,7 @@ from starlette.templating import Jinja2Templates
 
 from mgdm_audio.compute.speed import duration_words
 from mgdm_audio.errors import display_name
+from mgdm_audio.priors.closed import OTHER
 from mgdm_audio.web.jobs import ACTIVE, Job, JobQueue
 from mgdm_audio.web.settings import WebSettings
 from mgdm_audio.web.work import check_upload, separating
@@ -167,12 +168,14 @@ class _Pages:
         job = self._job(request)
         async with request.form(max_files=0, max_fields=20) as form:
             preset = str(form.get("preset", ""))
-            stems = tuple(stem for stem in self.stems if stem in form.getlist("stems"))
+            closed = OTHER in self.stems and bool(form.get("closed"))
+            asked = set(form.getlist("stems")) - ({OTHER} if closed else set())
+        stems = tuple(stem for stem in self.stems if stem in asked)
         if preset not in _PRESETS or not stems:
             return self._card(request, job, "Choose at least one stem.")
         if job.state in (*ACTIVE, "done"):
             return self._card(request, job)
-        job.preset, job.stems = preset, stems
+        job.preset, job.stems, job.closed = preset, stems, closed
         self.queue.submit(job)
         return self._card(request, job)
 
@@ -228,6 +231,7 @@ class _Pages:
             "base": f"/s/{request.path_params['session']}",
             "stems": self.stems,
             "presets": _PRESETS,
+            "other": OTHER,
             "settings": self.settings,
             "queue": self.queue,
             "active": ACTIVE,

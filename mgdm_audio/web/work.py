@@ -10,6 +10,7 @@ from pathlib import Path
 from mgdm_audio.errors import AudioError, display_name
 from mgdm_audio.io.decoders import AudioInfo
 from mgdm_audio.priors.catalogue import load_prior
+from mgdm_audio.priors.closed import OTHER, closed_prior
 from mgdm_audio.reports.listening_page import PageOptions
 from mgdm_audio.reports.listening_page.track import write_track_page
 from mgdm_audio.sampling.presets import sampling_settings
@@ -49,7 +50,11 @@ def check_upload(path: Path, name: str, settings: WebSettings, stems: tuple[str,
 
 
 def _request(
-    source: Path, known: tuple[str, ...], preset: str, stems: tuple[str, ...] = ()
+    source: Path,
+    known: tuple[str, ...],
+    preset: str,
+    stems: tuple[str, ...] = (),
+    closed: bool = False,
 ) -> SeparateRequest:
     return SeparateRequest(
         inputs=(str(source),),
@@ -59,6 +64,7 @@ def _request(
         sampling=sampling_settings(preset),
         choice=OutputChoice.of(known, stems=list(stems) or None),
         template="{stem}.{ext}",
+        closed=closed,
         existing="overwrite",
     )
 
@@ -74,10 +80,11 @@ def separating(
         def separate(job: Job, progress: Callable[[float], bool]) -> None:
             job.notes.clear()
             out = job.folder / "out"
-            request = _request(job.source, prior.stems, job.preset, job.stems)
+            used = closed_prior(prior, [OTHER]) if job.closed else prior
+            request = _request(job.source, used.stems, job.preset, job.stems, job.closed)
             planned = plan_jobs(request).jobs[0]
             planned = replace(planned, track=Path(job.name).stem or job.name)
-            separator = Separator(prior, request.sampling, on_note=job.notes.append)
+            separator = Separator(used, request.sampling, on_note=job.notes.append)
             run_job(separator, planned, request, progress, job.notes.append)
             page = write_track_page(
                 out / "listen.html", planned.record, job.source, PageOptions(overwrite=True)

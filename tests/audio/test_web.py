@@ -3,7 +3,7 @@
 import pytest
 import soundfile as sf
 
-from tests.audio.tiny_stems_prior import STEMS, song
+from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
 
 pytest.importorskip("starlette", reason="starlette is in the extra web")
 pytest.importorskip("httpx2", reason="starlette's test client needs it")
@@ -55,6 +55,30 @@ def test_only_listed_files_are_served(client, job, tmp_path):
     for name in ("input.wav", "..%2f..%2fsecret", "../../secret", "%2e%2e/secret", "secret"):
         assert client.get(f"{job}/files/{name}").status_code in (404, 405)
     assert client.get("/static/..%2fserver.py").status_code == 404
+
+
+def test_where_nothing_else_plays_there_is_no_stem_for_it(tmp_path):
+    prior = save_tiny_stems(tmp_path / "five.safetensors", stems=(*STEMS, "other"))
+    settings = WebSettings(tmp_path / "web", prior=str(prior), devices=("cpu",))
+    sf.write(tmp_path / "a.wav", song(1.0, 22_050, 1).T, 22_050)
+    app = create_app(
+        settings, (*STEMS, "other"), lambda preset: {"real_time_factor": 1.0, "memory": 1}
+    )
+    with TestClient(app) as client:
+        session = client.get("/", follow_redirects=False).headers["location"]
+        with (tmp_path / "a.wav").open("rb") as file:
+            text = client.post(f"{session}/upload", files={"file": ("a.wav", file)}).text
+        assert "nothing else plays" in text
+        job = session + text.split(f'"{session}')[1].split('/start"')[0]
+        asked = {"preset": "fast", "closed": "1", "stems": "other"}
+        assert "Choose at least one stem" in client.post(f"{job}/start", data=asked).text
+        client.post(f"{job}/start", data={**asked, "stems": [*STEMS, "other"]})
+        while "Done" not in (text := client.get(job).text):
+            assert "failed" not in text
+        assert client.get(f"{job}/files/other.wav").status_code == 404
+        record = client.get(f"{job}/files/mgdm.json").json()
+    assert record["stems"] == [*STEMS, "residual"]
+    assert record["identity"]["closed"] is True
 
 
 def test_a_session_sees_only_its_own(client, job):
