@@ -138,7 +138,7 @@ def test_a_stream_pools_what_was_recorded(tmp_path, monkeypatch, count, shift):
 
     monkeypatch.setattr(stem_sampler, "pool_shares", watched)
     monkeypatch.setattr(stem_sampler, "sample", run)
-    sampler = StemSampler(prior, replace(PRESETS["fast"], chunk=6.0))
+    sampler = StemSampler(prior, replace(PRESETS["balanced"], chunk=6.0))
     pieces = ChunkStream(sampler, 0, count, shift=shift).push(0.1 * _noise(count))
     assert sum(piece.shape[-1] for piece in pieces) == count
     if count == 1:  # silent about its mean, so not sampled
