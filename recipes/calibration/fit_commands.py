@@ -182,15 +182,15 @@ def expected(
     identity, truth = truths(which, shared, cache)
     kept, spectral = _kept(prior, truth, out)
     loaded = kept.prior
+    parts = parts_of(truth, seconds, loaded.rate)[:pieces][odd :: 1 + odd]
+    if not parts:
+        raise click.UsageError("there is no odd piece; take more of them, or shorter ones")
     fitted = recalibration(loaded.checksum)
     if fitted is None:
         raise click.UsageError(
             f"nothing was fitted for {loaded.name}; run python -m recipes.calibration fit first"
         )
     torch.set_num_threads(1)
-    parts = parts_of(truth, seconds, loaded.rate)[:pieces][odd :: 1 + odd]
-    if not parts:
-        raise click.UsageError("there is no odd piece; take more of them, or shorter ones")
     found = [gains(kept.of(p)[0], p, loaded.rate, spectral) for p in parts]
     for k, stem in enumerate(loaded.stems):
         if not any(gain.counts[k].any() for gain in found):
