@@ -224,7 +224,7 @@ def test_chromium_opens_it_without_an_error(page, tmp_path):
     assert _console(chromium, bad, tmp_path / "bad.png") != []
     assert _console(chromium, page, shot) == []
     picture = np.asarray(Image.open(shot).convert("L"), float)
-    assert picture.shape == (4000, 1200)
+    assert picture.shape == (8000, 1200)
     assert (picture[:600] < 100).mean() > 0.005  # there is text
     colours = np.asarray(Image.open(shot).convert("RGB"), float).std(axis=2)
     assert (colours > 30).mean() > 0.01  # and there are pictures
@@ -239,7 +239,7 @@ def _console(chromium: str, page: Path, shot: Path) -> list[str]:
             "--no-sandbox",
             "--disable-gpu",
             "--hide-scrollbars",
-            "--window-size=1200,4000",
+            "--window-size=1200,8000",
             "--virtual-time-budget=10000",
             "--enable-logging=stderr",
             f"--user-data-dir={shot.with_suffix('')}",
