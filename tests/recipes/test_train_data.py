@@ -57,6 +57,12 @@ class TestPool:
         pool.close()
         np.testing.assert_allclose(pool.get(20), Tones().item(20), atol=1e-4)
 
+    def test_segments_of_other_stems_than_the_network_has_are_refused(self, tmp_path):
+        pool = SegmentPool(Tones(), DataSettings(window=10, initial=4), tmp_path, stems=5)
+        with pytest.raises(MGDMError, match="the network has 5 stems, the segments 4"):
+            pool.need(0, 4)
+        pool.close()
+
     def test_failure_of_the_renderer_reaches_the_trainer(self, tmp_path):
         class Broken(Tones):
             def stream(self, start):

@@ -261,6 +261,11 @@ class SegmentPool:
                     next(stream)
                     position += 1
                 item = next(stream)
+                if len(item) != self.ring.shape[1]:
+                    raise MGDMError(
+                        f"the network has {self.ring.shape[1]} stems, the segments {len(item)}; "
+                        f"pack them anew with or without --other, or take another preset"
+                    )
                 position += 1
                 slot = number % self.slots
                 limit = np.iinfo(np.int16)

@@ -115,13 +115,14 @@ _NEAR_THE_MIXTURE = CorruptionSettings(
     blind=0.9,
 )
 
-_OPEN = replace(_NEAR_THE_MIXTURE, diffusion=0.25, told_absent=0.5)
+_TOLD = replace(_NEAR_THE_MIXTURE, told_absent=0.5)
+_OPEN = replace(_TOLD, diffusion=0.25)
 
 _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 
-# The bundled prior's network but for its fifth stem: fewer parameters than the next, and better
-# per hour.
+# Fewer parameters than the next, better per hour; with a fifth stem the bundled prior's network.
 _PITCH = replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6, pitch_width=64)
+_PITCH_OPEN = replace(_PITCH, stems=5)
 
 # The trunk with room, for tens of core-hours: its matrix products are what a processor does best.
 _DUAL = DualPathConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
@@ -160,11 +161,7 @@ PRESETS: dict[str, TrainSettings] = {
     # The bundled prior; goes on from "cpu-4096-pitch-64". Every state is near the mixture, since
     # no other is separated.
     "cpu-4096-pitch-64-open": replace(
-        _CPU,
-        network=replace(_PITCH, stems=5),
-        bin_share=0.15,
-        decibels=0.3,
-        corruption=replace(_OPEN, diffusion=0.0),
+        _CPU, network=_PITCH_OPEN, bin_share=0.15, decibels=0.3, corruption=_TOLD
     ),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
@@ -178,10 +175,10 @@ PRESETS: dict[str, TrainSettings] = {
     # For the kit: one call of ten minutes on a large GPU, renderers on its other cores; goes on
     # from the bundled prior.
     "gpu-9min": TrainSettings(
-        network=replace(_PITCH, stems=5),
+        network=_PITCH_OPEN,
         bin_share=0.15,
         decibels=0.3,
-        corruption=replace(_OPEN, diffusion=0.0),
+        corruption=_TOLD,
         data=DataSettings(batch=64, window=4096, initial=512, items_per_step=4.0),
         steps=3_000,
         warmup_steps=100,
