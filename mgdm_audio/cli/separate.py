@@ -61,8 +61,10 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 )
 @click.option("--two-stems", metavar="STEM", help="Write one stem and the input minus it.")
 @click.option("--stems", metavar="A,B", help="Write these stems only.")
+@click.option("--without", multiple=True, metavar="STEM",
+              help="The recordings hold none of it; may be given several times.")  # fmt: skip
 @click.option("--closed", is_flag=True,
-              help="The recordings hold nothing for a stem other.")  # fmt: skip
+              help="The same as --without other: nothing but the named stems plays.")  # fmt: skip
 @click.option("--float32", is_flag=True, help="Samples: 32-bit float [default].")
 @click.option("--int24", is_flag=True, help="Samples: 24-bit integer.")
 @click.option("--int16", is_flag=True, help="Samples: 16-bit integer.")
@@ -177,7 +179,7 @@ def main(
 def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
     from mgdm_audio.priors.catalogue import canonical_name, resolve
     from mgdm_audio.priors.checkpoint.store import read_header
-    from mgdm_audio.priors.closed import OTHER
+    from mgdm_audio.priors.closed import OTHER, stems_told
     from mgdm_audio.sampling.presets import sampling_settings, usual_preset
     from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 
@@ -205,14 +207,14 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
         )
     if given["resume"] and given["overwrite"]:
         raise click.UsageError("--resume keeps files and --overwrite replaces them; choose one")
-    stems = header.stems
-    if given["closed"]:
-        if OTHER not in stems:
-            raise click.UsageError(
-                f"--closed leaves out the stem {OTHER}; {header.name or path.stem} has the stems "
-                f"{', '.join(stems)}"
-            )
-        stems = tuple(stem for stem in stems if stem != OTHER)
+    if given["closed"] and OTHER not in header.stems:
+        raise click.UsageError(
+            f"--closed leaves out the stem {OTHER}; {header.name or path.stem} has the stems "
+            f"{', '.join(header.stems)}"
+        )
+    lacking = (*given["without"], *([OTHER] if given["closed"] else []))
+    stems = stems_told(header, lacking)
+    without = tuple(stem for stem in header.stems if stem not in stems)
     wanted = given["stems"]
     request = SeparateRequest(
         inputs=tuple(given["inputs"]),
@@ -223,12 +225,13 @@ def _request(given: dict[str, Any]) -> tuple[SeparateRequest, PriorHeader]:
         sampling=sampling,
         choice=OutputChoice.of(
             stems,
+            without=without,
             stems=None if wanted is None else [s.strip() for s in wanted.split(",") if s.strip()],
             two_stems=given["two_stems"],
             residual=not given["no_residual"],
             format=output,
         ),
-        closed=given["closed"],
+        without=without,
         template=given["filename"],
         recursive=given["recursive"],
         seed=given["seed"],
@@ -315,7 +318,7 @@ def _warn_if_slow(
     from mgdm_audio.sampling.cost import count_evaluations
 
     sampling = request.sampling
-    count = len(header.stems) - request.closed
+    count = len(header.stems) - len(request.without)
     evaluations, vjps = count_evaluations(sampling, header.levels.schedule(), count)
     if yes or (evaluations + 2 * vjps) * sampling.runs * sampling.shifts <= _CHEAP:
         return

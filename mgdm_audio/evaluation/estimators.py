@@ -143,10 +143,12 @@ class PretrainedSpec:
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`."""
         from mgdm_audio.priors.catalogue import load_prior
+        from mgdm_audio.priors.closed import OTHER
         from mgdm_audio.sampling.cost import count_evaluations
         from mgdm_audio.separation.separator import Separator
 
-        prior = load_prior(self.prior, device=device, precision=self.precision, closed=self.closed)
+        without = (OTHER,) if self.closed else ()
+        prior = load_prior(self.prior, device=device, precision=self.precision, without=without)
         costs: dict[Variant, tuple[float, float]] = {}
 
         def estimate(job: Job) -> Estimates:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors import hub
 from mgdm_audio.priors.checkpoint import store
 from mgdm_audio.priors.checkpoint.layout import read_layout
-from mgdm_audio.priors.closed import OTHER, closed_prior
+from mgdm_audio.priors.closed import closed_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 
 __all__ = [
@@ -280,7 +280,7 @@ def load_prior(
     *,
     device: str | torch.device = "auto",
     precision: str = "auto",
-    closed: bool = False,
+    without: Sequence[str] = (),
 ) -> WaveformPrior:
     """Load a prior by name, path or address.
 
@@ -291,9 +291,9 @@ def load_prior(
     device, precision
         As for :class:`~mgdm_audio.priors.waveform_prior.WaveformPrior`; ``"auto"`` takes CUDA,
         then MPS, then the CPU.
-    closed : bool
-        Whether recordings hold nothing but the named classes: the stem ``other`` is known to be
-        silent, and the prior is one of the stems that remain.
+    without : sequence of str
+        Stems that recordings are known not to hold, such as ``("other",)`` where nothing but the
+        named classes plays: the prior is told so, and is one of the stems that remain.
 
     Raises
     ------
@@ -302,7 +302,7 @@ def load_prior(
     """
     where = resolve_device(device)
     prior = store.load_prior(resolve(name_or_path), device=where, precision=precision)
-    return closed_prior(prior, [OTHER]) if closed else prior
+    return closed_prior(prior, without) if without else prior
 
 
 def _checked(entry: PriorEntry) -> Path:

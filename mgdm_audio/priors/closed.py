@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from mgdm_audio.priors.checkpoint.header import PriorHeader
 from mgdm_audio.priors.ensemble import Ensemble
-from mgdm_audio.priors.spectral_network import SpectralNetwork
+from mgdm_audio.priors.networks import read_config
+from mgdm_audio.priors.spectral_network import SpectralConfig, SpectralNetwork
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrior
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["OTHER", "ClosedNetwork", "closed_prior", "is_closed_over"]
+__all__ = ["OTHER", "ClosedNetwork", "closed_prior", "is_closed_over", "stems_told"]
 
 OTHER = "other"  # the stem that holds what is none of the others
 
@@ -22,6 +24,50 @@ OTHER = "other"  # the stem that holds what is none of the others
 def is_closed_over(stems: Sequence[str], wanted: Sequence[str]) -> bool:
     """Whether a prior has a stem for other sounds, and what is to be separated has none."""
     return OTHER in stems and OTHER not in wanted
+
+
+def stems_told(header: PriorHeader, without: Sequence[str]) -> tuple[str, ...]:
+    """Stems that the prior of this file has once it is told, by :func:`closed_prior`'s rules.
+
+    Raises
+    ------
+    SettingsError
+        As there, before anything is loaded.
+    """
+    left = _left(header.stems, without)
+    config = read_config(header.network, header.config)
+    if without and not isinstance(config, SpectralConfig):
+        raise _cannot_be_told(header.name, header.network)
+    return left
+
+
+def _left(stems: Sequence[str], without: Sequence[str]) -> tuple[str, ...]:
+    """Stems that recordings may hold, in their order."""
+    if isinstance(without, str):
+        raise SettingsError(
+            f"stems that recordings lack are a tuple of names, such as ({OTHER!r},); "
+            f"found {without!r}"
+        )
+    unknown = [stem for stem in dict.fromkeys(without) if stem not in stems]
+    if unknown:
+        raise SettingsError(
+            f"recordings can be without stems of the prior, which are {', '.join(stems)}; "
+            f"found {', '.join(map(repr, unknown))}"
+        )
+    left = tuple(stem for stem in stems if stem not in without)
+    if without and len(left) < 2:
+        raise SettingsError(
+            f"at least two stems must remain, to be told apart; "
+            f"found {f'{left[0]} alone' if left else 'none'}; name fewer that recordings lack"
+        )
+    return left
+
+
+def _cannot_be_told(name: str, kind: str) -> SettingsError:
+    return SettingsError(
+        f"a network on spectra can be told which stems are silent; {name or 'this prior'} has a "
+        f"{kind}; separate all its stems"
+    )
 
 
 class ClosedNetwork(nn.Module):
@@ -59,36 +105,31 @@ class ClosedNetwork(nn.Module):
         return self.denoise_with_mask(x, sigma)[0]
 
 
-def closed_prior(prior: WaveformPrior, silent: Sequence[str]) -> SpectralWaveformPrior:
+def closed_prior(prior: WaveformPrior, without: Sequence[str]) -> SpectralWaveformPrior:
     """Return a prior of the same network in which some stems are known to be silent.
 
     Parameters
     ----------
-    silent : sequence of str
-        Stems that the recordings do not hold; the prior that is returned does not have them.
+    without : sequence of str
+        Stems that the recordings do not hold; the prior that is returned does not have them, and
+        keeps their names in its own ``without``. Naming one twice says no more.
 
     Raises
     ------
     SettingsError
-        If the prior lacks one of them, none would remain, or its network cannot be told.
+        If the prior lacks one of them, fewer than two would remain, or its network cannot be told.
     """
-    unknown = sorted(set(silent) - set(prior.stems))
-    if unknown:
-        raise SettingsError(
-            f"only stems of the prior can be silent; it has {list(prior.stems)}, found {unknown}"
-        )
-    kept = [i for i, stem in enumerate(prior.stems) if stem not in silent]
-    if not kept:
-        raise SettingsError("at least one stem must not be silent; found all of them")
+    left = _left(prior.stems, without)
     network = prior.network
+    kept = torch.tensor([prior.stems.index(stem) for stem in left], device=prior.device)
+    if isinstance(network, ClosedNetwork):  # told of some before
+        network, kept = network.network, network.kept[kept]
     if not isinstance(prior, SpectralWaveformPrior) or not isinstance(
         network, SpectralNetwork | Ensemble
     ):
-        raise SettingsError(
-            f"a network on spectra can be told which stems are silent; "
-            f"{prior.name or 'this prior'} has a {type(network).__name__}"
-        )
+        raise _cannot_be_told(prior.name, prior.kind or type(network).__name__)
     closed = copy.copy(prior)
-    closed.network = ClosedNetwork(network, torch.tensor(kept, device=prior.device)).eval()
-    closed.stems = tuple(prior.stems[i] for i in kept)
+    closed.network = ClosedNetwork(network, kept).eval()
+    closed.without = (*prior.without, *(stem for stem in prior.stems if stem in without))
+    closed.stems = left
     return closed

@@ -57,6 +57,9 @@ class WaveformPrior:
     ----------
     schedule : NoiseSchedule
         The levels 0..T, alpha 1 throughout.
+    without : tuple of str
+        Stems of the network that recordings are known not to hold, which :attr:`stems` leaves out
+        (:func:`mgdm_audio.priors.closed.closed_prior`).
 
     Raises
     ------
@@ -86,6 +89,7 @@ class WaveformPrior:
             raise SettingsError(f"stems are different, non-empty names; found {list(self.stems)}")
         if rate < 1 or window < 1:
             raise SettingsError(f"rate and window must be positive; found {rate} and {window}")
+        self.without: tuple[str, ...] = ()
         self.rate = rate
         self.window = window
         self.name = name

@@ -41,7 +41,7 @@ def estimate(request: SeparateRequest, files: Sequence[AudioInfo]) -> Estimate:
     known = [info for info in files if info.seconds]
     audio = sum(info.seconds or 0.0 for info in known)
     prior = load_prior(
-        request.prior, device=request.device, precision=request.precision, closed=request.closed
+        request.prior, device=request.device, precision=request.precision, without=request.without
     )
     sampler = StemSampler(prior, request.sampling, batch_size=request.batch_size)
     sizes = [

@@ -47,7 +47,7 @@ class SeparationWork:
         """Load the prior; see :class:`mgdm_audio.compute.engines.Work`."""
         request = self.request
         prior = load_prior(
-            request.prior, device=device, precision=request.precision, closed=request.closed
+            request.prior, device=device, precision=request.precision, without=request.without
         )
 
         def separate(job: FileJob) -> FileResult:

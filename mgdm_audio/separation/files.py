@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mgdm_audio.io.encoders import OutputFormat
 from mgdm_audio.io.json_text import json_text
 from mgdm_audio.io.reader import open_blocks, probe, spooled
 from mgdm_audio.io.stem_writer import StemWriter, clip_reports, common_gain
+from mgdm_audio.priors.closed import closed_prior
 from mgdm_audio.sampling.level import SILENCE, Level
 from mgdm_audio.sampling.presets import DEFAULT_PRESET
 from mgdm_audio.separation.confidence import Confidence
@@ -42,6 +43,7 @@ def separate_file(
     preset: str = DEFAULT_PRESET,
     stems: tuple[str, ...] | None = None,
     two_stems: str | None = None,
+    without: Sequence[str] = (),
     format: str | OutputFormat = "wav",
     seed: int = 0,
     overwrite: bool = False,
@@ -57,6 +59,9 @@ def separate_file(
         Loaded before; by default the bundled prior's with ``preset``.
     stems, two_stems
         Only these stems, or one stem and the input minus it.
+    without
+        Stems of the prior that the recording is known not to hold: the prior is told so, and they
+        are not written. Also where the separator was told of others before.
     format : str or OutputFormat
         ``"wav"`` (32-bit float), ``"flac"`` (24-bit), ``"mp3"``, or the details.
     overwrite : bool
@@ -70,6 +75,13 @@ def separate_file(
         In one line; nothing is left behind.
     """
     used = Separator.from_pretrained(preset=preset) if separator is None else separator
+    if without:
+        used = Separator(
+            closed_prior(used.prior, without),
+            used.sampling,
+            batch_size=used.batch_size,
+            on_note=used.on_note,
+        )
     request = SeparateRequest(
         inputs=(os.fspath(source),),
         out=Path(out),
@@ -78,10 +90,12 @@ def separate_file(
         sampling=used.sampling,
         choice=OutputChoice.of(
             used.stems,
+            without=used.prior.without,
             stems=stems,
             two_stems=two_stems,
             format=format if isinstance(format, OutputFormat) else OutputFormat(format),
         ),
+        without=used.prior.without,
         seed=seed,
         existing="overwrite" if overwrite else "refuse",
     )

@@ -65,7 +65,7 @@ def identity(
         "sampling": settings_as_json(request.sampling),
         "seed": request.seed,
         "stems": list(request.choice.names),
-        "closed": request.closed,
+        "without": sorted(request.without),
         "format": settings_as_json(request.choice.format),
         "raw": request.raw,
         "save_samples": request.save_samples,

@@ -45,23 +45,35 @@ class OutputChoice:
         cls,
         known: Sequence[str],
         *,
+        without: Sequence[str] = (),
         stems: Sequence[str] | None = None,
         two_stems: str | None = None,
         residual: bool = True,
         format: OutputFormat | None = None,
     ) -> OutputChoice:
-        """Check names against the prior's stems.
+        """Check names against the stems that the prior separates.
+
+        Parameters
+        ----------
+        without : sequence of str
+            Its stems that recordings are known not to hold, which ``known`` leaves out.
 
         Raises
         ------
         SettingsError
-            For a stem that the prior does not have, listing those that it has.
+            For a stem that the prior does not have, listing those that it has, or that recordings
+            do not hold.
         """
         output = format if format is not None else OutputFormat()
         if stems is not None and two_stems is not None:
             raise SettingsError("choose either some stems or one stem and its complement, not both")
         wanted = [two_stems] if two_stems is not None else list(known if stems is None else stems)
         for name in wanted:
+            if name in without:
+                raise SettingsError(
+                    f"a stem that recordings are said to be without is not written; found "
+                    f"{name!r}; choose another of {', '.join(known)}, or leave out saying so"
+                )
             if name not in known:
                 raise SettingsError(f"this prior has the stems {', '.join(known)}; found {name!r}")
         if not wanted or len(set(wanted)) != len(wanted):
@@ -87,8 +99,8 @@ class SeparateRequest:
         The checkpoint, the same on every machine.
     prior_name : str
         For ``{prior}``.
-    closed : bool
-        Whether the inputs are known to hold nothing for the prior's stem ``other``.
+    without : tuple of str
+        Stems of the prior that the inputs are known not to hold.
     template : str
         See :func:`mgdm_audio.separation.file_plan.check_template`.
     recursive : bool
@@ -119,7 +131,7 @@ class SeparateRequest:
     prior_name: str
     sampling: SamplingSettings
     choice: OutputChoice
-    closed: bool = False
+    without: tuple[str, ...] = ()
     template: str = DEFAULT_TEMPLATE
     recursive: bool = False
     seed: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numbers
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ class Separator:
         sampler: str | None = None,
         settings: Mapping[str, Any] | None = None,
         batch_size: int = 4,
-        closed: bool = False,
+        without: Sequence[str] = (),
         **fields: Any,
     ) -> Separator:
         """Load a prior by name (``mgdm-models list``) or path.
@@ -109,15 +109,16 @@ class Separator:
         preset, sampler, settings
             See :func:`mgdm_audio.sampling.presets.sampling_settings`, ``settings`` being its
             ``changes``: Python values stay what they are, text is read as on the command line.
-        closed
-            Whether recordings hold nothing for the prior's stem ``other``.
+        without
+            Stems of the prior that recordings are known not to hold: it is told so, and
+            :attr:`stems` are the others.
         **fields
             Fields of :class:`~mgdm_audio.sampling.stem_sampler.SamplingSettings`, such as
             ``samples=4``.
         """
         sampling = sampling_settings(preset, sampler=sampler, changes=settings, **fields)
         name = os.fspath(name_or_path)
-        prior = load_prior(name, device=device, precision=precision, closed=closed)
+        prior = load_prior(name, device=device, precision=precision, without=without)
         return cls(prior, sampling, batch_size=batch_size)
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mgdm_audio.priors.closed import OTHER
 from mgdm_audio.separation.confidence import RELIABLE_DB, Confidence
 from mgdm_audio.separation.request import SeparateRequest
 from mgdm_core.array_types import Array, Float
@@ -77,7 +78,13 @@ def uncertainty_note(request: SeparateRequest, fitted: bool) -> str | None:
             "nothing was fitted for this prior: its error bars are uncalibrated; "
             "python -m recipes.calibration fit"
         )
-    return (
+    note = (
         "the draws are of a model of the errors, fitted on rendered songs, and no samples of the "
         "posterior; on a real recording intervals may hold more or less than they say"
     )
+    if set(request.without) - {OTHER}:
+        note += (
+            f"; nothing was fitted for recordings that are known to be without "
+            f"{', '.join(request.without)}: expect less than is said"
+        )
+    return note

@@ -54,7 +54,7 @@ def _request(
     known: tuple[str, ...],
     preset: str,
     stems: tuple[str, ...] = (),
-    closed: bool = False,
+    without: tuple[str, ...] = (),
 ) -> SeparateRequest:
     return SeparateRequest(
         inputs=(str(source),),
@@ -62,9 +62,9 @@ def _request(
         prior=Path(),  # loaded already
         prior_name="stems",
         sampling=sampling_settings(preset),
-        choice=OutputChoice.of(known, stems=list(stems) or None),
+        choice=OutputChoice.of(known, without=without, stems=list(stems) or None),
         template="{stem}.{ext}",
-        closed=closed,
+        without=without,
         existing="overwrite",
     )
 
@@ -81,7 +81,7 @@ def separating(
             job.notes.clear()
             out = job.folder / "out"
             used = closed_prior(prior, [OTHER]) if job.closed else prior
-            request = _request(job.source, used.stems, job.preset, job.stems, job.closed)
+            request = _request(job.source, used.stems, job.preset, job.stems, used.without)
             planned = plan_jobs(request).jobs[0]
             planned = replace(planned, track=Path(job.name).stem or job.name)
             separator = Separator(used, request.sampling, on_note=job.notes.append)

@@ -31,7 +31,7 @@ from mgdm_audio.io.resampling import resample
 from mgdm_audio.metrics.silence import active_stem_improvement
 from mgdm_audio.priors.catalogue import load_prior, resolve
 from mgdm_audio.priors.checkpoint.store import read_header
-from mgdm_audio.priors.closed import is_closed_over
+from mgdm_audio.priors.closed import OTHER, is_closed_over
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.chunk_stream import ChunkStream
@@ -261,7 +261,8 @@ def main(
     path = resolve(prior)
     there = {file.stem for file in references.iterdir()}
     closed = is_closed_over(read_header(path).stems, sorted(there))
-    loaded = load_prior(path, device=device, precision=precision, closed=closed)
+    without = (OTHER,) if closed else ()
+    loaded = load_prior(path, device=device, precision=precision, without=without)
     if budget is None:
         budget = cost_of(sampling_settings(), loaded)
     names = [n.strip() for n in samplers.split(",") if n.strip()] or [*_EXTRA, *SAMPLERS]

@@ -87,9 +87,31 @@ def test_a_closed_prior_is_one_of_fewer_stems(prior):
     assert mask.shape[:3] == (2, 4, 65)
 
 
+def test_what_a_prior_is_told_twice_or_one_after_the_other_is_the_same(prior):
+    at_once = closed_prior(prior, ["other", "drums", "other"])
+    later = closed_prior(closed_prior(prior, ["other"]), ["drums"])
+    assert at_once.stems == later.stems == ("bass", "guitar", "piano")
+    assert set(at_once.without) == set(later.without) == {"drums", "other"}
+    assert prior.without == ()
+    x = state(3)
+    assert torch.equal(at_once.denoise_at(x, 0.2), later.denoise_at(x, 0.2))
+    assert torch.equal(at_once.average_power, prior.average_power[[0, 2, 3]])
+
+
 @pytest.mark.parametrize(
-    ("silent", "word"), [(["voice"], "voice"), (list(NAMES), "at least one stem")]
+    ("without", "said"),
+    [
+        (["voice", "bass", "x"], "bass, drums, guitar, piano, other; found 'voice', 'x'"),
+        (list(NAMES), "at least two stems must remain, to be told apart; found none"),
+        (NAMES[1:], "found bass alone"),
+        ("other", r"a tuple of names, such as \('other',\); found 'other'"),
+    ],
 )
-def test_refuses_what_it_does_not_have(prior, silent, word):
-    with pytest.raises(SettingsError, match=word):
-        closed_prior(prior, silent)
+def test_refuses_what_it_does_not_have(prior, without, said):
+    with pytest.raises(SettingsError, match=said):
+        closed_prior(prior, without)
+
+
+def test_a_stem_that_is_gone_cannot_be_silent_once_more(prior):
+    with pytest.raises(SettingsError, match="which are bass, drums, guitar, piano; found 'other'"):
+        closed_prior(closed_prior(prior, ["other"]), ["other"])

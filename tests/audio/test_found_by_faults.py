@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,9 @@ def test_draws_of_an_error_model_are_not_passed_off_as_the_posterior():
     assert "no samples of the posterior" in str(uncertainty_note(drawn, fitted=True))
     assert "uncalibrated" in str(uncertainty_note(drawn, fitted=False))
     assert uncertainty_note(request_of(sampling=sampling_settings("posterior")), True) is None
+    for without, warned in (((), False), (("other",), False), (("piano", "other"), True)):
+        note = uncertainty_note(replace(drawn, without=without), fitted=True)
+        assert ("known to be without piano, other" in str(note)) is warned
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")

@@ -78,7 +78,7 @@ def test_where_nothing_else_plays_there_is_no_stem_for_it(tmp_path):
         assert client.get(f"{job}/files/other.wav").status_code == 404
         record = client.get(f"{job}/files/mgdm.json").json()
     assert record["stems"] == [*STEMS, "residual"]
-    assert record["identity"]["closed"] is True
+    assert record["identity"]["without"] == ["other"]
 
 
 def test_a_session_sees_only_its_own(client, job):

@@ -145,6 +145,7 @@ TROUBLE = {
     "exists already": ["song.wav", "-o", "o"],
     "--resume keeps": ["good.wav", "--resume", "--overwrite"],
     "'vocals'": ["good.wav", "--two-stems", "vocals"],
+    "'strings'": ["good.wav", "--without", "strings"],
     "uncertainty is": ["good.wav", "--uncertainty", "--preset", "balanced"],
     "'--page'": ["--page", "song.wav"],
     "no preset": ["good.wav", "--preset", "best"],
