@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mgdm_audio.evaluation.calibration import NOMINAL
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.reports.tables import Table
 from recipes.calibration.audio import figures
 from recipes.calibration.takes import TAKES
@@ -90,4 +91,5 @@ def draw_audio(
     panels[1, 0].set_ylabel("share of cells")
     panels[0, 0].legend(fontsize=7, frameon=False)
     figure.suptitle("\n".join(wrap(title, 16 + 28 * across)), fontsize=9)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgdm_audio.evaluation.calibration import NOMINAL
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.reports.tables import Table
 from recipes.calibration.exact import Setting
 from recipes.calibration.statistics import LEVELS
@@ -112,4 +113,5 @@ def draw_exact(records: Sequence[dict[str, Any]], setting: Setting, path: Path) 
     figure.suptitle(f"{setting.title}: share of truths covered against share asked", fontsize=9)
     figure.supxlabel("nominal", fontsize=8)
     figure.supylabel("covered", fontsize=8)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

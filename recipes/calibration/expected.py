@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.reports.tables import Table
 from mgdm_audio.sampling.recalibration import Recalibration
 from mgdm_core.array_types import Array, Float
@@ -105,4 +106,5 @@ def draw_expected(
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("true dB")
     figure.suptitle(f"{title}: seconds, pieces (dark), 80 % interval", fontsize=9)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

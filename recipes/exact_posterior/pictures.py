@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 from matplotlib.transforms import BboxBase
 
+from mgdm_audio.io.atomic import replacing
 from recipes.exact_posterior.problems import Case
 from recipes.exact_posterior.table import Row
 
@@ -23,7 +24,8 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#d9731a", "#8a8a8a"
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    FigureCanvasAgg(figure).print_png(str(path))
+    with replacing(path) as partial:
+        FigureCanvasAgg(figure).print_png(str(partial))
     return path
 
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 import mgdm_core
+from mgdm_audio.errors import one_line
+from mgdm_audio.io.atomic import replacing
 from mgdm_core.errors import CapabilityError, SettingsError
 from mgdm_core.samplers import PRESETS, SAMPLERS
 from mgdm_core.trace import Callback
@@ -60,7 +62,7 @@ def refused(variant: Variant, problem: mgdm_core.Problem) -> str:
         if variant is not None:
             variant.requires(problem)
     except (CapabilityError, SettingsError) as error:
-        return str(error)
+        return one_line(error)
     return ""
 
 
@@ -166,7 +168,7 @@ def run_job(
     try:
         return {**named, **_measured(job, callback, folder)}
     except Exception as error:
-        return {**named, "error": " ".join(f"{type(error).__name__}: {error}".split())}
+        return {**named, "error": one_line(error)}
 
 
 def _measured(job: Job, callback: Callback | None, folder: Path | None) -> dict[str, Any]:
@@ -186,7 +188,8 @@ def _measured(job: Job, callback: Callback | None, folder: Path | None) -> dict[
     per_sample = items / len(x)
     path = None if folder is None else sample_path(job, folder)
     if path is not None:
-        np.save(path, x.numpy())
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, x.numpy())
     return {
         "particles": sampler.interacting,
         "gibbs": getattr(sampler, "gibbs", None),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mgdm_audio.io.atomic import replacing
 from recipes.exact_posterior.runner import cost
 
 __all__ = ["Row", "markdown", "rows_of", "write_parquet"]
@@ -129,5 +130,6 @@ def write_parquet(records: Sequence[dict[str, Any]], path: Path) -> str | None:
     frame = pandas.DataFrame(list(records))
     if "warnings" in frame:
         frame["warnings"] = [", ".join(names) for names in frame["warnings"]]
-    frame.to_parquet(path, index=False)
+    with replacing(path) as partial:
+        frame.to_parquet(partial, index=False)
     return None

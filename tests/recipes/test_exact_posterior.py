@@ -243,10 +243,16 @@ def test_a_failure_is_told_and_not_measured(monkeypatch):
     bad = replace(variants.MAIN["dps"], gamma=1e250)
     monkeypatch.setitem(variants.VARIANTS, "dps-wild", bad)
     record = run_job(Job("dps-wild", CASE, 3))
-    assert record["error"].startswith("DivergenceError: dps: NaN or infinity at level")
+    assert record["error"].startswith("dps: NaN or infinity at level")
     assert "sliced_wasserstein" not in record
     record = run_job(Job("ddrm", Case("linear", 3, 1, 0.5, 0), 3))
     assert record["error"].startswith("ValueError: the means repeat pairs")
+
+    def too_much(job, callback, folder):
+        raise MemoryError
+
+    monkeypatch.setattr(runner, "_measured", too_much)
+    assert run_job(Job("ddrm", CASE, 3))["error"].startswith("out of memory; use a smaller batch")
 
 
 def test_the_peak_of_a_block_is_measured():
