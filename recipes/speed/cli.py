@@ -41,7 +41,7 @@ def rows(measured: Sequence[Measurement], on_cpu: bool = True) -> Iterator[tuple
             m.name,
             f"{m.wall:.2f}",
             f"{m.processor:.2f}",
-            f"{m.wall / m.audio:.4f}",
+            f"{m.wall / m.audio:.4f}" if m.audio else "",
             ratio,
             overhead,
         )

@@ -46,7 +46,7 @@ def time_overhead(repeats: int, device: str = "cpu") -> Iterator[Measurement]:
         found = measure(
             "overhead",
             name,
-            1.0,
+            0.0,
             lambda sampler=sampler: mgdm_core.sample(problem, sampler),
             repeats=repeats,
             device=device,

@@ -21,7 +21,7 @@ class Measurement:
     part, name : str
         What belongs together, and what was measured.
     audio : float
-        Seconds of audio that were worked on.
+        Seconds of audio that were worked on; 0 where it was none.
     wall, processor : float
         Least seconds of any repetition, by the clock and of all threads together.
     forwards : float

@@ -16,17 +16,25 @@ def test_ratios_are_to_one_forward_of_the_same_run():
         Measurement("network", "batch of 4", 24.0, wall=7.0, processor=6.0, forwards=4),
         Measurement("separation", "preset", 12.0, wall=60.0, processor=50.0, forwards=20),
         Measurement("scoring", "scores", 600.0, wall=1.5, processor=1.0),
+        Measurement("overhead", "numbers", 0.0, wall=0.5, processor=0.5),
     ]
     assert [row[4:] for row in rows(measured)] == [
         ("1.00", "1.00"),
         ("3.00", "0.75"),
         ("25.00", "1.25"),
         ("0.50", ""),
+        ("0.25", ""),
     ]
     # On a GPU the processor mostly waits.
-    assert [row[4] for row in rows(measured, on_cpu=False)] == ["1.00", "2.33", "20.00", "0.50"]
-    assert [row[3] for row in rows(measured)] == ["0.5000", "0.2917", "5.0000", "0.0025"]
-    assert [row[4:] for row in rows(measured[3:])] == [("", "")]
+    assert [row[4] for row in rows(measured, on_cpu=False)] == [
+        "1.00",
+        "2.33",
+        "20.00",
+        "0.50",
+        "0.17",
+    ]
+    assert [row[3] for row in rows(measured)] == ["0.5000", "0.2917", "5.0000", "0.0025", ""]
+    assert [row[4:] for row in rows(measured[3:])] == [("", "")] * 2
 
 
 def test_work_is_repeated_and_warmed_up():
