@@ -74,6 +74,7 @@ def write_prior(path: Path) -> None:
 class _Songs:
     """Segments of four stems; number i is always the same."""
 
+    name = "songs of noise"
     segment = 4096
 
     def stream(self, start: int):

@@ -16,7 +16,13 @@ from recipes.music_prior.training.batches import (
     random_equaliser,
     random_texture,
 )
-from recipes.music_prior.training.data import DataSettings, SegmentPool, ShardSource, average_power
+from recipes.music_prior.training.data import (
+    DataSettings,
+    SegmentPool,
+    SegmentsFrom,
+    ShardSource,
+    average_power,
+)
 from recipes.music_prior.training.sources import pack
 
 from .tiny_training import Tones, stream_of
@@ -59,18 +65,34 @@ class TestPool:
 
     def test_segments_of_other_stems_than_the_network_has_are_refused(self, tmp_path):
         pool = SegmentPool(Tones(), DataSettings(window=10, initial=4), tmp_path, stems=5)
-        with pytest.raises(MGDMError, match="the network has 5 stems, the segments 4"):
+        with pytest.raises(
+            MGDMError, match=r"^no segments from tones: the network has 5 stems, the segments 4"
+        ):
             pool.need(0, 4)
         pool.close()
 
     def test_failure_of_the_renderer_reaches_the_trainer(self, tmp_path):
         class Broken(Tones):
+            name = "rendering songs"
+
             def stream(self, start):
                 raise RuntimeError("no soundfont")
                 yield
 
         pool = SegmentPool(Broken(), DataSettings(window=10, initial=4), tmp_path)
-        with pytest.raises(MGDMError, match="no soundfont"):
+        with pytest.raises(MGDMError, match=r"^no segments from rendering songs: .*soundfont$"):
+            pool.need(0, 4)
+        pool.close()
+
+    def test_a_failure_of_shards_is_not_one_of_the_renderer(self, tmp_path):
+        pack(Tones(), tmp_path / "shards", segments=4)
+        pool = SegmentPool(
+            SegmentsFrom(ShardSource(tmp_path / "shards"), 2),
+            DataSettings(window=10, initial=4),
+            tmp_path / "pool",
+            stems=5,
+        )
+        with pytest.raises(MGDMError, match=r"^no segments from the shards in .*shards: the netw"):
             pool.need(0, 4)
         pool.close()
 

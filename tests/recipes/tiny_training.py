@@ -18,6 +18,7 @@ TINY = STFTUNetConfig(
 class Tones:
     """Songs of four stems in registers of their own; number i is always the same."""
 
+    name = "tones"
     segment = 4096
 
     def __init__(self, rows=(0.02, 0.07, 0.17, 0.35)):

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from mgdm_audio.errors import one_line
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import MGDMError, SettingsError
@@ -100,6 +101,11 @@ class SegmentSource(Protocol):
     """Segments by number: the same number gives the same segment."""
 
     @property
+    def name(self) -> str:
+        """Where they come from, for the line that says why they do not."""
+        ...
+
+    @property
     def segment(self) -> int:
         """Samples per segment."""
         ...
@@ -115,6 +121,11 @@ class SegmentsFrom:
 
     source: SegmentSource
     first: int
+
+    @property
+    def name(self) -> str:
+        """Where the source has them from."""
+        return self.source.name
 
     @property
     def segment(self) -> int:
@@ -133,6 +144,7 @@ class ShardSource:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.name = f"the shards in {folder}"
         files = sorted(Path(folder).glob("*.npy"))
         if not files:
             raise MGDMError(f"no .npy shards in {folder}; make them with the pack command")
@@ -214,7 +226,8 @@ class SegmentPool:
             while not (self._error or self._closing or self._complete(start, stop)):
                 self._changed.wait(1.0)
             if self._error is not None:
-                raise MGDMError(f"rendering failed: {self._error}") from self._error
+                reason = one_line(self._error)
+                raise MGDMError(f"no segments from {self.source.name}: {reason}") from self._error
 
     def get(self, number: int) -> Array:
         """Segment as float32; it must be in the window asked for last."""

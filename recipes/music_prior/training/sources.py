@@ -21,6 +21,8 @@ RENDERER = 3  # to be raised when the same settings come to sound otherwise in t
 class RenderSource:
     """Songs composed (or read from MIDI files) and rendered as they are asked for."""
 
+    name = "rendering songs"
+
     def __init__(self, settings: StreamSettings) -> None:
         self.settings = settings
         self.segment = settings.segment
