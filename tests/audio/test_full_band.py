@@ -184,7 +184,6 @@ def test_panned_stereo(stereo):
     images, estimates = stereo
     out, _ = run(images.sum(0), estimates, RATE)
     scores = [si_sdr(out[k], images[k]) for k in range(4)]
-    print(scores)
     assert min(scores) > 20
 
 
@@ -226,7 +225,6 @@ def test_diffuse_stems(stereo):
     estimates = resample(wide.mean(1), RATE, PRIOR_RATE)
     out, _ = run(wide.sum(0), estimates, RATE)
     scores = [si_sdr(out[k], wide[k]) for k in range(4)]
-    print(scores)
     assert min(scores) > 8
 
 
