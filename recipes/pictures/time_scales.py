@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from mgdm_audio.cli.common import Command
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors.catalogue import resolve
 from mgdm_audio.priors.checkpoint.store import read_header
 from mgdm_audio.sampling.chunk_stream import PADDING
@@ -92,8 +93,8 @@ def draw(path: Path, end: float = 60.0) -> None:
     )
     axis.set(xlim=(-2, end), xlabel="seconds of the recording")
     axis.spines[["top", "right", "left"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:] or "png", dpi=110)
 
 
 @click.command(cls=Command)

@@ -17,7 +17,7 @@ import torch
 
 from mgdm_audio.cli.common import Command
 from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE, rows_of_nothing
-from mgdm_audio.io.atomic import write_text
+from mgdm_audio.io.atomic import replacing, write_text
 from mgdm_audio.metrics.si_sdr import WindowScores, score_windows
 from mgdm_audio.metrics.silence import active_stems
 from mgdm_audio.reports.tables import Table
@@ -135,8 +135,8 @@ def _draw(points: Sequence[Point], path: Path) -> None:
     panels[0].set_ylabel("SI-SDR improvement (dB)")
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", fontsize="small", frameon=False)
-    with rc_context({"svg.hashsalt": "mgdm"}):
-        figure.savefig(path, metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "mgdm"}), replacing(path) as partial:
+        figure.savefig(partial, format="svg", metadata={"Date": None})
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})

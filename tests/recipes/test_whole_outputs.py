@@ -19,6 +19,11 @@ from recipes.exact_posterior import pictures, runner
 from recipes.exact_posterior.problems import Case
 from recipes.exact_posterior.runner import Job, run_job, sample_path
 from recipes.exact_posterior.table import write_parquet
+from recipes.music_prior.training import sources
+from recipes.music_prior.training.validate import plot
+from recipes.pictures import time_scales
+
+from .tiny_training import Tones
 
 PLANE = Case("linear", 2, 1, 0.5, 0)
 
@@ -44,14 +49,27 @@ def plane(path: Path) -> None:
     pictures.plane_picture(PLANE, points, {"ddrm": points}, {"ddrm": 1.0}, path)
 
 
+def loss(path: Path) -> None:
+    plot(path.with_name("no such run"), path)
+
+
+def scales(path: Path) -> None:
+    time_scales.draw(path)
+
+
 def parquet(path: Path) -> None:
     write_parquet([{"sampler": "ddrm"}], path)
 
 
-@pytest.mark.parametrize("write", [exact_coverage, audio_coverage, expected, plane, parquet])
+WRITERS = [exact_coverage, audio_coverage, expected, plane, loss, scales, parquet]
+
+
+@pytest.mark.parametrize("write", WRITERS)
 def test_what_breaks_off_leaves_what_was_there(write, tmp_path, monkeypatch):
     figures = {"levels": LEVELS, "curve": LEVELS, "rank_shares": [0.5, 0.5]}
     monkeypatch.setattr(exact_report, "verdict", lambda record: "passes")
+    scale = time_scales.Scale("window", 6.0, 3.0, 0.0, "one evaluation")
+    monkeypatch.setattr(time_scales, "time_scales", lambda: [scale])
     monkeypatch.setattr(audio_report, "figures", lambda records, stem: figures)
     path = tmp_path / "output"
     write(path)
@@ -68,6 +86,17 @@ def test_what_breaks_off_leaves_what_was_there(write, tmp_path, monkeypatch):
         write(path)
     assert path.read_bytes() == whole
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_shard_that_breaks_off_is_not_there(tmp_path, monkeypatch):
+    def half(file, array):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sources.np, "save", half)
+    with pytest.raises(AudioWriteError, match=r"shard0000.npy: cannot be written .No space left"):
+        sources.pack(Tones(), tmp_path, segments=2)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_that_break_off_are_not_there(tmp_path, monkeypatch):

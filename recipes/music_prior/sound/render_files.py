@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from mgdm_audio.io.atomic import replacing
 from recipes.music_prior.songs.composer.arrange import write_song
 from recipes.music_prior.songs.composer.styles import STYLES
 from recipes.music_prior.songs.song import RATE, STEMS, Song
@@ -66,14 +65,9 @@ def write_tracks(
 
 
 def _write_track(track: Path, sound: np.ndarray) -> None:
-    partial = track.with_name(f".{track.name}.{os.getpid()}")
-    partial.mkdir()
-    try:
+    with replacing(track, folder=True) as partial:
         for stem, wave in zip(STEMS, sound):
             soundfile.write(partial / f"{stem}.wav", wave, RATE, subtype="PCM_16")
-        partial.rename(track)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def full_part(song: Song, seconds: float, margin: float = 0.5) -> float:

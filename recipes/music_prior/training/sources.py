@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_core.array_types import Array
 from recipes.music_prior.sound.stream import StemStream, StreamSettings
 from recipes.music_prior.training.data import INT16_SCALE, SegmentSource
@@ -54,6 +55,7 @@ def pack(source: SegmentSource, out: Path, segments: int, per_shard: int = 16) -
         items = np.stack([next(stream) for _ in range(min(per_shard, segments - first))])
         shard = np.clip(np.rint(items * INT16_SCALE), limits.min, limits.max).astype(np.int16)
         path = out / f"shard{first // per_shard:04d}.npy"
-        np.save(path, shard)
+        with replacing(path) as partial, partial.open("wb") as file:
+            np.save(file, shard)
         written += path.stat().st_size
     return written

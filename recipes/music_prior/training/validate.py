@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mgdm_audio.io.atomic import replacing
 from mgdm_audio.metrics.silence import ActiveStemScores
 from mgdm_audio.priors.checkpoint.store import load_prior
 from mgdm_audio.priors.closed import closed_prior
@@ -193,4 +194,5 @@ def plot(out: Path, picture: Path) -> None:
             gain_axes.plot(*zip(*sorted(points)), "o-", label=f"set {name[0]}")
         gain_axes.legend()
     gain_axes.set(xlabel="core-hours of training", ylabel="SI-SDR improvement (dB)")
-    figure.savefig(picture, dpi=110)
+    with replacing(picture) as partial:
+        figure.savefig(partial, format=picture.suffix[1:] or "png", dpi=110)
