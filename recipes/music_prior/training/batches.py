@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy import signal
 
+from mgdm_audio.metrics.silence import ACTIVE_RMS
 from mgdm_core.array_types import Array, Complex, Float, Tensor
 from recipes.music_prior.training.data import INT16_SCALE, DataSettings, SegmentPool
 
@@ -15,6 +16,9 @@ __all__ = ["BatchStream", "draw_batch", "random_equaliser", "random_texture"]
 
 # Rational speeds, as up over down of a resampling: a major third down to one up.
 _SPEEDS = ((5, 4), (6, 5), (8, 7), (12, 11), (11, 12), (7, 8), (5, 6), (4, 5))
+
+# What is left of a thinned song is not made louder than by this: 20 dB.
+_MOST_GAIN = 10.0
 
 
 class BatchStream:
@@ -129,4 +133,17 @@ def draw_batch(
         factor = 10 ** (gain / 20) * rng.choice([-1.0, 1.0], stems)
         factor = factor * (rng.random(stems) >= settings.drop)
         item *= factor.astype(np.float32)[:, None]
+        if settings.sparse and rng.random() < settings.sparse:
+            _thin(item, rng)
     return batch
+
+
+def _thin(item: Float[Array, "stems crop"], rng: np.random.Generator) -> None:
+    """Keep one to three of the stems that sound, at the loudness that all of them had."""
+    loud = np.square(item.sum(0)).mean() ** 0.5
+    sounding = np.flatnonzero(np.square(item).mean(1) >= ACTIVE_RMS**2)
+    kept = rng.permutation(sounding)[: 1 + int(rng.integers(3))]
+    item[np.setdiff1d(np.arange(len(item)), kept)] = 0
+    left = np.square(item.sum(0)).mean() ** 0.5
+    if left > 0:
+        item *= min(loud / left, _MOST_GAIN)

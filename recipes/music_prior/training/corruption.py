@@ -133,13 +133,14 @@ def draw_absent(
 ) -> Bool[Tensor, "batch stems"] | None:
     """Stems that the network is told to be silent; None if no item is told anything.
 
-    Only stems that are silent are named, and all of them; an item without any sound is not told.
+    Only stems that are silent are named, and all of them; an item without any sound is not told,
+    nor one of a single stem, which there would be nothing to learn from.
     """
     if not settings.told_absent:
         return None
     silent = torch.view_as_real(clean).square().sum(-1).mean((2, 3)) < _SILENT_POWER
     told = torch.rand(len(clean), generator=generator, device=clean.device) < settings.told_absent
-    return silent & (told & ~silent.all(1))[:, None]
+    return silent & (told & ((~silent).sum(1) > 1))[:, None]
 
 
 def _random_shares(

@@ -63,6 +63,9 @@ class DataSettings:
         Deviation of the logarithm of a random exponent on the magnitudes of every stem.
     drop : float
         Chance that a stem is silenced.
+    sparse : float
+        Share of the items of which one to three of the stems that sound are kept, and made as loud
+        as a whole song: an instrument is learnt where it is heard alone.
     """
 
     batch: int = 4
@@ -77,14 +80,16 @@ class DataSettings:
     speed: float = 0.5
     texture: float = 0.15
     drop: float = 0.06
+    sparse: float = 0.0
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.crop < 1 or self.initial < 1 or self.window < self.initial:
             raise SettingsError("batch, crop, initial must be positive and window >= initial")
         if self.items_per_step < 0:
             raise SettingsError(f"items_per_step must not be negative; found {self.items_per_step}")
-        if not (0 <= self.remix <= 1 and 0 <= self.speed <= 1 and 0 <= self.drop < 1):
-            raise SettingsError("remix, speed and drop are shares in [0, 1]")
+        shares = (self.remix, self.speed, self.drop, self.sparse)
+        if not all(0 <= share <= 1 for share in shares):
+            raise SettingsError("remix, speed, drop and sparse are shares in [0, 1]")
 
     def augmented(self, share: float) -> DataSettings:
         """Return these settings with so much of their remixing, speeds, textures, equalisers."""

@@ -161,7 +161,12 @@ PRESETS: dict[str, TrainSettings] = {
     # The bundled prior; goes on from "cpu-4096-pitch-64". Every state is near the mixture, since
     # no other is separated.
     "cpu-4096-pitch-64-open": replace(
-        _CPU, network=_PITCH_OPEN, bin_share=0.15, decibels=0.3, corruption=_TOLD
+        _CPU,
+        network=_PITCH_OPEN,
+        data=DataSettings(sparse=0.4),
+        bin_share=0.15,
+        decibels=0.3,
+        corruption=_TOLD,
     ),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
