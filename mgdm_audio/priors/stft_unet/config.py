@@ -50,6 +50,8 @@ class STFTUNetConfig(SpectralConfig):
         Whether a stem may take from the spectra of the others.
     pitch_layers, pitch_width : int
         Blocks of the trunk over pitch (`PitchTrunk`), 0 for none, and its channels.
+    pitch_tokens : int
+        Tokens that sum up all pitches and times after every third of those blocks, 0 for none.
 
     Raises
     ------
@@ -72,6 +74,7 @@ class STFTUNetConfig(SpectralConfig):
     cross_stem: bool = True
     pitch_layers: int = 0
     pitch_width: int = 32
+    pitch_tokens: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -110,10 +113,10 @@ class STFTUNetConfig(SpectralConfig):
                 f"the last width must be divisible by heads; "
                 f"found {self.widths[-1]} and {self.heads}"
             )
-        if self.pitch_layers < 0 or self.pitch_width < 1:
+        if self.pitch_layers < 0 or self.pitch_width < 1 or self.pitch_tokens < 0:
             raise SettingsError(
-                f"pitch_layers must not be negative and pitch_width positive; "
-                f"found {self.pitch_layers} and {self.pitch_width}"
+                f"pitch_layers and pitch_tokens must not be negative and pitch_width positive; "
+                f"found {self.pitch_layers}, {self.pitch_tokens} and {self.pitch_width}"
             )
         if not self.sigma_data > 0:
             raise SettingsError(f"sigma_data must be positive; found {self.sigma_data}")

@@ -172,6 +172,7 @@ class STFTUNet(SpectralNetwork):
                 config.pitch_layers,
                 config.embedding,
                 config.hidden,
+                config.pitch_tokens,
             )
         # Prior odds of the mask per bin, and how much a bin's own loudness counts against them.
         self.log_prior = nn.Parameter(torch.zeros(stems, 1, bins))

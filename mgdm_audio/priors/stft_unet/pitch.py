@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mgdm_audio.priors.stft_unet.bin_features import TREND_FEATURES
 from mgdm_audio.priors.stft_unet.layers import rms_norm
 from mgdm_core.array_types import Array, Float, Tensor
 
-__all__ = ["PitchBlock", "PitchTrunk", "pitch_places"]
+__all__ = ["PitchBlock", "PitchSummary", "PitchTrunk", "pitch_places"]
 
 _STEPS = 24
 # From here, as a share of the highest frequency: C1 at 22 050 Hz.
@@ -29,6 +30,10 @@ _SHIFTS = tuple(round(_STEPS * math.log2(ratio)) for ratio in _HARMONICS)
 # Channels of every pitch that are seen from harmonic distances.
 _SEEN = 8
 _LEAST_FEATURES = 8
+# Size of what tokens are found by, whatever the width: a wider trunk can go on from a narrower one.
+_KEY = 16
+# Blocks from one summary to the next.
+_BETWEEN = 3
 # Pitches that are gathered by one matrix: those of two octaves read a fraction of the bins.
 _TOGETHER = 48
 
@@ -83,6 +88,47 @@ class PitchBlock(nn.Module):
         return x + self.second(F.silu(rms_norm(h)))
 
 
+class PitchSummary(nn.Module):
+    """What the whole excerpt says, told to every pitch at every time.
+
+    Which instrument a note belongs to shows in the company of others of its timbre. Tokens gather
+    all pitches and columns, each by weights of its own, the louder the more; every place then reads
+    the tokens that resemble it (Lee et al. 2019, "Set transformer", arXiv 1810.00825, section 3.1).
+    What is told starts at zero.
+
+    Parameters
+    ----------
+    channels, tokens : int
+        Width, and number of tokens.
+    """
+
+    def __init__(self, channels: int, tokens: int) -> None:
+        super().__init__()
+        self.asked = nn.Conv2d(channels, tokens, 1)
+        self.loudness = nn.Parameter(torch.ones(tokens, 1, 1))
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.mixed = nn.Linear(channels, channels)
+        self.key = nn.Linear(channels, _KEY)
+        self.query = nn.Conv2d(channels, _KEY, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels pitches columns"],
+        level: Float[Tensor, "batch 1 pitches columns"],
+    ) -> Float[Tensor, "batch channels pitches columns"]:
+        """Add what is told; ``level`` is the logarithm of how loud every place is."""
+        h = rms_norm(x)
+        weights = (self.asked(h) + self.loudness * level).flatten(2).softmax(2)
+        tokens = weights.to(h.dtype) @ self.value(h).flatten(2).mT
+        tokens = tokens + F.silu(self.mixed(rms_norm(tokens.mT).mT))
+        likeness = self.key(tokens) @ self.query(h).flatten(2) * _KEY**-0.5
+        told = tokens.mT @ likeness.softmax(1).to(tokens.dtype)
+        return x + self.out(told.reshape(x.shape))
+
+
 class PitchTrunk(nn.Module):
     """From the features of bins and frames to what every pitch tells the bins around it.
 
@@ -98,6 +144,8 @@ class PitchTrunk(nn.Module):
         Width, number of blocks, size of the embedding of the noise.
     hidden : int
         Channels of what is told.
+    tokens : int
+        Of the summary after every third block (`PitchSummary`), 0 for none.
     """
 
     gather: Tensor
@@ -112,6 +160,7 @@ class PitchTrunk(nn.Module):
         layers: int,
         embedding: int,
         hidden: int,
+        tokens: int = 0,
     ) -> None:
         super().__init__()
         places = pitch_places(bins)
@@ -133,6 +182,8 @@ class PitchTrunk(nn.Module):
         self.layers = nn.ModuleList(
             PitchBlock(channels, embedding, 2 ** (layer % 4)) for layer in range(layers)
         )
+        summaries = layers // _BETWEEN if tokens else 0
+        self.summaries = nn.ModuleList(PitchSummary(channels, tokens) for _ in range(summaries))
         self.told = nn.Conv2d(channels, hidden, 1, bias=False)
         nn.init.zeros_(self.told.weight)
 
@@ -142,13 +193,19 @@ class PitchTrunk(nn.Module):
         embedding: Float[Tensor, "batch size"],
     ) -> Float[Tensor, "batch hidden columns pitches"]:
         """What is told, before it is spread over the bins; frames fill whole columns."""
-        h = self.features(features)
+        # The loudness of the sum is the first of its trends, which come last.
+        first = features.shape[1] - TREND_FEATURES
+        h = torch.cat([self.features(features), features[:, first : first + 1]], 1)
         gather = self.gather.to(h.dtype).split(_TOGETHER, 1)
         pitches = [h[..., a:b] @ part[a:b] for (a, b), part in zip(self.read, gather)]
         h = torch.cat(pitches, 3).transpose(2, 3)
+        h, level = h[:, :-1], h[:, -1:]
+        level = F.avg_pool2d(level, self.columns.stride)
         h = self.columns(h.contiguous(memory_format=torch.channels_last)) + self.place
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             h = layer(h, embedding)
+            if number % _BETWEEN == _BETWEEN - 1 and self.summaries:
+                h = self.summaries[number // _BETWEEN](h, level)
         return self.told(F.silu(rms_norm(h))).transpose(2, 3).contiguous()
 
     def spread(

@@ -88,7 +88,7 @@ class DataSettings:
         if self.items_per_step < 0:
             raise SettingsError(f"items_per_step must not be negative; found {self.items_per_step}")
         shares = (self.remix, self.speed, self.drop, self.sparse)
-        if not all(0 <= share <= 1 for share in shares):
+        if not all(0 <= share <= 1 for share in shares) or self.drop == 1:
             raise SettingsError("remix, speed, drop and sparse are shares in [0, 1]")
 
     def augmented(self, share: float) -> DataSettings:

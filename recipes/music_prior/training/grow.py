@@ -58,8 +58,8 @@ def grown(
             f"{type(network).__name__} cannot go on from {type(origin).__name__}: "
             f"it has no {unknown[0]}"
         )
-    trunks = {name.split(".")[0] for name in found}
-    deeper = sorted(name for name in set(result) - set(found) if name.split(".")[0] in trunks)
+    trunks = {_trunk(name) for name in found}
+    deeper = sorted(name for name in set(result) - set(found) if _trunk(name) in trunks)
     if deeper:
         raise SettingsError(
             f"a network goes on with more stems or trunks, not with deeper ones; "
@@ -87,6 +87,12 @@ def grown(
         result["log_prior"][new] = ratio.clamp(1e-4, 1e4).log()
         result["evidence"][new] = found["evidence"].mean(0, keepdim=True)
     return result
+
+
+def _trunk(name: str) -> str:
+    """The part of the network that a weight belongs to; summaries are parts of their own."""
+    first, second = [*name.split(".", 2), ""][:2]
+    return f"{first}.{second}" if second == "summaries" else first
 
 
 def _places(few: int, many: int, blocks: int, rest: int) -> Int[Tensor, " old"]:

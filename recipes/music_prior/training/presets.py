@@ -123,6 +123,7 @@ _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 # Fewer parameters than the next, better per hour; with a fifth stem the bundled prior's network.
 _PITCH = replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6, pitch_width=64)
 _PITCH_OPEN = replace(_PITCH, stems=5)
+_TOKENS_OPEN = replace(_PITCH_OPEN, pitch_tokens=16)
 
 # The trunk with room, for tens of core-hours: its matrix products are what a processor does best.
 _DUAL = DualPathConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
@@ -163,6 +164,15 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-4096-pitch-64-open": replace(
         _CPU,
         network=_PITCH_OPEN,
+        data=DataSettings(sparse=0.4),
+        bin_share=0.15,
+        decibels=0.3,
+        corruption=_TOLD,
+    ),
+    # That one with tokens; goes on from it.
+    "cpu-4096-tokens-open": replace(
+        _CPU,
+        network=_TOKENS_OPEN,
         data=DataSettings(sparse=0.4),
         bin_share=0.15,
         decibels=0.3,
