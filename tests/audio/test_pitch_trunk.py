@@ -10,7 +10,12 @@ import torch
 
 from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
 from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
-from mgdm_audio.priors.stft_unet.pitch import PitchBlock, PitchTrunk, pitch_places
+from mgdm_audio.priors.stft_unet.pitch import (
+    PitchBlock,
+    PitchSummary,
+    PitchTrunk,
+    pitch_places,
+)
 from mgdm_core.errors import SettingsError
 
 SIZES = dict(n_fft=128, hop=32, bands=8, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2)
@@ -126,7 +131,43 @@ def test_networks_without_it_are_what_they_were():
     assert isinstance(DualPath(DualPathConfig(**SIZES, **PATH)).pitch, PitchTrunk)
 
 
-@pytest.mark.parametrize("change", [{"pitch_layers": -1}, {"pitch_width": 0}])
+@torch.no_grad()
+def test_what_sums_up_does_not_know_places_and_hears_the_loud_first():
+    summary = filled(PitchSummary(6, 3), size=0.5)
+    x, level = noise(1, 6, 20, 7), noise(1, 1, 20, 7, seed=3).abs()
+    told = summary(x, level) - x
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(4))
+    torch.testing.assert_close(summary(x[:, :, order], level[:, :, order]) - x[:, :, order],
+                               told[:, :, order], atol=1e-5, rtol=1e-4)  # fmt: skip
+    # One place that is changed is heard at every other, the more the louder it is.
+    other = x.clone()
+    other[:, :, 11, 2] += 2.0
+    summary.loudness.fill_(1.0)
+    heard = []
+    for loud in (-3.0, 0.0, 3.0):
+        level[..., 11, 2] = loud
+        change = (summary(other, level) - other - summary(x, level) + x).abs()
+        change[:, :, 11, 2] = 0
+        heard.append(float(change.mean()))
+    assert 0 < 3 * heard[0] < heard[1] < heard[2] / 3
+
+
+@torch.no_grad()
+def test_tokens_bring_news_from_any_distance():
+    """Farther in time than the blocks' convolutions reach."""
+    x = noise(1, 17, 128, 64)
+    other = x.clone()
+    other[:, :, :4] += 1.0
+    told = {}
+    for tokens in (0, 4):
+        trunk = filled(PitchTrunk(64, 17, 2, 8, 3, 16, 12, tokens=tokens))
+        assert len(trunk.summaries) == (1 if tokens else 0)
+        change = trunk(other, noise(1, 16)) - trunk(x, noise(1, 16))
+        told[tokens] = change[:, :, 30:].abs().max()
+    assert told[0] == 0 < told[4]
+
+
+@pytest.mark.parametrize("change", [{"pitch_layers": -1}, {"pitch_width": 0}, {"pitch_tokens": -1}])
 def test_sizes_that_cannot_be_are_refused(change):
     with pytest.raises(SettingsError, match="pitch_layers"):
         STFTUNetConfig(**{**SIZES, **change})

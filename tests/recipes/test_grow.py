@@ -74,6 +74,17 @@ def test_a_stem_that_is_never_heard_changes_nothing(pitch):
 
 
 @torch.no_grad()
+def test_tokens_begin_without_a_word():
+    sizes = {**SIZES, **PITCH, "pitch_layers": 3}
+    origin = filled(STFTUNet(STFTUNetConfig(**sizes)), 1)
+    network = STFTUNet(STFTUNetConfig(**sizes, pitch_tokens=4))
+    network.load_state_dict(grown(origin, network, origin.average_power))
+    x, sigma = states(4), torch.tensor([0.1, 0.3])
+    torch.testing.assert_close(network.eval()(x, sigma), origin(x, sigma))
+    assert network.pitch.summaries[0].value.weight.any()  # and have something to learn with
+
+
+@torch.no_grad()
 def test_the_new_stem_begins_at_its_average_spectrum():
     origin = filled(STFTUNet(STFTUNetConfig(**SIZES)), 1)
     network = STFTUNet(STFTUNetConfig(**SIZES, stems=5))

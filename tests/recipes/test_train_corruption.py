@@ -131,6 +131,15 @@ class TestCorruption:
         torch.testing.assert_close(leak.sum(1), torch.zeros_like(leak.sum(1)), atol=1e-5, rtol=0)
         assert draw_absent(clean, CorruptionSettings(), stream_of(1)) is None
 
+    def test_who_plays_alone_is_not_told(self):
+        """With every other stem known to be silent there is nothing to find out."""
+        clean = self.spectra(40)
+        clean[::2, 1:] = 0
+        clean[1::2, 2:] = 0
+        absent = draw_absent(clean, CorruptionSettings(told_absent=1.0), stream_of(1))
+        assert not absent[::2].any()
+        assert torch.equal(absent[1::2], torch.tensor([False, False, True, True]).expand(20, 4))
+
     def test_levels_of_a_batch_are_spread(self):
         """One level in every quarter of the law, whatever the draw."""
         for seed in range(20):

@@ -158,6 +158,28 @@ class TestPool:
             assert np.abs(frequencies(item) / known - 1).max(1).min() < 1e-3
         pool.close()
 
+    def test_thinned_songs_are_one_to_three_of_their_stems_as_loud_as_all_were(self, tmp_path):
+        whole = DataSettings(batch=64, crop=2048, window=10, initial=8, speed=0, drop=0.0)
+        pool = SegmentPool(Tones(), whole, tmp_path)
+        before = draw_batch(pool, whole, 0, seed=3)
+        kept = np.zeros(5, int)
+        for number in range(4):  # what else is drawn for an item is drawn after: only the first
+            some = draw_batch(pool, replace(whole, sparse=1.0), number, seed=3)
+            sounding = np.square(some).mean(-1) > 0
+            assert sounding.sum(1).max() <= 3
+            kept += np.bincount(sounding.sum(1), minlength=5)[:5]
+        assert kept[1:4].min() > 0.2 * kept.sum()
+        assert kept[0] == 0
+        some = draw_batch(pool, replace(whole, sparse=1.0), 0, seed=3)
+        left = some[0][np.square(some[0]).mean(-1) > 0]
+        rows = np.flatnonzero(np.square(some[0]).mean(-1))
+        power = np.square(before[0].sum(0)).mean()
+        assert np.square(left.sum(0)).mean() == pytest.approx(power, rel=1e-4)
+        for now, row in zip(left, rows):  # and nothing else has happened to them
+            np.testing.assert_allclose(now / now.std(), before[0][row] / before[0][row].std(), 1e-3)
+        assert np.array_equal(draw_batch(pool, replace(whole, sparse=0.0), 0, seed=3), before)
+        pool.close()
+
     def test_texture_keeps_energy_phase_and_silence(self):
         spectrum = torch.randn(3, 4, 33, 20, dtype=torch.complex64, generator=stream_of())
         spectrum[1, 2] = 0
