@@ -272,6 +272,7 @@ def pack(out: Path, segments: int, data_dir: Path | None, **songs) -> None:
 @click.option("--sampler", help="Another sampler, with its own settings.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="Sampler setting.")
 @click.option("--denoise", is_flag=True, help="Denoising of clean stems in white noise, too.")
+@click.option("--alone", is_flag=True, help="Where stems end that play alone, too.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Keep the figures.")
 @click.option("--label", default="", help="Kept with the figures.")
 @click.option("--threads", type=int, help="CPU threads.")
@@ -284,6 +285,7 @@ def validate(
     sampler: str | None,
     changes: tuple[str, ...],
     denoise: bool,
+    alone: bool,
     out: Path | None,
     label: str,
     threads: int | None,
@@ -314,22 +316,29 @@ def validate(
         def show(identity: str, scores) -> None:
             click.echo(f"  {identity}  {_decibels(scores.per_stem.tolist())}")
 
-        result = validation.validate(prior, sets, sampling, denoise=denoise, progress=show)
+        result = validation.validate(
+            prior, sets, sampling, denoise=denoise, solo=alone, progress=show
+        )
         for sigma, per_stem in result.get("denoising_sdr", {}).items():
             click.echo(f"  denoising at {sigma:g}: " + _decibels(per_stem))
+        for stem, shares in result.get("alone", {}).items():
+            click.echo(f"  {stem} alone ends in {_shares(shares)}")
         for name, figures in result.items():
             if "wiener" in figures:
                 wiener, cost = figures["wiener"], figures["real_time"]
                 click.echo(f"  {name}  Wiener {wiener:.2f} dB; {cost:.2f} s per second of music")
-            elif name != "denoising_sdr":
-                shares = "  ".join(f"{stem} {share:.0%}" for stem, share in figures.items())
-                click.echo(f"  {name}  the unknown sound ends in {shares}")
+            elif name not in ("denoising_sdr", "alone"):
+                click.echo(f"  {name}  the unknown sound ends in {_shares(figures)}")
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
             line = {"file": path.name, "label": label, "cpu_seconds": spent, **result}
             with (out / "validation.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             validation.plot(out, out / "validation.png")
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return "  ".join(f"{stem} {share:.0%}" for stem, share in shares.items())
 
 
 def hours(seconds: float) -> str:

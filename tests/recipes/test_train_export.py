@@ -17,6 +17,7 @@ from recipes.music_prior.training import validate as validation
 from recipes.music_prior.training.export import export, network_from_checkpoint, read_network
 from recipes.music_prior.training.train import CHECKPOINT, train
 from recipes.music_prior.training.validate import (
+    alone,
     denoising_sdr,
     read_prior,
     separator,
@@ -118,6 +119,21 @@ class TestValidation:
         assert shares[[0, 2]].tolist() == pytest.approx([0.25, 0.75], abs=1e-5)
         correlated = float((unknown * other).sum() / unknown.square().sum())
         assert float(shares[1]) == pytest.approx(correlated, abs=1e-5)
+
+    def test_who_plays_alone_is_known_or_not(self, songs):
+        """By one who gives the half of everything to each of two stems, and one who knows."""
+        guitar = torch.from_numpy(songs.stems[:, 2]).clone()
+        guitar[0] = 0  # a song without it says nothing
+
+        def split(mixtures, known):
+            assert mixtures.square().mean(1).sqrt().tolist() == pytest.approx([0.1], rel=1e-4)
+            return torch.stack([(1 - known) * mixtures, known * mixtures], 1)
+
+        for known in (0.5, 1.0):
+            shares = alone(lambda mixtures, known=known: split(mixtures, known), guitar)
+            assert shares.tolist() == pytest.approx([1 - known, known], abs=1e-6)
+        with pytest.raises(MGDMError, match="no song of the set"):
+            alone(lambda mixtures: mixtures[:, None], 0 * guitar)
 
     def test_a_checkpoint_is_measured_as_it_would_be_exported(self, tmp_path):
         train(settings_of(), Tones(), tmp_path / "run", identity="tones")

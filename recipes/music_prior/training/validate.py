@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from mgdm_audio.io.atomic import replacing
-from mgdm_audio.metrics.silence import ActiveStemScores
+from mgdm_audio.metrics.silence import ACTIVE_RMS, ActiveStemScores
 from mgdm_audio.priors.checkpoint.store import load_prior
 from mgdm_audio.priors.closed import closed_prior
 from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior
@@ -26,7 +26,15 @@ from recipes.music_prior.songs.song import RATE, STEMS
 from recipes.music_prior.sound.validation_sets import ValidationSet, score
 from recipes.music_prior.training.export import export
 
-__all__ = ["denoising_sdr", "plot", "read_prior", "separator", "unknown_share", "validate"]
+__all__ = [
+    "alone",
+    "denoising_sdr",
+    "plot",
+    "read_prior",
+    "separator",
+    "unknown_share",
+    "validate",
+]
 
 SIGMAS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -92,6 +100,7 @@ def validate(
     sampling: SamplingSettings,
     *,
     denoise: bool = False,
+    solo: bool = False,
     progress: Callable[[str, ActiveStemScores], object] | None = None,
 ) -> dict[str, Any]:
     """All figures of one prior, as plain values.
@@ -105,6 +114,8 @@ def validate(
         How to separate.
     denoise : bool
         Whether to measure the denoising of clean stems in white noise as well, on the first set.
+    solo : bool
+        Whether to measure where stems end that play alone (:func:`alone`), on the first set.
     progress : callable, optional
         Receives the identity of every set and its scores as soon as they are known.
 
@@ -114,7 +125,7 @@ def validate(
         Per set's identity the SI-SDR improvement over active stems, ``per_stem`` and ``mean``, that
         of the average-spectrum Wiener filter, and the seconds per second of music; for set U,
         which all stems of the prior separate, the share of the unknown sound that ends in each
-        (:func:`unknown_share`); ``denoising_sdr`` per level where it is asked for.
+        (:func:`unknown_share`); ``denoising_sdr`` per level and ``alone`` where they are asked for.
     """
     whole, prior = prior, closed_to_four(prior)
     order = [prior.stems.index(stem) for stem in STEMS]
@@ -145,7 +156,45 @@ def validate(
     if denoise:
         clean = torch.from_numpy(sets[0].stems)[:, torch.tensor(order).argsort()]
         result["denoising_sdr"] = denoising_sdr(prior.network, clean[..., : 6 * RATE])
+    if solo:
+        stems = torch.from_numpy(sets[0].stems)
+        run = separator(whole, sampling)
+        result["alone"] = {
+            stem: dict(zip(whole.stems, alone(run, stems[:, place]).tolist(), strict=True))
+            for place, stem in enumerate(STEMS)
+        }
     return result
+
+
+def alone(
+    separate: Callable[[Tensor], Tensor], sounds: Float[Tensor, "items samples"]
+) -> Float[Tensor, " stems"]:
+    """Where sounds end that play alone: who knows an instrument leaves it in one stem.
+
+    Parameters
+    ----------
+    separate : callable
+        From mixtures to their stems (:func:`separator`).
+    sounds : Tensor, shape (items, samples)
+        One stem of every song; songs without it are left out, and each is made as loud as a song.
+
+    Returns
+    -------
+    Tensor, shape (stems,)
+        Mean over the items of :func:`unknown_share`.
+
+    Raises
+    ------
+    MGDMError
+        If no song has the stem.
+    """
+    loudness = sounds.square().mean(1).sqrt()
+    played = loudness >= ACTIVE_RMS
+    mixtures = sounds[played] * (0.1 / loudness[played])[:, None]
+    shares = [unknown_share(separate(mixture[None]), mixture[None]) for mixture in mixtures]
+    if not shares:
+        raise MGDMError("no song of the set has this stem; measure stems alone on another set")
+    return torch.stack(shares).mean(0)
 
 
 def unknown_share(
