@@ -118,6 +118,9 @@ _NEAR_THE_MIXTURE = CorruptionSettings(
 _TOLD = replace(_NEAR_THE_MIXTURE, told_absent=0.5)
 _OPEN = replace(_TOLD, diffusion=0.25)
 
+# An instrument is learnt where it is heard alone.
+_THINNED = DataSettings(sparse=0.4)
+
 _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 
 # Fewer parameters than the next, better per hour; with a fifth stem the bundled prior's network.
@@ -157,14 +160,16 @@ PRESETS: dict[str, TrainSettings] = {
         _CPU, network=TFCTDFConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
     ),
     # Five stems; a quarter of the states are the diffusion's; silent stems told now and then.
-    "cpu-open": replace(_CPU, network=replace(_SMALL, stems=5), corruption=_OPEN),
-    "cpu-dual-open": replace(_CPU, network=replace(_DUAL, stems=5), corruption=_OPEN),
+    "cpu-open": replace(_CPU, network=replace(_SMALL, stems=5), data=_THINNED, corruption=_OPEN),
+    "cpu-dual-open": replace(
+        _CPU, network=replace(_DUAL, stems=5), data=_THINNED, corruption=_OPEN
+    ),
     # The bundled prior; goes on from "cpu-4096-pitch-64". Every state is near the mixture, since
     # no other is separated.
     "cpu-4096-pitch-64-open": replace(
         _CPU,
         network=_PITCH_OPEN,
-        data=DataSettings(sparse=0.4),
+        data=_THINNED,
         bin_share=0.15,
         decibels=0.3,
         corruption=_TOLD,
@@ -173,7 +178,7 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-4096-tokens-open": replace(
         _CPU,
         network=_TOKENS_OPEN,
-        data=DataSettings(sparse=0.4),
+        data=_THINNED,
         bin_share=0.15,
         decibels=0.3,
         corruption=_TOLD,
@@ -194,7 +199,7 @@ PRESETS: dict[str, TrainSettings] = {
         bin_share=0.15,
         decibels=0.3,
         corruption=_TOLD,
-        data=DataSettings(batch=64, window=4096, initial=512, items_per_step=4.0),
+        data=replace(_THINNED, batch=64, window=4096, initial=512, items_per_step=4.0),
         steps=3_000,
         warmup_steps=100,
         decay_steps=600,
