@@ -111,8 +111,8 @@ class PitchSummary(nn.Module):
         self.key = nn.Linear(channels, _KEY)
         self.query = nn.Conv2d(channels, _KEY, 1)
         self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self,
