@@ -317,7 +317,7 @@ def validate(
             click.echo(f"  {identity}  {_decibels(scores.per_stem.tolist())}")
 
         result = validation.validate(
-            prior, sets, sampling, denoise=denoise, solo=alone, progress=show
+            prior, sets, sampling, denoise=denoise, alone=alone, progress=show
         )
         for sigma, per_stem in result.get("denoising_sdr", {}).items():
             click.echo(f"  denoising at {sigma:g}: " + _decibels(per_stem))

@@ -167,7 +167,10 @@ def test_tokens_bring_news_from_any_distance():
     assert told[0] == 0 < told[4]
 
 
-@pytest.mark.parametrize("change", [{"pitch_layers": -1}, {"pitch_width": 0}, {"pitch_tokens": -1}])
+@pytest.mark.parametrize(
+    "change",
+    [{"pitch_layers": -1}, {"pitch_width": 0}, {"pitch_tokens": -1}, {"pitch_tokens": 4}],
+)
 def test_sizes_that_cannot_be_are_refused(change):
     with pytest.raises(SettingsError, match="pitch_layers"):
         STFTUNetConfig(**{**SIZES, **change})

@@ -17,7 +17,7 @@ from recipes.music_prior.training import validate as validation
 from recipes.music_prior.training.export import export, network_from_checkpoint, read_network
 from recipes.music_prior.training.train import CHECKPOINT, train
 from recipes.music_prior.training.validate import (
-    alone,
+    alone_share,
     denoising_sdr,
     read_prior,
     separator,
@@ -130,10 +130,10 @@ class TestValidation:
             return torch.stack([(1 - known) * mixtures, known * mixtures], 1)
 
         for known in (0.5, 1.0):
-            shares = alone(lambda mixtures, known=known: split(mixtures, known), guitar)
+            shares = alone_share(lambda mixtures, known=known: split(mixtures, known), guitar)
             assert shares.tolist() == pytest.approx([1 - known, known], abs=1e-6)
         with pytest.raises(MGDMError, match="no song of the set"):
-            alone(lambda mixtures: mixtures[:, None], 0 * guitar)
+            alone_share(lambda mixtures: mixtures[:, None], 0 * guitar)
 
     def test_a_checkpoint_is_measured_as_it_would_be_exported(self, tmp_path):
         train(settings_of(), Tones(), tmp_path / "run", identity="tones")

@@ -9,12 +9,13 @@ from torch import nn
 from mgdm_audio.priors.spectral_network import SpectralConfig
 from mgdm_core.errors import SettingsError
 
-__all__ = ["MOST_LAYERS", "STFTUNetConfig"]
+__all__ = ["BLOCKS_PER_SUMMARY", "MOST_LAYERS", "STFTUNetConfig"]
 
 # A header may come from anywhere, and tables of bins by bands or pitches are made of these.
 _LARGEST_WINDOW = 1 << 16
 _MOST_BANDS = 1024
 MOST_LAYERS = 64
+BLOCKS_PER_SUMMARY = 3  # of the trunk over pitch
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class STFTUNetConfig(SpectralConfig):
             raise SettingsError(
                 f"pitch_layers and pitch_tokens must not be negative and pitch_width positive; "
                 f"found {self.pitch_layers}, {self.pitch_tokens} and {self.pitch_width}"
+            )
+        if self.pitch_tokens and self.pitch_layers < BLOCKS_PER_SUMMARY:
+            raise SettingsError(
+                f"tokens sum up every {BLOCKS_PER_SUMMARY} blocks over pitch: with pitch_tokens "
+                f"pitch_layers must be at least {BLOCKS_PER_SUMMARY}; found {self.pitch_layers}"
             )
         if not self.sigma_data > 0:
             raise SettingsError(f"sigma_data must be positive; found {self.sigma_data}")

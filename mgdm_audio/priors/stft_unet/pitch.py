@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mgdm_audio.priors.stft_unet.bin_features import TREND_FEATURES
+from mgdm_audio.priors.stft_unet.config import BLOCKS_PER_SUMMARY
 from mgdm_audio.priors.stft_unet.layers import rms_norm
 from mgdm_core.array_types import Array, Float, Tensor
 
@@ -32,8 +33,6 @@ _SEEN = 8
 _LEAST_FEATURES = 8
 # Size of what tokens are found by, whatever the width: a wider trunk can go on from a narrower one.
 _KEY = 16
-# Blocks from one summary to the next.
-_BETWEEN = 3
 # Pitches that are gathered by one matrix: those of two octaves read a fraction of the bins.
 _TOGETHER = 48
 
@@ -182,7 +181,7 @@ class PitchTrunk(nn.Module):
         self.layers = nn.ModuleList(
             PitchBlock(channels, embedding, 2 ** (layer % 4)) for layer in range(layers)
         )
-        summaries = layers // _BETWEEN if tokens else 0
+        summaries = layers // BLOCKS_PER_SUMMARY if tokens else 0
         self.summaries = nn.ModuleList(PitchSummary(channels, tokens) for _ in range(summaries))
         self.told = nn.Conv2d(channels, hidden, 1, bias=False)
         nn.init.zeros_(self.told.weight)
@@ -193,20 +192,29 @@ class PitchTrunk(nn.Module):
         embedding: Float[Tensor, "batch size"],
     ) -> Float[Tensor, "batch hidden columns pitches"]:
         """What is told, before it is spread over the bins; frames fill whole columns."""
-        # The loudness of the sum is the first of its trends, which come last.
-        first = features.shape[1] - TREND_FEATURES
-        h = torch.cat([self.features(features), features[:, first : first + 1]], 1)
-        gather = self.gather.to(h.dtype).split(_TOGETHER, 1)
-        pitches = [h[..., a:b] @ part[a:b] for (a, b), part in zip(self.read, gather)]
-        h = torch.cat(pitches, 3).transpose(2, 3)
-        h, level = h[:, :-1], h[:, -1:]
-        level = F.avg_pool2d(level, self.columns.stride)
+        h = self._over_pitches(self.features(features))
         h = self.columns(h.contiguous(memory_format=torch.channels_last)) + self.place
-        for number, layer in enumerate(self.layers):
+        level = self._level(features) if self.summaries else None
+        for number, layer in enumerate(self.layers, 1):
             h = layer(h, embedding)
-            if number % _BETWEEN == _BETWEEN - 1 and self.summaries:
-                h = self.summaries[number // _BETWEEN](h, level)
+            if level is not None and number % BLOCKS_PER_SUMMARY == 0:
+                h = self.summaries[number // BLOCKS_PER_SUMMARY - 1](h, level)
         return self.told(F.silu(rms_norm(h))).transpose(2, 3).contiguous()
+
+    def _over_pitches(
+        self, x: Float[Tensor, "batch channels frames bins"]
+    ) -> Float[Tensor, "batch channels pitches frames"]:
+        gather = self.gather.to(x.dtype).split(_TOGETHER, 1)
+        pitches = [x[..., a:b] @ part[a:b] for (a, b), part in zip(self.read, gather)]
+        return torch.cat(pitches, 3).transpose(2, 3)
+
+    def _level(
+        self, features: Float[Tensor, "batch features frames bins"]
+    ) -> Float[Tensor, "batch 1 pitches columns"]:
+        """Loudness of the sum, which is the first of its trends; these are the last features."""
+        first = features.shape[1] - TREND_FEATURES
+        level = self._over_pitches(features[:, first : first + 1])
+        return F.avg_pool2d(level, self.columns.stride)
 
     def spread(
         self, told: Float[Tensor, "batch hidden columns pitches"], chosen: Tensor

@@ -126,7 +126,6 @@ _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 # Fewer parameters than the next, better per hour; with a fifth stem the bundled prior's network.
 _PITCH = replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6, pitch_width=64)
 _PITCH_OPEN = replace(_PITCH, stems=5)
-_TOKENS_OPEN = replace(_PITCH_OPEN, pitch_tokens=16)
 
 # The trunk with room, for tens of core-hours: its matrix products are what a processor does best.
 _DUAL = DualPathConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
@@ -137,6 +136,10 @@ _CPU = TrainSettings(
     warmup_steps=40,
     decay_steps=500,
     ema_length=0.08,
+)
+
+_CPU_OPEN = replace(
+    _CPU, network=_PITCH_OPEN, data=_THINNED, bin_share=0.15, decibels=0.3, corruption=_TOLD
 )
 
 PRESETS: dict[str, TrainSettings] = {
@@ -166,23 +169,9 @@ PRESETS: dict[str, TrainSettings] = {
     ),
     # The bundled prior; goes on from "cpu-4096-pitch-64". Every state is near the mixture, since
     # no other is separated.
-    "cpu-4096-pitch-64-open": replace(
-        _CPU,
-        network=_PITCH_OPEN,
-        data=_THINNED,
-        bin_share=0.15,
-        decibels=0.3,
-        corruption=_TOLD,
-    ),
+    "cpu-4096-pitch-64-open": _CPU_OPEN,
     # That one with tokens; goes on from it.
-    "cpu-4096-tokens-open": replace(
-        _CPU,
-        network=_TOKENS_OPEN,
-        data=_THINNED,
-        bin_share=0.15,
-        decibels=0.3,
-        corruption=_TOLD,
-    ),
+    "cpu-4096-tokens-open": replace(_CPU_OPEN, network=replace(_PITCH_OPEN, pitch_tokens=16)),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
     # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.

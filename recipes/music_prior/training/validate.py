@@ -27,7 +27,7 @@ from recipes.music_prior.sound.validation_sets import ValidationSet, score
 from recipes.music_prior.training.export import export
 
 __all__ = [
-    "alone",
+    "alone_share",
     "denoising_sdr",
     "plot",
     "read_prior",
@@ -100,7 +100,7 @@ def validate(
     sampling: SamplingSettings,
     *,
     denoise: bool = False,
-    solo: bool = False,
+    alone: bool = False,
     progress: Callable[[str, ActiveStemScores], object] | None = None,
 ) -> dict[str, Any]:
     """All figures of one prior, as plain values.
@@ -114,8 +114,8 @@ def validate(
         How to separate.
     denoise : bool
         Whether to measure the denoising of clean stems in white noise as well, on the first set.
-    solo : bool
-        Whether to measure where stems end that play alone (:func:`alone`), on the first set.
+    alone : bool
+        Whether to measure where stems end that play alone (:func:`alone_share`), on the first set.
     progress : callable, optional
         Receives the identity of every set and its scores as soon as they are known.
 
@@ -156,17 +156,17 @@ def validate(
     if denoise:
         clean = torch.from_numpy(sets[0].stems)[:, torch.tensor(order).argsort()]
         result["denoising_sdr"] = denoising_sdr(prior.network, clean[..., : 6 * RATE])
-    if solo:
+    if alone:
         stems = torch.from_numpy(sets[0].stems)
         run = separator(whole, sampling)
         result["alone"] = {
-            stem: dict(zip(whole.stems, alone(run, stems[:, place]).tolist(), strict=True))
+            stem: dict(zip(whole.stems, alone_share(run, stems[:, place]).tolist(), strict=True))
             for place, stem in enumerate(STEMS)
         }
     return result
 
 
-def alone(
+def alone_share(
     separate: Callable[[Tensor], Tensor], sounds: Float[Tensor, "items samples"]
 ) -> Float[Tensor, " stems"]:
     """Where sounds end that play alone: who knows an instrument leaves it in one stem.
