@@ -305,6 +305,8 @@ def validate(
         torch.set_num_threads(threads)
     if any("=" not in change for change in changes):
         raise click.UsageError("--set takes NAME=VALUE")
+    if not names:
+        raise click.UsageError("--sets names at least one of A, B, C and U; found none")
     values = dict(change.split("=", 1) for change in changes)
     sampling = sampling_settings(preset_name or DEFAULT_PRESET, sampler=sampler, changes=values)
     sets = [validation_set(name, shared, cache) for name in names]

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from mgdm_audio.priors.checkpoint.store import load_prior, read_header
 from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_core.errors import MGDMError
+from recipes.music_prior.commands import main
 from recipes.music_prior.sound.validation_sets import ValidationSet
 from recipes.music_prior.training import validate as validation
 from recipes.music_prior.training.export import export, network_from_checkpoint, read_network
@@ -134,6 +136,11 @@ class TestValidation:
             assert shares.tolist() == pytest.approx([1 - known, known], abs=1e-6)
         with pytest.raises(MGDMError, match="no song of the set"):
             alone_share(lambda mixtures: mixtures[:, None], 0 * guitar)
+
+    def test_no_set_is_nothing_to_measure_on(self, tmp_path):
+        result = CliRunner().invoke(main, ["validate", "--shared", str(tmp_path), "--sets", ""])
+        assert result.exit_code == 2
+        assert "--sets names at least one of A, B, C and U" in result.output
 
     def test_a_checkpoint_is_measured_as_it_would_be_exported(self, tmp_path):
         train(settings_of(), Tones(), tmp_path / "run", identity="tones")
