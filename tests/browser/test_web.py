@@ -41,6 +41,12 @@ def serve():
         thread.join(10)
 
 
+@pytest.fixture
+def open_page(serve, open_page):
+    """The pages close before their server stops: a request on its way is no complaint."""
+    return open_page
+
+
 @pytest.fixture(scope="module")
 def prior(tmp_path_factory):
     return save_tiny_stems(tmp_path_factory.mktemp("prior") / "tiny.safetensors")
