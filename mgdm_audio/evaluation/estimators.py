@@ -194,7 +194,7 @@ class PretrainedSpec:
     def _sampling(self, variant: Variant) -> Any:
         from mgdm_audio.sampling.presets import sampling_settings
 
-        changes = {name: str(value) for name, value in variant.settings}
+        changes = dict(variant.settings)
         return sampling_settings(self.preset, sampler=variant.sampler, changes=changes)
 
 

@@ -129,7 +129,7 @@ def evaluate(
         "variants": [
             {
                 "sampler": v.sampler,
-                "settings": list(v.settings),
+                "settings": v.stored,
                 "all_settings": spec.settings_of(v),
             }
             for v in variants

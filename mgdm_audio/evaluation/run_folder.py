@@ -39,7 +39,13 @@ _PARTIAL = ".mgdm-"
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the comparison: a sampler and its settings."""
+    """One row of the comparison: a sampler and its settings.
+
+    Attributes
+    ----------
+    settings : tuple of (name, value)
+        Changes to the preset's: text as on the command line, or Python values, objects too.
+    """
 
     sampler: str
     settings: tuple[tuple[str, Any], ...] = ()
@@ -48,6 +54,12 @@ class Variant:
     def label(self) -> str:
         """Name for people: ``mgdm gibbs=2``."""
         return " ".join([self.sampler, *(f"{name}={value}" for name, value in self.settings)])
+
+    @property
+    def stored(self) -> list[list[Any]]:
+        """Settings as run.json holds them; an object by its text, so that the label is the same."""
+        plain = (str, int, float, bool, list, tuple, type(None))
+        return [[name, v if isinstance(v, plain) else str(v)] for name, v in self.settings]
 
     @property
     def slug(self) -> str:

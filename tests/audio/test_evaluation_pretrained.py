@@ -11,12 +11,14 @@ from click.testing import CliRunner
 from mgdm_audio.cli.evaluate import main
 from mgdm_audio.datasets import open_dataset
 from mgdm_audio.evaluation.estimators import WIENER, PretrainedSpec
+from mgdm_audio.evaluation.run import evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.track_work import EvaluationSettings, EvaluationWork
 from mgdm_audio.metrics.si_sdr import score_windows
 from mgdm_audio.sampling.wiener import average_spectrum_wiener
 from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import SettingsError
+from mgdm_core.index_laws import Fraction
 
 from .checkpoint_helpers import save_tiny
 from .tiny_stems_prior import save_tiny_stems, song
@@ -90,6 +92,22 @@ def test_unknown_settings_are_told_before_anything_is_loaded(tiny, stems_folder,
     assert result.exit_code == 2
     assert "nobody" in result.output
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_given_as_values_stay_values(tiny, stems_folder, tmp_path):
+    law = Fraction(0.25)
+    variant = Variant("tweedie_gibbs", (("levels", 1), ("index_law", law), ("samples", 1)))
+    spec = PretrainedSpec(str(tiny))
+    spec.check([variant])
+    assert spec.settings_of(variant)["settings.index_law.fraction"] == 0.25
+    with pytest.raises(SettingsError, match="levels is a whole number; found 1.5"):
+        spec.check([Variant("tweedie_gibbs", (("levels", 1.5),))])
+    run, dataset = RunFolder(tmp_path / "run"), open_dataset(stems_folder)
+    for _ in range(2):  # the second finds what the first has left
+        assert evaluate(dataset, spec, [variant], run, EvaluationSettings(bss=False)) == 0
+    (told,) = run.variants()
+    assert told.slug == variant.slug
+    assert run.record(told, "one")["evaluations"] > 0
 
 
 def test_describe_is_json(tiny):

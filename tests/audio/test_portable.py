@@ -65,3 +65,22 @@ assert not loaded & extra, loaded & extra
 """
     run(code, tmp_path / "mix.wav", prior, tmp_path / "out")
     assert len(list((tmp_path / "out").rglob("*.wav"))) == 5
+
+
+def test_pages_with_pictures_load_no_library_of_evaluation(tmp_path):
+    prior = save_tiny_stems(tmp_path / "tiny.safetensors")
+    soundfile.write(tmp_path / "mix.wav", song(0.5, 48_000, 2).T, 48_000)
+    code = """
+import sys
+from mgdm_audio.cli.separate import main
+mix, prior, out = sys.argv[1:]
+try:
+    main((mix, "-n", prior, "-o", out, "-q", "--page", "--uncertainty"))
+except SystemExit as end:
+    assert not end.code, end.code
+loaded = {name.split(".")[0] for name in sys.modules}
+extra = {"pyarrow", "pandas", "scipy", "librosa", "numba", "sklearn", "museval"}
+assert "matplotlib" in loaded and not loaded & extra, loaded & extra
+"""
+    run(code, tmp_path / "mix.wav", prior, tmp_path / "out")
+    assert list((tmp_path / "out").rglob("*.html"))

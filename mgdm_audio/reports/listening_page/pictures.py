@@ -72,9 +72,10 @@ class Portrait:
 
 @functools.cache
 def _mel() -> np.ndarray:
-    import librosa
+    from torchaudio.functional import melscale_fbanks  # librosa's would load numba and scipy
 
-    return librosa.filters.mel(sr=PAGE_RATE, n_fft=_FFT, n_mels=BANDS, fmax=16_000)
+    bank = melscale_fbanks(_FFT // 2 + 1, 0, 16_000, BANDS, PAGE_RATE, "slaney", "slaney")
+    return bank.T.numpy()
 
 
 def spectrogram_webp(power: Float[Array, "bands columns"], loudest: float) -> bytes:
