@@ -10,7 +10,8 @@ import soundfile
 import torch
 
 from mgdm_audio.priors import Levels, save_prior
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 
 __all__ = ["STEMS", "TINY", "Material", "make_material", "small_preset", "write_prior"]
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mgdm_audio.priors import Levels, save_prior
-from mgdm_audio.priors.unet1d.network import UNet1d, UNet1dConfig
+from mgdm_audio.priors.unet1d.config import UNet1dConfig
+from mgdm_audio.priors.unet1d.network import UNet1d
 
 STEMS = ("bass", "drums", "guitar", "piano")
 

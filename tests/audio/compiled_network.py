@@ -8,8 +8,10 @@ import sys
 
 import torch
 
-from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.dual_path.config import DualPathConfig
+from mgdm_audio.priors.dual_path.network import DualPath
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 
 SIZES = dict(
     n_fft=128, hop=32, bands=16, min_band=2, widths=(8, 16), blocks=(1, 1), heads=2,

@@ -109,7 +109,8 @@ def test_a_stack_round_trips(tmp_path):
 
 
 def test_the_spectral_network_round_trips(tmp_path):
-    from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+    from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+    from mgdm_audio.priors.stft_unet.network import STFTUNet
 
     config = STFTUNetConfig(
         n_fft=256, hop=64, bands=8, widths=(8, 16), blocks=(1, 1), embedding=16, heads=2

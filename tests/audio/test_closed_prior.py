@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mgdm_audio.priors.closed import closed_prior
-from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
+from mgdm_audio.priors.dual_path.config import DualPathConfig
+from mgdm_audio.priors.dual_path.network import DualPath
 from mgdm_audio.priors.levels import Levels
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_audio.priors.waveform_prior import make_prior
 from mgdm_core.errors import SettingsError
 

@@ -100,7 +100,7 @@ def test_settings_given_as_values_stay_values(tiny, stems_folder, tmp_path):
     spec = PretrainedSpec(str(tiny))
     spec.check([variant])
     assert spec.settings_of(variant)["settings.index_law.fraction"] == 0.25
-    with pytest.raises(SettingsError, match="levels is a whole number; found 1.5"):
+    with pytest.raises(SettingsError, match=r"levels is a whole number; found 1\.5"):
         spec.check([Variant("tweedie_gibbs", (("levels", 1.5),))])
     run, dataset = RunFolder(tmp_path / "run"), open_dataset(stems_folder)
     for _ in range(2):  # the second finds what the first has left

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.dual_path.config import DualPathConfig
+from mgdm_audio.priors.dual_path.network import DualPath
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_audio.priors.stft_unet.pitch import (
     PitchBlock,
     PitchSummary,

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from mgdm_audio.priors.stft_unet.layers import (
     BandDecoder,
     BandEncoder,
@@ -20,7 +21,7 @@ from mgdm_audio.priors.stft_unet.layers import (
     band_edges,
     band_groups,
 )
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.errors import SettingsError, ShapeError
 
 TINY = STFTUNetConfig(

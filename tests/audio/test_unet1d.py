@@ -7,7 +7,8 @@ import torch
 
 from mgdm_audio.priors import Levels, WaveformPrior
 from mgdm_audio.priors.msdm.keys import from_published, published_name
-from mgdm_audio.priors.unet1d.network import UNet1d, UNet1dConfig
+from mgdm_audio.priors.unet1d.config import UNet1dConfig
+from mgdm_audio.priors.unet1d.network import UNet1d
 from mgdm_audio.priors.unet1d.stack import StackedNetwork
 from mgdm_core.errors import SettingsError, ShapeError
 from tests.audio.checkpoint_helpers import SMALL, STEMS, generator, published, tiny_unet

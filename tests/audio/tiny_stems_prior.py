@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from mgdm_audio.priors import Levels, save_prior
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 
 STEMS = ("bass", "drums", "guitar", "piano")
 CONFIG = STFTUNetConfig(

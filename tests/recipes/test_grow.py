@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mgdm_audio.priors.dual_path.network import DualPath, DualPathConfig
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.dual_path.config import DualPathConfig
+from mgdm_audio.priors.dual_path.network import DualPath
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.errors import SettingsError
 from recipes.music_prior.training.grow import grown
 from recipes.music_prior.training.tfc_tdf import TFCTDFConfig

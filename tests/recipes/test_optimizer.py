@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 from recipes.music_prior.training.optimizer import MuonAdamW, as_matrices, orthogonalised
 
 

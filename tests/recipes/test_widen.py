@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mgdm_audio.priors.stft_unet.network import STFTUNet, STFTUNetConfig
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.errors import SettingsError
 from recipes.music_prior.training.widen import widened
 

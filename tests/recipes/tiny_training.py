@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from mgdm_audio.priors.stft_unet.network import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from recipes.music_prior.training.corruption import Levels
 from recipes.music_prior.training.data import DataSettings
 from recipes.music_prior.training.presets import TrainSettings

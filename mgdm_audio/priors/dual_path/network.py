@@ -13,14 +13,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mgdm_audio.priors.dual_path.config import DualPathConfig
 from mgdm_audio.priors.dual_path.layers import DualPathLayer, last_rms_norm
+from mgdm_audio.priors.dual_path.sizes import DualPathSizes
 from mgdm_audio.priors.spectral_network import ChannelLayout
 from mgdm_audio.priors.stft_unet.layers import BandDecoder, BandEncoder
 from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.array_types import Bool, Float, Tensor
 
-__all__ = ["DualPath", "DualPathConfig"]
+__all__ = ["DualPath"]
 
 
 class DualPath(STFTUNet):
@@ -28,14 +28,13 @@ class DualPath(STFTUNet):
 
     Parameters
     ----------
-    config : DualPathConfig
-        Sizes. ``DualPath(DualPathConfig.from_dict(d))`` rebuilds a stored network.
+    config : DualPathSizes
+        Sizes; ``DualPathConfig(...).build()`` makes the network of them.
     """
 
-    config: DualPathConfig
+    config: DualPathSizes
 
-    def __init__(self, config: DualPathConfig | None = None) -> None:
-        config = DualPathConfig() if config is None else config
+    def __init__(self, config: DualPathSizes) -> None:
         super().__init__(config)
         bins, width = config.n_fft // 2, config.path_width
         bands = (bins, config.bands, config.min_band)

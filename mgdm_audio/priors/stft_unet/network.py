@@ -53,7 +53,6 @@ from mgdm_audio.priors.stft_unet.bin_features import (
     trend_features,
     wide_features,
 )
-from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
 from mgdm_audio.priors.stft_unet.gains import Gains
 from mgdm_audio.priors.stft_unet.layers import (
     Attention,
@@ -67,9 +66,10 @@ from mgdm_audio.priors.stft_unet.layers import (
     ResidualBlock,
 )
 from mgdm_audio.priors.stft_unet.pitch import PitchTrunk
+from mgdm_audio.priors.stft_unet.sizes import STFTUNetSizes
 from mgdm_core.array_types import Bool, Float, Int, Tensor
 
-__all__ = ["STFTUNet", "STFTUNetConfig"]
+__all__ = ["STFTUNet"]
 
 _TINY = 1e-8
 # Magnitudes on a fixed scale count from here: some 30 dB below a stem of a song of RMS 0.1.
@@ -105,15 +105,14 @@ class STFTUNet(SpectralNetwork):
 
     Parameters
     ----------
-    config : STFTUNetConfig
-        Sizes. ``STFTUNet(STFTUNetConfig.from_dict(d))`` rebuilds a stored network.
+    config : STFTUNetSizes
+        Sizes; ``STFTUNetConfig(...).build()`` makes the network of them.
     """
 
-    config: STFTUNetConfig
+    config: STFTUNetSizes
     started: Tensor
 
-    def __init__(self, config: STFTUNetConfig | None = None) -> None:
-        config = STFTUNetConfig() if config is None else config
+    def __init__(self, config: STFTUNetSizes) -> None:
         super().__init__(config)
         stems, bins = config.stems, config.n_fft // 2
         self.features = 3 * stems + TREND_FEATURES

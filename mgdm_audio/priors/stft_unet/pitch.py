@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mgdm_audio.priors.stft_unet.bin_features import TREND_FEATURES
-from mgdm_audio.priors.stft_unet.config import BLOCKS_PER_SUMMARY
 from mgdm_audio.priors.stft_unet.layers import rms_norm
+from mgdm_audio.priors.stft_unet.sizes import BLOCKS_PER_SUMMARY
 from mgdm_core.array_types import Array, Float, Tensor
 
 __all__ = ["PitchBlock", "PitchSummary", "PitchTrunk", "pitch_places"]

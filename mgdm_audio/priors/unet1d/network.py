@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from mgdm_audio.priors.networks import check_noisy
-from mgdm_audio.priors.unet1d.config import UNet1dConfig
 from mgdm_audio.priors.unet1d.layers import (
     Attention,
     Fold,
@@ -24,15 +23,16 @@ from mgdm_audio.priors.unet1d.layers import (
     downsampler,
     upsampler,
 )
+from mgdm_audio.priors.unet1d.sizes import UNet1dSizes
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["UNet1d", "UNet1dConfig"]
+__all__ = ["UNet1d", "UNet1dSizes"]
 
 
 class _Down(nn.Module):
     """One level on the way down: shorten, residual blocks, perhaps a transformer block."""
 
-    def __init__(self, config: UNet1dConfig, level: int, features: int) -> None:
+    def __init__(self, config: UNet1dSizes, level: int, features: int) -> None:
         super().__init__()
         width_in = config.channels * config.multipliers[level]
         width = config.channels * config.multipliers[level + 1]
@@ -60,7 +60,7 @@ class _Down(nn.Module):
 class _Up(nn.Module):
     """One level on the way up: a residual block per skip, perhaps a transformer block, lengthen."""
 
-    def __init__(self, config: UNet1dConfig, level: int, features: int) -> None:
+    def __init__(self, config: UNet1dSizes, level: int, features: int) -> None:
         super().__init__()
         width = config.channels * config.multipliers[level + 1]
         width_out = config.channels * config.multipliers[level]
@@ -85,7 +85,7 @@ class _Up(nn.Module):
 class _Bottom(nn.Module):
     """Residual block, perhaps attention, residual block."""
 
-    def __init__(self, config: UNet1dConfig, features: int) -> None:
+    def __init__(self, config: UNet1dSizes, features: int) -> None:
         super().__init__()
         width = config.channels * config.multipliers[-1]
         self.first = ResidualBlock(width, width, config.resnet_groups, features)
@@ -104,21 +104,18 @@ class _Bottom(nn.Module):
         return self.last(x, embedding)
 
 
-def _transformer(config: UNet1dConfig, width: int) -> TransformerBlock:
+def _transformer(config: UNet1dSizes, width: int) -> TransformerBlock:
     return TransformerBlock(
         width, config.attention_heads, config.attention_features, config.attention_multiplier
     )
 
 
 class UNet1d(nn.Module):
-    """Waveform denoiser of several stems jointly.
+    """Waveform denoiser of several stems jointly; ``UNet1dConfig(...).build()`` makes it."""
 
-    ``UNet1d(UNet1dConfig.from_dict(d))`` rebuilds a stored network.
-    """
-
-    def __init__(self, config: UNet1dConfig | None = None) -> None:
+    def __init__(self, config: UNet1dSizes) -> None:
         super().__init__()
-        self.config = config = UNet1dConfig() if config is None else config
+        self.config = config
         features = 4 * config.channels
         levels = range(len(config.factors))
         self.embedding = NoiseEmbedding(config.channels // 2, features)
