@@ -47,7 +47,7 @@ browser: ## Chromium for the tests in a browser, from Debian's packages (they sk
 	  echo "chromium was not installed: the tests in a browser are skipped"
 
 player: ## bundle the listening page's player again from its sources and wavesurfer.js (needs Node)
-	cd mgdm_audio/reports/listening_page/player && npm ci --silent && npm run --silent build
+	cd mgdm_audio/listening_page/player && npm ci --silent && npm run --silent build
 
 test: dev browser ## the whole suite but the slow tests, a process and a thread per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile

@@ -38,9 +38,9 @@ def page_writer(request: SeparateRequest, page: str | None) -> Callable[[FileJob
     folder = page == "folder"
 
     def write(job: FileJob) -> Path:
-        from mgdm_audio.reports.listening_page import PageOptions
-        from mgdm_audio.reports.listening_page.track import write_track_page
+        from mgdm_audio.listening_page import PageOptions
         from mgdm_audio.separation.file_plan import output_path
+        from mgdm_audio.separation.track_page import write_track_page
 
         path = output_path(request, job.source, "listen", "" if folder else "html")
         options = PageOptions(folder=folder, overwrite=request.overwrite)

@@ -20,7 +20,7 @@ from mgdm_core.array_types import Array, Float
 from mgdm_core.trace import Trace
 
 if TYPE_CHECKING:
-    from mgdm_audio.reports.listening_page import PageOptions
+    from mgdm_audio.listening_page import PageOptions
 
 __all__ = ["RESIDUAL", "Separation"]
 
@@ -148,7 +148,7 @@ class Separation:
         path : path
             The HTML file to appear; a folder where ``options`` say so.
         options : PageOptions, optional
-            See :class:`mgdm_audio.reports.listening_page.PageOptions`.
+            See :class:`mgdm_audio.listening_page.PageOptions`.
 
         Raises
         ------
@@ -156,7 +156,7 @@ class Separation:
             Where it cannot be written, or exists and may not be replaced.
         """
         # At a prompt this is where it is looked for; nothing here depends on reports until then.
-        from mgdm_audio.reports.listening_page.separation import write_separation_page
+        from mgdm_audio.listening_page.separation import write_separation_page
 
         return write_separation_page(path, self, title, options)
 

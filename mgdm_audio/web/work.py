@@ -9,15 +9,15 @@ from pathlib import Path
 
 from mgdm_audio.errors import AudioError, display_name
 from mgdm_audio.io.decoders import AudioInfo
+from mgdm_audio.listening_page import PageOptions
 from mgdm_audio.priors.catalogue import load_prior
 from mgdm_audio.priors.closed import OTHER, closed_prior
-from mgdm_audio.reports.listening_page import PageOptions
-from mgdm_audio.reports.listening_page.track import write_track_page
 from mgdm_audio.sampling.presets import sampling_settings
 from mgdm_audio.separation.file_plan import check_output_folder, estimated_bytes, plan_jobs
 from mgdm_audio.separation.files import run_job
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import Separator
+from mgdm_audio.separation.track_page import write_track_page
 from mgdm_audio.web.jobs import Job
 from mgdm_audio.web.settings import WebSettings
 

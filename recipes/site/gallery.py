@@ -116,7 +116,7 @@ def _write_player(
     mixture: Array,
     residual: Array | None = None,
 ) -> None:
-    from mgdm_audio.reports.listening_page import PageOptions, write_page
+    from mgdm_audio.listening_page import PageOptions, write_page
 
     out.mkdir(parents=True, exist_ok=True)
     write_page(

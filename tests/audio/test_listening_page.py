@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgdm_audio.errors import AudioError
-from mgdm_audio.reports.listening_page import Confidence, PageOptions, write_page
-from mgdm_audio.reports.listening_page.clips import (
+from mgdm_audio.listening_page import Confidence, PageOptions, write_page
+from mgdm_audio.listening_page.clips import (
     AFTER,
     BEFORE,
     CLIP_FRAMES,
@@ -23,9 +23,9 @@ from mgdm_audio.reports.listening_page.clips import (
     encode,
     kbps_for,
 )
-from mgdm_audio.reports.listening_page.confidence import UNKNOWN, agreement
-from mgdm_audio.reports.listening_page.pictures import Portrait
-from mgdm_audio.reports.listening_page.sounds import PAGE_RATE, blocks_of
+from mgdm_audio.listening_page.confidence import UNKNOWN, agreement
+from mgdm_audio.listening_page.pictures import Portrait
+from mgdm_audio.listening_page.sounds import PAGE_RATE, blocks_of
 from mgdm_core.errors import SettingsError, ShapeError
 
 
@@ -153,7 +153,7 @@ def test_the_same_sound_gives_the_same_page(tmp_path):
 
 
 def test_the_bundled_player_is_built_from_these_sources(repo_root):
-    folder = repo_root / "mgdm_audio" / "reports" / "listening_page"
+    folder = repo_root / "mgdm_audio" / "listening_page"
     digest = hashlib.sha256((folder / "player" / "package-lock.json").read_bytes())
     for source in sorted((folder / "player" / "src").iterdir()):
         digest.update(source.read_bytes())

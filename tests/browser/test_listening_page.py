@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.signal import butter, sosfilt
 
-from mgdm_audio.reports.listening_page import Confidence, PageOptions, write_page
+from mgdm_audio.listening_page import Confidence, PageOptions, write_page
 
 RATE = 48_000
 SECONDS = 12

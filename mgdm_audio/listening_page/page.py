@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from mgdm_audio.errors import AudioError
 from mgdm_audio.io.atomic import FileOutput, replacing
-from mgdm_audio.reports.listening_page.clips import (
+from mgdm_audio.listening_page.clips import (
     BEFORE,
     CLIP_FRAMES,
     CODECS,
@@ -25,9 +25,9 @@ from mgdm_audio.reports.listening_page.clips import (
     encode,
     kbps_for,
 )
-from mgdm_audio.reports.listening_page.confidence import Confidence
-from mgdm_audio.reports.listening_page.pictures import Portrait, spectrogram_webp
-from mgdm_audio.reports.listening_page.sounds import (
+from mgdm_audio.listening_page.confidence import Confidence
+from mgdm_audio.listening_page.pictures import Portrait, spectrogram_webp
+from mgdm_audio.listening_page.sounds import (
     PAGE_RATE,
     Sound,
     blocks_of,

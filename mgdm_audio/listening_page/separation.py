@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mgdm_audio.reports.listening_page.confidence import Confidence, agreement, levels
-from mgdm_audio.reports.listening_page.page import PageOptions, write_page
+from mgdm_audio.listening_page.confidence import Confidence, agreement, levels
+from mgdm_audio.listening_page.page import PageOptions, write_page
 
 if TYPE_CHECKING:
     from mgdm_audio.separation.result import Separation

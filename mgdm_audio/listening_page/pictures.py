@@ -7,7 +7,7 @@ import io
 
 import numpy as np
 
-from mgdm_audio.reports.listening_page.sounds import PAGE_RATE
+from mgdm_audio.listening_page.sounds import PAGE_RATE
 from mgdm_core.array_types import Array, Float
 
 __all__ = ["Portrait", "spectrogram_webp"]

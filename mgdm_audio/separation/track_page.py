@@ -11,8 +11,8 @@ import numpy as np
 
 from mgdm_audio.errors import AudioError, display_name
 from mgdm_audio.io.reader import open_blocks, probe
-from mgdm_audio.reports.listening_page.confidence import Confidence, agreement, levels
-from mgdm_audio.reports.listening_page.page import PageOptions, write_page
+from mgdm_audio.listening_page.confidence import Confidence, agreement, levels
+from mgdm_audio.listening_page.page import PageOptions, write_page
 from mgdm_audio.separation.result import RESIDUAL
 from mgdm_core.array_types import Array, Float
 

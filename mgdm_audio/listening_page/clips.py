@@ -16,7 +16,7 @@ from typing import cast
 import av
 import numpy as np
 
-from mgdm_audio.reports.listening_page.sounds import PAGE_RATE
+from mgdm_audio.listening_page.sounds import PAGE_RATE
 from mgdm_core.array_types import Array, Float
 
 __all__ = ["AFTER", "BEFORE", "CLIP_FRAMES", "CODECS", "Clip", "cut", "encode", "kbps_for"]
