@@ -155,10 +155,32 @@ class Separation:
         AudioError
             Where it cannot be written, or exists and may not be replaced.
         """
-        # At a prompt this is where it is looked for; nothing here depends on reports until then.
-        from mgdm_audio.listening_page.separation import write_separation_page
+        from mgdm_audio.listening_page import confidence as strips
+        from mgdm_audio.listening_page import write_page  # with libraries that draw
 
-        return write_separation_page(path, self, title, options)
+        stems, residual = _arrays(self.stems), _array(self.residual)
+        confidence = None
+        if self.uncertainty is not None:
+            # The rows cover the recording, the last frame perhaps in part.
+            hop = residual.shape[-1] / self.rate / max(map(len, self.uncertainty.values()))
+            rows = {
+                name: strips.agreement(
+                    strips.levels([np.atleast_2d(stems[name])], hop * self.rate, len(row)), row
+                )
+                for name, row in self.uncertainty.items()
+            }
+            confidence = strips.Confidence(rows, hop)
+        mixture = np.sum([residual, *stems.values()], axis=0)
+        return write_page(
+            path,
+            stems,
+            mixture,
+            self.rate,
+            residual=residual,
+            title=title,
+            confidence=confidence,
+            options=options,
+        )
 
     def __repr__(self) -> str:
         shape = np.atleast_2d(_array(self.residual)).shape
