@@ -16,6 +16,7 @@ __all__ = [
     "DETAIL_FEATURES",
     "TREND_FEATURES",
     "detail_features",
+    "stem_features",
     "trend_features",
     "wide_features",
     "window_mean",
@@ -25,6 +26,31 @@ __all__ = [
 _RATIOS = (1 / 4, 1 / 3, 1 / 2, 2.0, 3.0)
 TREND_FEATURES = 5
 DETAIL_FEATURES = 11 + 2 * len(_RATIOS)
+_TINY = 1e-8
+# Magnitudes on a fixed scale count from here: some 30 dB below a stem of a song of RMS 0.1.
+_FLOOR = 0.003
+
+
+def stem_features(
+    re: Float[Tensor, "batch stems frames bins"],
+    im: Float[Tensor, "batch stems frames bins"],
+    noise: Float[Tensor, "batch 1 1 1"],
+) -> Float[Tensor, "batch features frames bins"]:
+    """What a bin says of every stem, and last the trends of the sum (`trend_features`).
+
+    Of every stem its compressed magnitude, by that the cosine of its phase against that of the sum,
+    and its share of the sum.
+    """
+    sum_re, sum_im = re.sum(1, keepdim=True), im.sum(1, keepdim=True)
+    sum_power = sum_re.square() + sum_im.square()
+    floor = (_FLOOR**2 + re.shape[1] * noise.square()).sqrt()
+    trends = trend_features(torch.log1p((sum_power + _TINY**2).sqrt() / floor))
+    magnitude = (re.square() + im.square() + _TINY**2).sqrt()
+    compressed = torch.log1p(magnitude / noise)
+    along = re * sum_re + im * sum_im
+    cosine = along / (magnitude * (sum_power + _TINY**2).sqrt())
+    share = (along / (sum_power + floor.square())).clamp(-1, 2)
+    return torch.cat([compressed, compressed * cosine, share, trends], 1)
 
 
 def window_mean(x: Tensor, first: int, last: int, dim: int) -> Tensor:

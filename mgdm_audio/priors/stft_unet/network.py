@@ -50,7 +50,7 @@ from mgdm_audio.priors.stft_unet.bin_features import (
     DETAIL_FEATURES,
     TREND_FEATURES,
     detail_features,
-    trend_features,
+    stem_features,
     wide_features,
 )
 from mgdm_audio.priors.stft_unet.gains import Gains
@@ -71,9 +71,6 @@ from mgdm_core.array_types import Bool, Float, Int, Tensor
 
 __all__ = ["STFTUNet"]
 
-_TINY = 1e-8
-# Magnitudes on a fixed scale count from here: some 30 dB below a stem of a song of RMS 0.1.
-_FLOOR = 0.003
 # Noise below this is none: some 46 dB below a stem of a song of RMS 0.1.
 _LEAST_NOISE = 3e-4
 # Power over the noise's at which a bin of a stem as loud as the noise counts as sound of its own.
@@ -83,21 +80,28 @@ _CLEARLY_ABOVE = 40.0
 _MOVING = 0.3
 
 
-class _State(NamedTuple):
-    """What every bin is decided from: all that does not belong to one bin."""
+class _Seen(NamedTuple):
+    """What there is before any trunk has looked; ``padded`` are features in whole columns."""
 
     real: Tensor
     imaginary: Tensor
     features: Tensor
+    padded: Tensor
+    embedding: Tensor
+    noise: Tensor
+    level: Tensor
+    absent: Tensor | None
+
+
+class _State(NamedTuple):
+    """What every bin is decided from: all that does not belong to one bin."""
+
+    seen: _Seen
     trends: Tensor
     wide: Tensor
     context: Tensor
     pitches: Tensor | None
     outputs: Tensor
-    embedding: Tensor
-    noise: Tensor
-    level: Tensor
-    absent: Tensor | None
 
 
 class STFTUNet(SpectralNetwork):
@@ -232,13 +236,36 @@ class STFTUNet(SpectralNetwork):
         """As :meth:`denoise_parts`, at some bins below Nyquist's only: enough for training."""
         return self._decide(self._observe(real, imaginary, sigma, absent), chosen)
 
-    def _observe(
+    def denoise_and_tell(
+        self,
+        real: Float[Tensor, "batch stems frames bins"],
+        imaginary: Float[Tensor, "batch stems frames bins"],
+        sigma: Float[Tensor, " batch"],
+        chosen: Int[Tensor, " chosen"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
+    ) -> tuple[DenoisedBins, Float[Tensor, "batch hidden columns pitches"] | None]:
+        """As :meth:`denoise_bins`, and what the trunk over pitch tells, for a loss of its own."""
+        state = self._observe(real, imaginary, sigma, absent)
+        return self._decide(state, chosen), state.pitches
+
+    def tell_pitches(
+        self,
+        real: Float[Tensor, "batch stems frames bins"],
+        imaginary: Float[Tensor, "batch stems frames bins"],
+        sigma: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None = None,
+    ) -> Float[Tensor, "batch hidden columns pitches"] | None:
+        """What the trunk over pitch tells; no other trunk runs."""
+        seen = self._look(real, imaginary, sigma, absent)
+        return None if self.pitch is None else self.pitch(seen.padded, seen.embedding)
+
+    def _look(
         self,
         real: Float[Tensor, "batch stems frames bins"],
         imaginary: Float[Tensor, "batch stems frames bins"],
         sigma: Float[Tensor, " batch"],
         absent: Bool[Tensor, "batch stems"] | None,
-    ) -> _State:
+    ) -> _Seen:
         level = sigma.reshape(-1, 1, 1, 1)
         noise = self._noise_level(real, imaginary, level, absent)
         if absent is not None:
@@ -247,37 +274,24 @@ class STFTUNet(SpectralNetwork):
             imaginary = imaginary.masked_fill(absent[:, :, None, None], 0)
         bins = self.config.n_fft // 2
         re, im = real[..., :bins], imaginary[..., :bins]
-        sum_re, sum_im = re.sum(1, keepdim=True), im.sum(1, keepdim=True)
-        sum_power = sum_re.square() + sum_im.square()
-        floor = (_FLOOR**2 + self.config.stems * noise.square()).sqrt()
-        trends = trend_features(torch.log1p((sum_power + _TINY**2).sqrt() / floor))
-        magnitude = (re.square() + im.square() + _TINY**2).sqrt()
-        compressed = torch.log1p(magnitude / noise)
-        along = re * sum_re + im * sum_im
-        cosine = along / (magnitude * (sum_power + _TINY**2).sqrt())
-        share = (along / (sum_power + floor.square())).clamp(-1, 2)
-        features = torch.cat([compressed, compressed * cosine, share, trends], 1)
-        frames = real.shape[2]
-        padding = -frames % self.config.frame_multiple
+        features = stem_features(re, im, noise)
+        padded = F.pad(features, (0, 0, 0, -real.shape[2] % self.config.frame_multiple))
         embedding = self._embed(sigma, noise.flatten(), absent)
-        padded = F.pad(features, (0, 0, 0, padding))
-        context, outputs = self._read(padded, embedding)
-        outputs = outputs[:, :, :frames]
-        pitches = None if self.pitch is None else self.pitch(padded, embedding)
-        return _State(
-            real=re,
-            imaginary=im,
-            features=features,
-            trends=trends,
-            wide=wide_features(trends),
-            context=context,
-            pitches=pitches,
-            outputs=outputs,
-            embedding=embedding,
-            noise=noise,
-            level=level,
-            absent=absent,
-        )
+        return _Seen(re, im, features, padded, embedding, noise, level, absent)
+
+    def _observe(
+        self,
+        real: Float[Tensor, "batch stems frames bins"],
+        imaginary: Float[Tensor, "batch stems frames bins"],
+        sigma: Float[Tensor, " batch"],
+        absent: Bool[Tensor, "batch stems"] | None,
+    ) -> _State:
+        seen = self._look(real, imaginary, sigma, absent)
+        trends = seen.features[:, -TREND_FEATURES:]
+        context, outputs = self._read(seen.padded, seen.embedding)
+        pitches = None if self.pitch is None else self.pitch(seen.padded, seen.embedding)
+        outputs = outputs[:, :, : real.shape[2]]
+        return _State(seen, trends, wide_features(trends), context, pitches, outputs)
 
     def _embed(
         self,
@@ -290,7 +304,8 @@ class STFTUNet(SpectralNetwork):
 
     def _decide(self, state: _State, chosen: Int[Tensor, " chosen"]) -> DenoisedBins:
         """Clean spectrum and gain of the chosen bins."""
-        features = state.features.index_select(3, chosen)
+        seen = state.seen
+        features = seen.features.index_select(3, chosen)
         features = torch.cat([features, detail_features(state.trends, state.wide, chosen)], 1)
         frames = features.shape[2]
         padding = -frames % self.config.frame_patch
@@ -299,12 +314,12 @@ class STFTUNet(SpectralNetwork):
             told = told + self.pitch.spread(state.pitches, chosen)
         told = told[:, :, : (frames + padding) // self.config.frame_patch]
         features = F.pad(features, (0, 0, 0, padding))
-        outputs = self.bin_network(features, told, state.embedding, chosen)[:, :, :frames]
+        outputs = self.bin_network(features, told, seen.embedding, chosen)[:, :, :frames]
         outputs = outputs + state.outputs.index_select(3, chosen)
         outputs = outputs.float() + self.bias.index_select(2, chosen)
-        re, im = state.real.index_select(3, chosen), state.imaginary.index_select(3, chosen)
+        re, im = seen.real.index_select(3, chosen), seen.imaginary.index_select(3, chosen)
         prior = self.log_prior.index_select(2, chosen)
-        return self._gains(state, outputs, prior, re, im).applied_to(re, im)
+        return self._gains(seen, outputs, prior, re, im).applied_to(re, im)
 
     def _noise_level(
         self,
@@ -351,14 +366,14 @@ class STFTUNet(SpectralNetwork):
 
     def _gains(
         self,
-        state: _State,
+        seen: _Seen,
         outputs: Float[Tensor, "batch outputs frames bins"],
         log_prior: Float[Tensor, "stems 1 bins"],
         re: Float[Tensor, "batch stems frames bins"],
         im: Float[Tensor, "batch stems frames bins"],
     ) -> Gains:
         """Gains of the chosen bins out of what the network says, a correction of Wiener's."""
-        stems, absent, noise = self.config.stems, state.absent, state.noise.square()
+        stems, absent, noise = self.config.stems, seen.absent, seen.noise.square()
         # Wiener's odds, signal over noise. Music lies far from its average spectrum, so a bin that
         # stands well above the noise is taken at its own power instead.
         loudness = (re.square() + im.square()) / noise
@@ -375,6 +390,6 @@ class STFTUNet(SpectralNetwork):
             logits = logits.masked_fill(absent[:, :, None, None], -math.inf)
         share = torch.softmax(logits, 1)
         # The higher the level, the less it means where a sound is found.
-        odds = _MOVING * (state.level / self.config.sigma_data).square()
+        odds = _MOVING * (seen.level / self.config.sigma_data).square()
         gate = self.started * torch.sigmoid(outputs[:, 2 * stems :] + torch.log(odds))
         return Gains(mask, share, gate)

@@ -216,6 +216,12 @@ class PitchTrunk(nn.Module):
         level = self._over_pitches(features[:, first : first + 1])
         return F.avg_pool2d(level, self.columns.stride)
 
+    def power(
+        self, power: Float[Tensor, "batch stems frames bins"]
+    ) -> Float[Tensor, "batch stems columns pitches"]:
+        """Power around every pitch, averaged over columns; frames fill whole columns."""
+        return F.avg_pool2d(self._over_pitches(power), self.columns.stride).transpose(2, 3)
+
     def spread(
         self, told: Float[Tensor, "batch hidden columns pitches"], chosen: Tensor
     ) -> Float[Tensor, "batch hidden columns chosen"]:

@@ -84,6 +84,8 @@ def random_texture(
     Partials become more or less unlike in strength and notes die sooner or later, as if played
     on other instruments.
     """
+    if not settings.texture:
+        return spectrum
     power = spectrum.real.square() + spectrum.imag.square()
     exponents = settings.texture * torch.randn(
         *spectrum.shape[:2], 1, 1, generator=generator, device=generator.device

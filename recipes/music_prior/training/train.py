@@ -17,7 +17,7 @@ from torch import nn
 from mgdm_audio.priors.precision import resolve_precision
 from mgdm_audio.priors.spectral_network import SpectralNetwork, build_spectral
 from mgdm_audio.priors.stft_unet.network import STFTUNet
-from mgdm_core.array_types import Bool, Complex, Float, Tensor
+from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.training.batches import BatchStream, random_equaliser, random_texture
 from recipes.music_prior.training.checkpoints import read_checkpoint, write_checkpoint
@@ -29,13 +29,8 @@ from recipes.music_prior.training.data import (
     average_power,
 )
 from recipes.music_prior.training.grow import grown
-from recipes.music_prior.training.loss import (
-    ChosenBins,
-    PowerAverage,
-    choose_bins,
-    decibel_loss,
-    denoising_loss,
-)
+from recipes.music_prior.training.loss import PowerAverage, choose_bins
+from recipes.music_prior.training.objective import Objective
 from recipes.music_prior.training.optimizer import MuonAdamW
 from recipes.music_prior.training.presets import TrainSettings
 from recipes.music_prior.training.train_log import InterruptFlag, Log, Tally
@@ -50,37 +45,6 @@ WIDENING_NOISE = 0.1
 # Processes render songs of their own: numbers of the next begin this much further on.
 SEGMENTS_PER_PROCESS = 10**9 + 7
 Progress = Callable[[dict[str, float]], None]
-
-
-class _Objective(nn.Module):
-    """Network and loss in one module, so that Fabric wraps what is differentiated."""
-
-    def __init__(self, network: SpectralNetwork, settings: TrainSettings) -> None:
-        super().__init__()
-        self.network, self.decibels = network, settings.decibels
-        parts = torch.compile(network.denoise_bins) if settings.compile else network.denoise_bins
-        # Not as a submodule: only the network's weights are to be found here.
-        object.__setattr__(self, "parts", parts)
-
-    def forward(
-        self,
-        noisy: Complex[Tensor, "batch stems bins frames"],
-        clean: Complex[Tensor, "batch stems bins frames"],
-        sigma: Float[Tensor, " batch"],
-        chosen: ChosenBins,
-        absent: Bool[Tensor, "batch stems"] | None,
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch stems"]]:
-        """What is made small, and the denoising loss of every stem."""
-        pair = torch.view_as_real(noisy.transpose(2, 3))
-        real, imaginary = pair[..., 0].contiguous(), pair[..., 1].contiguous()
-        estimate = self.parts(real, imaginary, sigma, chosen.bins, absent)  # type: ignore[operator]
-        sigma_data = self.network.config.sigma_data
-        clean = clean.transpose(2, 3)
-        losses = denoising_loss(estimate[:2], clean, sigma, sigma_data, chosen)
-        total = losses.mean()
-        if self.decibels:
-            total = total + self.decibels * decibel_loss(estimate[:2], clean, chosen).mean()
-        return total, losses
 
 
 def learning_rate(settings: TrainSettings, step: int) -> float:
@@ -231,13 +195,16 @@ def train(
             layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if state is not None:
         network.load_state_dict(state["network"])
+    judge = Objective(network, settings)
+    if judge.timbre is not None and state is not None and state.get("timbre"):
+        judge.timbre.load_state_dict(state["timbre"])
     optimizer = MuonAdamW(
-        network.parameters(),
+        judge.parameters(),
         settings.learning_rate,
         settings.weight_decay,
         products=torch.bfloat16 if half else torch.float32,
     )
-    objective, optimizer = fabric.setup(_Objective(network, settings), optimizer)
+    objective, optimizer = fabric.setup(judge, optimizer)
     weights: dict[str, Tensor] = dict(network.named_parameters())
     average = PowerAverage(weights, settings.ema_length)
     step, seconds, cpu_before, audio_seconds = 0, 0.0, 0.0, 0.0
@@ -289,6 +256,7 @@ def train(
         return {
             "network": {k: v.detach().cpu() for k, v in network.state_dict().items()},
             "average": {k: v.cpu() for k, v in average.values.items()},
+            "timbre": {} if judge.timbre is None else judge.timbre.state_dict(),
             "optimizer": optimizer.state_dict(),
             "step": step,
             "seconds": seconds + time.perf_counter() - began,
@@ -340,8 +308,9 @@ def train(
                         network.average_power,
                         absent,
                     )
-                    bins = network.config.n_fft // 2
-                    chosen = choose_bins(bins, settings.bin_share, generator)
+                    bins, chosen = network.config.n_fft // 2, None
+                    if settings.bin_share:
+                        chosen = choose_bins(bins, settings.bin_share, generator)
                 rate = learning_rate(settings, step)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
