@@ -38,7 +38,7 @@ class TrainSettings:
         Of Muon for the matrices and AdamW for the rest; the gradient is clipped by its norm.
     bin_share : float
         Share of the bins that a step looks at in its loss (and computes the outputs of); at 0 the
-        trunk over pitch learns alone, by ``timbre``: a step takes a fifth of the time.
+        trunk over pitch learns alone, by ``timbre``.
     decibels : float
         Weight of what separations are judged by (`decibel_loss`) beside the denoising loss.
     timbre : float
@@ -155,7 +155,7 @@ _CPU_OPEN = replace(
     _CPU, network=_PITCH_OPEN, data=_THINNED, bin_share=0.15, decibels=0.3, corruption=_TOLD
 )
 
-_TOKENS = replace(_CPU_OPEN, network=replace(_PITCH_OPEN, pitch_tokens=16), timbre=0.3)
+_TOKENS = replace(_CPU_OPEN, network=replace(_PITCH_OPEN, pitch_tokens=16), timbre=0.5)
 
 PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": _CPU,
@@ -186,7 +186,7 @@ PRESETS: dict[str, TrainSettings] = {
     # no other is separated.
     "cpu-4096-pitch-64-open": _CPU_OPEN,
     # That one with tokens; goes on from it. The first of the two lets the trunk over pitch alone
-    # learn whose every pitch is, many more items of it an hour; the second goes on in its folder.
+    # learn whose every pitch is, a third more items an hour; the second goes on in its folder.
     "cpu-4096-timbre": replace(
         _TOKENS, data=replace(_THINNED, sparse=0.6, texture=0.0), bin_share=0.0
     ),
