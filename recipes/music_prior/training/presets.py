@@ -139,6 +139,7 @@ _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 # Fewer parameters than the next, better per hour; with a fifth stem the bundled prior's network.
 _PITCH = replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6, pitch_width=64)
 _PITCH_OPEN = replace(_PITCH, stems=5)
+_TOKENS_OPEN = replace(_PITCH_OPEN, pitch_tokens=16)
 
 # The trunk with room, for tens of core-hours: its matrix products are what a processor does best.
 _DUAL = DualPathConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
@@ -155,7 +156,7 @@ _CPU_OPEN = replace(
     _CPU, network=_PITCH_OPEN, data=_THINNED, bin_share=0.15, decibels=0.3, corruption=_TOLD
 )
 
-_TOKENS = replace(_CPU_OPEN, network=replace(_PITCH_OPEN, pitch_tokens=16), timbre=0.5)
+_TOKENS = replace(_CPU_OPEN, network=_TOKENS_OPEN, timbre=0.5)
 
 PRESETS: dict[str, TrainSettings] = {
     "cpu-2h": _CPU,
@@ -182,11 +183,11 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-dual-open": replace(
         _CPU, network=replace(_DUAL, stems=5), data=_THINNED, corruption=_OPEN
     ),
-    # The bundled prior; goes on from "cpu-4096-pitch-64". Every state is near the mixture, since
-    # no other is separated.
+    # Goes on from "cpu-4096-pitch-64". Every state is near the mixture, since no other is
+    # separated.
     "cpu-4096-pitch-64-open": _CPU_OPEN,
-    # That one with tokens; goes on from it. The first of the two lets the trunk over pitch alone
-    # learn whose every pitch is, a third more items an hour; the second goes on in its folder.
+    # The bundled prior: that one with tokens; goes on from it. The first of the two lets the trunk
+    # over pitch alone learn whose every pitch is; the second goes on in its folder.
     "cpu-4096-timbre": replace(
         _TOKENS, data=replace(_THINNED, sparse=0.6, texture=0.0), bin_share=0.0
     ),
@@ -203,7 +204,8 @@ PRESETS: dict[str, TrainSettings] = {
     # For the kit: one call of ten minutes on a large GPU, renderers on its other cores; goes on
     # from the bundled prior.
     "gpu-9min": TrainSettings(
-        network=_PITCH_OPEN,
+        network=_TOKENS_OPEN,
+        timbre=0.5,
         bin_share=0.15,
         decibels=0.3,
         corruption=_TOLD,
