@@ -21,6 +21,11 @@ _LARGEST_STACK = 64
 class UNet1dConfig(UNet1dSizes):
     """Sizes of a `UNet1d`, see `UNet1dSizes`."""
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> UNet1dConfig:
+        """Back from :meth:`to_dict`; a key that is not a setting is an error."""
+        return super().from_dict(values)  # type: ignore[return-value]
+
     def build(self) -> UNet1d:
         """Return the network of these sizes."""
         return UNet1d(self)
