@@ -58,8 +58,7 @@ class Variant:
     @property
     def stored(self) -> list[list[Any]]:
         """Settings as run.json holds them; an object by its text, so that the label is the same."""
-        plain = (str, int, float, bool, list, tuple, type(None))
-        return [[name, v if isinstance(v, plain) else str(v)] for name, v in self.settings]
+        return [[name, v if _is_plain(v) else str(v)] for name, v in self.settings]
 
     @property
     def slug(self) -> str:
@@ -234,6 +233,12 @@ class RunFolder:
 
     def _file(self, variant: Variant, part: str, key: str) -> Path:
         return self.path / variant.slug / part / f"{key}.json"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _freeze(value: Any) -> Any:

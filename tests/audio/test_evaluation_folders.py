@@ -171,6 +171,14 @@ def test_variants_have_folders_of_their_own():
     assert all("/" not in s and not s.startswith(".") and len(s) < 100 for s in slugs)
 
 
+@pytest.mark.parametrize("value", [2, 0.5, None, "a/b", (1, 2), Path("x"), (1, Path("x"))])
+def test_a_variant_comes_back_from_json_with_its_folder(value):
+    variant = Variant("mgdm", (("law", value),))
+    (stored,) = json.loads(json.dumps(variant.stored))
+    again = Variant("mgdm", ((stored[0], tuple(v) if isinstance(v := stored[1], list) else v),))
+    assert again.slug == variant.slug
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "5", "{"])
 def test_a_description_that_is_none_is_one_line(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
