@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from mgdm_core.errors import SettingsError
+from recipes.music_prior.training.loss import choose_bins
 from recipes.music_prior.training.objective import Objective, TimbreLoss
 from recipes.music_prior.training.presets import PRESETS
 from recipes.music_prior.training.train import train
@@ -67,6 +68,20 @@ def test_what_is_told_is_the_same_with_and_without_the_rest_of_the_network():
     assert_close(network.tell_pitches(*seen), told, rtol=0, atol=0)
     for mine, theirs in zip(network.denoise_bins(*seen, chosen), estimate, strict=True):
         assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_shares_are_exact_where_the_network_computes_in_half_precision():
+    torch.manual_seed(0)
+    judge = Objective(PITCHED.build(), settings_of(network=PITCHED, timbre=1.0))
+    asked = []
+    judge.timbre.register_forward_pre_hook(lambda _, given: asked.append(given[1]))
+    clean = torch.randn(2, 4, 33, 12, dtype=torch.complex64)
+    sigma, chosen = torch.tensor([0.1, 0.3]), choose_bins(32, 0.5, torch.Generator())
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            judge(clean, clean, sigma, chosen, None)
+    assert asked[1].dtype == torch.float32
+    assert_close(asked[1], asked[0], rtol=0, atol=0)
 
 
 def test_the_trunk_alone_learns_where_no_bins_are_looked_at(tmp_path):

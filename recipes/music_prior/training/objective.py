@@ -64,13 +64,13 @@ class Objective(nn.Module):
         super().__init__()
         self.network, self.decibels = network, settings.decibels
         self.weight, self.timbre = settings.timbre, None
-        self.trunk_alone = not settings.bin_share
+        trunk_alone = not settings.bin_share
         parts = network.denoise_bins
         if settings.timbre:
             assert isinstance(network, STFTUNet)  # the settings have seen to it
             self.timbre = TimbreLoss(network.config.hidden, network.config.stems)
-            parts = network.tell_pitches if self.trunk_alone else network.denoise_and_tell
-        if self.trunk_alone:
+            parts = network.tell_pitches if trunk_alone else network.denoise_and_tell
+        if trunk_alone:
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(name.startswith("pitch."))
         parts = torch.compile(parts) if settings.compile else parts
@@ -114,5 +114,6 @@ class Objective(nn.Module):
         assert self.timbre is not None
         power = torch.view_as_real(clean).square().sum(-1)[..., : self.network.config.n_fft // 2]
         padding = -power.shape[2] % self.network.config.frame_multiple
-        power = self.network.pitch.power(F.pad(power, (0, 0, 0, padding)))
+        with torch.autocast(power.device.type, enabled=False):  # shares to full precision
+            power = self.network.pitch.power(F.pad(power, (0, 0, 0, padding)))
         return self.timbre(told, power, absent)
