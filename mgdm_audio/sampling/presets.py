@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from mgdm_audio.priors.checkpoint.header import PriorHeader
@@ -125,6 +125,9 @@ def _changed(settings: Any, name: str, value: Any) -> Any:
         value = _changed(getattr(settings, head), rest, value)
     else:
         kinds = {f.name: str(f.type) for f in fields(settings)}[head].split(" | ")
+        usual = getattr(settings, head)
+        if is_dataclass(usual) and not (is_dataclass(value) or f"{value}" in kinds):
+            raise SettingsError(f"{name} is an object, such as {usual!r}; found {value!r}")
         if isinstance(value, numbers.Integral) and not isinstance(value, bool):
             value = int(value) if "int" in kinds else float(value) if "float" in kinds else value
         elif isinstance(value, numbers.Real) and "float" in kinds:

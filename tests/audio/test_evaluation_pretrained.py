@@ -102,6 +102,8 @@ def test_settings_given_as_values_stay_values(tiny, stems_folder, tmp_path):
     assert spec.settings_of(variant)["settings.index_law.fraction"] == 0.25
     with pytest.raises(SettingsError, match=r"levels is a whole number; found 1\.5"):
         spec.check([Variant("tweedie_gibbs", (("levels", 1.5),))])
+    with pytest.raises(SettingsError, match=r"index_law is an object, such as .*; found 3"):
+        spec.check([Variant("tweedie_gibbs", (("index_law", 3),))])
     run, dataset = RunFolder(tmp_path / "run"), open_dataset(stems_folder)
     for _ in range(2):  # the second finds what the first has left
         assert evaluate(dataset, spec, [variant], run, EvaluationSettings(bss=False)) == 0
