@@ -14,7 +14,7 @@ import torch
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.crossfade import fade_in
-from mgdm_core.array_types import Complex, Float, Int, Tensor
+from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.priors import Denoised, level_vector
 
@@ -23,7 +23,6 @@ __all__ = [
     "Pinned",
     "SpectralWindowedPrior",
     "WindowedPrior",
-    "variance_of_shares",
     "windowed",
 ]
 
@@ -196,8 +195,9 @@ class SpectralWindowedPrior(WindowedPrior):
     variance : {"tweedie", "shares"}
         ``tweedie``: sigma^2 times the network's mask, its second-order formula where the state
         holds white noise. ``shares``: where it holds other stems, what is uncertain is whose a
-        sound is. A bin of magnitude M (the sum of the stems' magnitudes) that is stem k's with
-        probability q_k, its share of M, has variance M^2 q_k (1 - q_k).
+        sound is. In a bin of magnitude M (the sum of the stems' magnitudes) stem k has variance
+        M^2 q_k, q_k being its share of M, so that what was removed from all stems goes to each by
+        its share.
     variance_floor : float
         Share in [0, 1] of the average-spectrum Wiener gain, times sigma^2, below which no variance
         falls: sound that the network removed from every stem still goes where it is likeliest.
@@ -237,25 +237,17 @@ class SpectralWindowedPrior(WindowedPrior):
         x_0, mask = self._evaluate(x, index, self.prior.denoise_with_mask, (1, spectral.hop))
         power = self.prior.average_power
         noise = self.schedule.at(index, mask)[1] ** 2
-        variance = (
-            noise * mask
-            if self.variance == "tweedie"
-            else variance_of_shares(spectral.forward(x_0))
-        )
+        if self.variance == "tweedie":
+            variance = noise * mask
+        else:
+            magnitude = spectral.forward(x_0).abs()
+            variance = magnitude * magnitude.sum(1, keepdim=True)
         if self.variance_floor > 0:
             p = power.to(mask)[None, :, :, None]
             variance = torch.maximum(variance, self.variance_floor * noise * p / (p + noise))
         if self.pinned is not None:
             x_0 = self.pinned.apply(x_0)
         return Denoised(x_0, variance, spectral)
-
-
-def variance_of_shares(
-    stems: Complex[Tensor, "batch stems bins frames"],
-) -> Float[Tensor, "batch stems bins frames"]:
-    """Variance of a bin that is wholly one stem's, which one unknown."""
-    magnitude = stems.abs()
-    return magnitude * (magnitude.sum(1, keepdim=True) - magnitude)
 
 
 def windowed(

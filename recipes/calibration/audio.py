@@ -19,7 +19,7 @@ from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.presets import PRESETS, sampling_settings
 from mgdm_audio.sampling.recalibration import spread_of
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
-from mgdm_audio.sampling.windowed_prior import variance_of_shares, windowed
+from mgdm_audio.sampling.windowed_prior import windowed
 from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.conditionals import Tweedie
 from mgdm_core.errors import SettingsError
@@ -168,9 +168,10 @@ def _exact_draws(
         raise SettingsError("only priors on spectra have a variance per bin")
     seeds = range(piece.index, piece.index + piece.draws)
     mean = stems.expand(piece.draws, -1, -1)
+    magnitude = prior.spectral.forward(mean).abs()
     return condition_gaussian(
         mean,
-        factor * variance_of_shares(prior.spectral.forward(mean)),
+        factor * magnitude * (magnitude.sum(1, keepdim=True) - magnitude),
         SumOverChannels(len(stems)),
         mean.sum(1),
         1e-4,

@@ -114,17 +114,20 @@ class TestWindowedPrior:
         assert got.variance.shape == want.variance.shape
         assert torch.allclose(got.variance, want.variance, rtol=1e-4)
 
-    def test_variance_of_shares_is_that_of_whose_a_bin_is(self):
-        """A bin of magnitude M that is stem k's with probability q_k: M^2 q_k (1 - q_k)."""
+    def test_what_is_removed_from_all_stems_goes_to_each_by_its_share(self):
+        """Stem k's variance is M^2 q_k, its share of a bin of magnitude M."""
         prior = toy_prior(window=32_768)
         x = 0.1 * torch.randn(1, 4, 32_768)
         found = windowed(prior, 32_768, 32_768, variance="shares").denoise_with_variance(x, 500)
         magnitude = prior.spectral.forward(prior.denoise(x, 500)).abs()
         total = magnitude.sum(1, keepdim=True)
-        share = magnitude / total
         torch.testing.assert_close(
-            found.variance, total**2 * share * (1 - share), atol=1e-9, rtol=1e-3
+            found.variance / found.variance.sum(1, keepdim=True),
+            magnitude / total,
+            atol=1e-6,
+            rtol=1e-3,
         )
+        torch.testing.assert_close(found.variance.sum(1, keepdim=True), total**2)
 
     def test_no_variance_falls_below_its_floor(self):
         prior = toy_prior(window=32_768)
