@@ -108,6 +108,11 @@ class SamplingSettings:
                 f"variance is one of {', '.join(VARIANCES)}",
                 self.variance,
             ),
+            (
+                0 <= self.variance_floor <= 1,
+                "variance_floor lies in [0, 1]",
+                self.variance_floor,
+            ),
             (self.draws in DRAWS, f"draws is one of {', '.join(DRAWS)}", self.draws),
             (0 < self.start_sigma < 1e3, "start_sigma lies in (0, 1000)", self.start_sigma),
             (0 <= self.temperature <= 1, "temperature lies in [0, 1]", self.temperature),

@@ -151,6 +151,8 @@ class TestWindowedPrior:
             windowed(toy_prior(window=32_768), 32_768, 32_768, variance="exact")
         with pytest.raises(SettingsError, match="tweedie, shares; found 'exact'"):
             SamplingSettings(variance="exact")
+        with pytest.raises(SettingsError, match=r"variance_floor lies in \[0, 1\]; found 2"):
+            SamplingSettings(variance_floor=2.0)
 
     def test_pinned_samples_are_kept_at_the_start_and_free_at_the_end(self):
         known = torch.randn(1, 4, 1000)
