@@ -1,11 +1,15 @@
 """What the stems of a training batch are corrupted with."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 from mgdm_audio.priors.spectral import SpectralTransform
+from mgdm_audio.priors.spectral_network import DenoisedSpectrum
+from mgdm_audio.priors.stft_unet.config import STFTUNetConfig
+from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.errors import SettingsError
 from recipes.music_prior.training.corruption import (
     CorruptionSettings,
@@ -14,10 +18,19 @@ from recipes.music_prior.training.corruption import (
     corrupt,
     draw_absent,
     draw_levels,
+    own_states,
     random_leak,
 )
 
 from .tiny_training import near, stream_of
+
+
+class SayingHalf(STFTUNet):
+    """Says that of every bin half is there, and keeps what it was told."""
+
+    def denoise_spectrum(self, spectrum, sigma, absent=None):
+        self.told = absent
+        return DenoisedSpectrum(spectrum / 2, torch.full(spectrum.shape, 0.5))
 
 
 class TestCorruption:
@@ -140,6 +153,39 @@ class TestCorruption:
         assert not absent[::2].any()
         assert torch.equal(absent[1::2], torch.tensor([False, False, True, True]).expand(20, 4))
 
+    def test_own_states_lie_between_the_state_and_what_the_network_says(self):
+        clean, sigma = self.spectra(items=6), torch.full((6,), 0.3)
+        noisy = clean + random_leak(clean, CorruptionSettings(), stream_of(1))
+        absent = torch.zeros(6, 4, dtype=torch.bool)
+        absent[:, 1] = True
+        config = STFTUNetConfig(
+            stems=4, n_fft=128, hop=32, bands=8, min_band=2, widths=(8,), blocks=(1,)
+        )
+        network = SayingHalf(config)
+        settings = CorruptionSettings(own=0.5)
+        state, levels = own_states(network, noisy, clean, sigma, settings, stream_of(2), absent)
+        mine = levels < sigma
+        assert mine.sum() == 3
+        assert torch.equal(state[~mine], noisy[~mine])
+        # Half of every stem is missing, and goes to each by its share.
+        magnitude = noisy.abs()
+        x_0 = noisy / 2 + magnitude / magnitude.sum(1, keepdim=True) * noisy.sum(1)[:, None] / 2
+        step = (levels / sigma)[:, None, None, None]
+        torch.testing.assert_close(state[mine], (x_0 + step**2 * (noisy - x_0))[mine])
+        torch.testing.assert_close(state.sum(1), clean.sum(1))
+        assert torch.equal(network.told, absent[:3])
+
+    def test_without_own_states_nothing_is_drawn_or_evaluated(self):
+        clean, stream = self.spectra(), stream_of(3)
+        before = stream.get_state()
+        sigma = torch.ones(3)
+        # A network that is not there cannot be asked.
+        network: Any = None
+        state, levels = own_states(network, clean, clean, sigma, CorruptionSettings(), stream)
+        assert state is clean
+        assert levels is sigma
+        assert torch.equal(stream.get_state(), before)
+
     def test_levels_of_a_batch_are_spread(self):
         """One level in every quarter of the law, whatever the draw."""
         for seed in range(20):
@@ -150,7 +196,9 @@ class TestCorruption:
             assert ((quantile * 4).floor() == torch.arange(4)).all()
 
 
-@pytest.mark.parametrize("change", [{"quiet_power": -1.0}, {"blind": 1.5}, {"knots": 1}])
+@pytest.mark.parametrize(
+    "change", [{"quiet_power": -1.0}, {"blind": 1.5}, {"own": -0.1}, {"knots": 1}]
+)
 def test_refuses_corruption_without_sense(change):
     with pytest.raises(SettingsError):
         CorruptionSettings(**change)

@@ -13,6 +13,10 @@ depend on where the sound belongs: all stems are then shares of one mixture, as 
 begins; in half of them the shares are those of the stems' average spectra, which is just where it
 begins.
 
+Part of them, ``own``, are replaced by what the network itself makes of them: where a sampler that
+takes more than one evaluation comes to. Errors of a network are not random leaks, and one that
+has never seen its own takes them for music.
+
 Those are states near the mixture. Another part of the items, ``diffusion``, are states of the
 diffusion itself, clean stems in white noise at any level up to ``sigma_max``: what makes of a
 separator a prior, which samplers can follow down the whole schedule.
@@ -27,16 +31,27 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from mgdm_audio.priors.spectral_network import SpectralNetwork
 from mgdm_core.array_types import Bool, Complex, Float, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["CorruptionSettings", "Levels", "corrupt", "draw_absent", "draw_levels", "random_leak"]
+__all__ = [
+    "CorruptionSettings",
+    "Levels",
+    "corrupt",
+    "draw_absent",
+    "draw_levels",
+    "own_states",
+    "random_leak",
+]
 
 
 # Far below what is heard in a song whose mixture has an RMS of 0.1.
 _SILENT_POWER = 1e-10
 # Leaks whose shares do not depend on where a sound belongs, and those of average spectra.
 _BLIND, _BEGUN = 1, 2
+# The least level of a network's own states, over the level that it took them from.
+_LEAST_STEP = 0.2
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,9 @@ class CorruptionSettings:
         That white noise is U^quiet_power times the nominal deviation, U uniform.
     blind : float
         Share of those whose stems are shares of the mixture.
+    own : float
+        Share of the items, in whole items of a batch, whose state is what the network itself makes
+        of the corrupted one (:func:`own_states`).
     knots : int
         Knots of the random shares along frequency (on a logarithmic axis).
     knot_frames : int
@@ -78,6 +96,7 @@ class CorruptionSettings:
     quiet_noise: float = 0.85
     quiet_power: float = 3.0
     blind: float = 0.6
+    own: float = 0.0
     knots: int = 10
     knot_frames: int = 16
 
@@ -86,11 +105,12 @@ class CorruptionSettings:
             raise SettingsError("noise levels need 0 < sigma_min < sigma_median < sigma_max")
         if not self.sigma_spread > 0:
             raise SettingsError(f"sigma_spread must be positive; found {self.sigma_spread}")
-        shares = (self.cross_talk, self.quiet_noise, self.blind, self.diffusion, self.told_absent)
-        if not all(0 <= share <= 1 for share in shares):
-            raise SettingsError(
-                "cross_talk, quiet_noise, blind, diffusion and told_absent are shares in [0, 1]"
-            )
+        names = ("cross_talk", "quiet_noise", "blind", "own", "diffusion", "told_absent")
+        for name in names:
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(
+                    f"{', '.join(names)} are shares in [0, 1]; found {name} {getattr(self, name)}"
+                )
         if not self.quiet_power >= 0:
             raise SettingsError(f"quiet_power must not be negative; found {self.quiet_power}")
         if self.knots < 2 or self.knot_frames < 1:
@@ -259,3 +279,36 @@ def corrupt(
         scale = (limit / size.clamp_min(1e-12)).clamp(max=1.0)
         corrupted.index_add_(0, chosen, leak.mul_(scale[:, None, None, None]))
     return corrupted
+
+
+@torch.no_grad()
+def own_states(
+    network: SpectralNetwork,
+    noisy: Complex[Tensor, "batch stems bins frames"],
+    clean: Complex[Tensor, "batch stems bins frames"],
+    sigma: Float[Tensor, " batch"],
+    settings: CorruptionSettings,
+    generator: torch.Generator,
+    absent: Bool[Tensor, "batch stems"] | None = None,
+) -> tuple[Complex[Tensor, "batch stems bins frames"], Float[Tensor, " batch"]]:
+    """States that a sampler comes to after an evaluation, in some of the items, and all levels.
+
+    What the network says of a state is made to sum to the mixture, what is missing going to each
+    stem by its share of a bin, and the state comes down to r times its level on the way there,
+    x_0 + r^2 (x - x_0): the mean of the bridge of a diffusion whose signal keeps its scale. r is
+    spread evenly over 0.2 to 1.
+    """
+    count = round(settings.own * len(sigma))
+    if not count:
+        return noisy, sigma
+    some = torch.randperm(len(sigma), generator=generator, device=sigma.device)[:count]
+    step = torch.rand(count, generator=generator, device=sigma.device)
+    step = _LEAST_STEP + (1 - _LEAST_STEP) * step
+    told = None if absent is None else absent[some]
+    state = noisy[some]
+    x_0 = network.denoise_spectrum(state, sigma[some], told).spectrum.to(state)
+    magnitude = x_0.abs()
+    share = magnitude / magnitude.sum(1, keepdim=True).clamp_min(1e-12)
+    x_0 = x_0 + share * (clean[some].sum(1) - x_0.sum(1))[:, None]
+    state = x_0 + step.square()[:, None, None, None] * (state - x_0)
+    return noisy.index_copy(0, some, state), sigma.index_copy(0, some, step * sigma[some])

@@ -192,6 +192,8 @@ PRESETS: dict[str, TrainSettings] = {
         _TOKENS, data=replace(_THINNED, sparse=0.6, texture=0.0), bin_share=0.0
     ),
     "cpu-4096-tokens-open": _TOKENS,
+    # Goes on from it, so that a second evaluation gains: half of the states are the network's own.
+    "cpu-4096-tokens-own": replace(_TOKENS, corruption=replace(_TOLD, own=0.5)),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
     # For what "cpu-2h" has learnt, with --init: its channels twice, two processes of a core each.

@@ -21,7 +21,12 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import MGDMError, SettingsError
 from recipes.music_prior.training.batches import BatchStream, random_equaliser, random_texture
 from recipes.music_prior.training.checkpoints import read_checkpoint, write_checkpoint
-from recipes.music_prior.training.corruption import corrupt, draw_absent, draw_levels
+from recipes.music_prior.training.corruption import (
+    corrupt,
+    draw_absent,
+    draw_levels,
+    own_states,
+)
 from recipes.music_prior.training.data import (
     SegmentPool,
     SegmentsFrom,
@@ -307,6 +312,9 @@ def train(
                         generator,
                         network.average_power,
                         absent,
+                    )
+                    noisy, sigma = own_states(
+                        network, noisy, clean, sigma, settings.corruption, generator, absent
                     )
                     bins, chosen = network.config.n_fft // 2, None
                     if settings.bin_share:
