@@ -10,6 +10,7 @@ import torch
 from mgdm_core.array_types import Events, Float, Int, Num, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators import Operator, Scaled, flat, scaled
+from mgdm_core.schedule import fit
 
 
 class Likelihood:
@@ -85,8 +86,14 @@ class GaussianLikelihood(ImageLikelihood):
     sigma_y : float or Tensor
         Deviation of the observation noise, positive. A setting of the method where the
         observation is exact. A tensor has as many axes as the observation and broadcasts with it:
-        shape (batch, 1, ...) for one per item, (1, *observation) for one per entry. Operator,
-        observation and residual are then kept in units of it, and ``sigma_y`` is 1.
+        shape (batch, 1, ...) for one per item, (1, *observation) for one per entry. Where it
+        differs, operator, observation and residual are kept in units of it, and ``sigma_y`` is 1.
+
+    Attributes
+    ----------
+    unit : float or Tensor, shape (batch,)
+        What a residual of one is worth in the observation as it was given, for settings in its
+        units: the root mean square of an item's ``sigma_y`` where it differs, else 1.
     """
 
     def __init__(
@@ -101,6 +108,7 @@ class GaussianLikelihood(ImageLikelihood):
                 f"sigma_y is positive; found {float(sigma.min())}; for an exact observation give a "
                 f"small one"
             )
+        self.unit: float | Float[Tensor, " batch"] = 1.0
         if sigma.ndim > 0:
             sizes = zip(sigma.shape, observation.shape)
             if sigma.ndim != observation.ndim or any(n not in (1, m) for n, m in sizes):
@@ -108,20 +116,43 @@ class GaussianLikelihood(ImageLikelihood):
                     f"sigma_y is a number or broadcasts with the observation, whose shape is "
                     f"{tuple(observation.shape)}, axis by axis; found {tuple(sigma.shape)}"
                 )
+        if bool((sigma != sigma.reshape(-1)[0]).any()):
             # In the state's precision: a half may not hold what is divided by a small deviation.
             wide = observation.to(torch.promote_types(observation.dtype, torch.float32))
             factors = (1 / sigma).to(wide)
-            operator, observation, sigma = scaled(operator, factors), factors * wide, 1.0
+            operator, observation = scaled(operator, factors), factors * wide
+            self.unit = flat(sigma.square()).mean(-1).sqrt().expand(len(wide)).to(wide)
+            sigma = torch.ones(1)
         self.operator = operator
         self.observation = observation
-        self.sigma_y = float(sigma)
+        self.sigma_y = float(sigma.reshape(-1)[0])
 
     def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> Likelihood:
         """Return the likelihood of the chosen items, in that order (repeats allowed)."""
         chosen = super().select(items)
         if isinstance(self.operator, Scaled):
             chosen.operator = self.operator.select(torch.as_tensor(items))  # type: ignore
+        if isinstance(self.unit, Tensor):
+            index = torch.as_tensor(items, dtype=torch.long).to(self.unit.device)
+            chosen.unit = self.unit[index]  # type: ignore[attr-defined]
         return chosen
+
+    def in_data_units(self, value: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+        """Turn what is kept in units of an item's noise into the observation's own units."""
+        return value if isinstance(self.unit, float) else fit(self.unit.to(value), value) * value
+
+    def with_deviation(self, sigma_y: float) -> GaussianLikelihood:
+        """Return the likelihood with another deviation, in the observation's own units.
+
+        Where entries differ they go on to, around a root mean square of ``sigma_y``.
+        """
+        other = copy(self)
+        if isinstance(self.unit, Tensor):
+            factors = fit(self.unit, self.observation)
+            other.operator = scaled(self.operator, factors)
+            other.observation, other.unit = factors.to(self.observation) * self.observation, 1.0
+        other.sigma_y = sigma_y
+        return other
 
     def residual(self, x_0: Events) -> Float[Tensor, "batch ..."]:
         """y - A(x_0)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Start, draw, first_level, first_state, gaussian, require
@@ -34,7 +33,8 @@ class DAPS(DrawsGivenData):
         over the run to ``rate_floor`` times itself.
     rate_floor : float
     tau : float or None
-        Deviation of the observation in the Langevin steps; None for the likelihood's own.
+        Deviation of the observation in the Langevin steps, of its entries in the mean where they
+        differ; None for the likelihood's own.
     data_variance : float or None
         The variance of x_0 given x_t is q^2 v / (q^2 + v) with v = ``data_variance``; None for the
         published q^2, q = sigma_t / alpha_t.
@@ -105,10 +105,7 @@ class DAPS(DrawsGivenData):
     def _with_tau(self, problem: Problem) -> Problem:
         if self.tau is None:
             return problem
-        lik = gaussian(problem)
-        return replace(
-            problem, likelihood=GaussianLikelihood(lik.operator, lik.observation, self.tau)
-        )
+        return replace(problem, likelihood=gaussian(problem).with_deviation(self.tau))
 
 
 _PUBLISHED = DAPS(draw="langevin", rate_floor=1e-3)

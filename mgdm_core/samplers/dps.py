@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 
-from mgdm_core.array_types import Events
+from mgdm_core.array_types import Events, Float, Tensor
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import flat
@@ -55,13 +56,16 @@ class DPS(Descent):
         return (x - pull if s > 0 else x), x_0
 
 
+def _square(likelihood: GaussianLikelihood, x_0: Events) -> Float[Tensor, " batch"]:
+    """||y - A(x_0)||^2 in the observation's own units, whatever the deviations of its entries."""
+    return flat(likelihood.in_data_units(likelihood.residual(x_0))).square().sum(-1)
+
+
 def _guidance(problem: Problem, x: Events, t: int, gamma: float) -> tuple[Events, Events]:
     """Return D(x_t) and the step that is subtracted."""
     likelihood = problem.likelihood
     if isinstance(likelihood, GaussianLikelihood):
-        x_0, square, grad = loss_and_gradient(
-            problem, x, t, lambda x_0: flat(likelihood.residual(x_0)).square().sum(-1)
-        )
+        x_0, square, grad = loss_and_gradient(problem, x, t, partial(_square, likelihood))
         norm = wide(square).sqrt().clamp_min(1e-12)
         return x_0, fit(gamma / norm, x) * grad
     with torch.enable_grad():

@@ -68,8 +68,8 @@ class PSLD(Descent):
         likelihood = gaussian(inner)
         operator: LinearOperator = likelihood.operator  # type: ignore[assignment]
         image = decode(z_0)
-        residual = likelihood.residual(image)
-        glued = z_0 - encode(image + operator.adjoint(residual))
+        residual = likelihood.in_data_units(likelihood.residual(image))
+        glued = z_0 - encode(image + likelihood.in_data_units(operator.adjoint(residual)))
         return self.eta * _norm(residual) + self.gamma * _norm(glued)
 
 

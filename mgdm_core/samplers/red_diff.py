@@ -99,6 +99,7 @@ class REDDiff(Sampler):
         # A mean over the observation's entries beside one over the event's, times the latter.
         scale = mu[0].numel() / problem.rows
         if isinstance(likelihood, GaussianLikelihood):
+            up = likelihood.in_data_units(likelihood.in_data_units(up))
             scale *= likelihood.sigma_y**2
         grad = self.lam * (mu - x_0) - scale * up
         first = BETA_1 * state.first + (1 - BETA_1) * grad

@@ -180,9 +180,9 @@ def test_samples_under_deviations_of_items_and_of_entries():
 def test_a_deviation_s_precision_is_not_the_state_s():
     """A float64 deviation widens nothing, and a half one loses nothing of the observation."""
     y = torch.tensor([[7.0, -20.0]])
-    wide = GaussianLikelihood(Identity(), y, torch.full((1, 2), 1e-4, dtype=torch.float64))
+    wide = GaussianLikelihood(Identity(), y, torch.tensor([[1e-4, 2e-4]]).double())
     assert wide.observation.dtype == torch.float32
-    half = torch.full((1, 2), 1e-4, dtype=torch.float16)
+    half = torch.tensor([[1e-4, 2e-4]], dtype=torch.float16)
     narrow = GaussianLikelihood(Identity(), y.half(), half)
     torch.testing.assert_close(narrow.observation, wide.observation, rtol=1e-2, atol=0)
 
