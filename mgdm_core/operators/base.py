@@ -8,6 +8,7 @@ its adjoint, and with it the proximal map and the pseudo-inverse by conjugate gr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -47,6 +48,10 @@ class SVD(NamedTuple):
     u: Callable[[Tensor], Tensor]
 
 
+FAR = 0.01
+"""Residual, relative to the right-hand side, from which a solve is warned of."""
+
+
 def conjugate_gradient(
     apply: Callable[[Tensor], Tensor],
     rhs: Float[Tensor, "batch *axes"],
@@ -57,7 +62,7 @@ def conjugate_gradient(
 
     An item rests once its residual is below ``tolerance`` times its right-hand side's norm. There
     are at most as many steps as unknowns; on the CPU, where looking costs nothing, the loop also
-    ends when every item rests.
+    ends when every item rests, and an end far from the solution is warned of.
     """
     u = torch.zeros_like(rhs)
     residual, direction = rhs.clone(), rhs.clone()
@@ -78,6 +83,13 @@ def conjugate_gradient(
         new_energy = _fitted(residual, residual)
         direction = residual + new_energy / energy.clamp_min(tiny) * direction
         energy = new_energy
+    if rhs.device.type == "cpu" and bool((energy > goal * (FAR / tolerance) ** 2).any()):
+        warnings.warn(
+            f"{steps} steps of conjugate gradients left more than {FAR:.0%} of an equation "
+            f"unsolved: the noise is very small beside what the operator sees; give a larger "
+            f"sigma_y, or an operator with an SVD",
+            stacklevel=2,
+        )
     return u
 
 

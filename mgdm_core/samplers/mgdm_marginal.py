@@ -121,8 +121,9 @@ class MGDMMarginal(Sampler):
         acceptance falls with what y tells, and g_r takes a product per value. A network's C has a
         wide spectrum on many values, for which a few products are too few (``data-not-met``).
     reach : float
-        Length of the differences that are the products with C, in units of sigma_t. A network that
-        computes in half precision needs a longer one.
+        Length of the differences that are the products with C, in units of sigma_t, at least; where
+        the state's rounding is not small beside them they are longer. A network that computes in
+        half precision needs a longer one.
     """
 
     name: ClassVar[str] = "mgdm_marginal"
@@ -209,14 +210,21 @@ class MGDMMarginal(Sampler):
         x_0 = problem.denoise(x, s)
         product = covariance_at(problem, x, s, x_0, self.reach)
         log_weight = log_weight + log_evidence(problem, product, x_0)
+        # Comparisons with what is not a number are false: such a path is not taken. Only an item
+        # that has none by the last shows that the run has diverged.
         accept = noise.uniform((), x.device) < (log_weight - state.log_weight).exp()
+        lost = ~torch.isfinite(log_weight)
+        if state.step + 1 == plan.paths:
+            lost = lost & torch.isfinite(state.log_weight)
+        lost = lost.reshape((-1,) + (1,) * (x.ndim - 1))
+        x_0, shown = torch.where(lost, state.x, x_0), torch.where(lost, state.x, x)
         new = MarginalState(
             state.step + 1,
             torch.where(accept.reshape((-1,) + (1,) * (x.ndim - 1)), x, state.x),
             torch.where(accept, log_weight, state.log_weight),
             state.origin,
         )
-        return new, Info(plan.top, x, x_0, s, extra={"path_acceptance": accept})
+        return new, Info(plan.top, shown, x_0, s, extra={"path_acceptance": accept})
 
     def _conditioned(
         self, near: Problem, x: Events, t: int, x_0: Events, z: Events, misfit: Tensor

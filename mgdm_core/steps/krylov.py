@@ -25,6 +25,10 @@ from mgdm_core.steps.data import solves_linear
 
 NEWTON_STEPS = 8
 
+# Rounding of the state, times r^2, that a difference is to be above: a hundredth of a product along
+# one of some tens of entries.
+_ROUNDING = 900.0
+
 Covariance = Callable[[Tensor], Tensor]
 """Multiplies an event per item by C, at one evaluation."""
 
@@ -32,10 +36,15 @@ Covariance = Callable[[Tensor], Tensor]
 def covariance_at(problem: Problem, x: Events, t: int, x_0: Events, reach: float) -> Covariance:
     """Products with C at x_t = ``x``, where D_t(x) = ``x_0``; alpha_t is positive.
 
-    ``reach`` is the length of the difference in units of sigma_t, over which p_t changes little.
+    ``reach`` is the length of the difference in units of sigma_t, over which p_t changes little. A
+    network that predicts noise knows x_0 to eps r only, r = sigma_t / alpha_t, and a product with
+    C is r^2 times smaller than that of a difference: where r is large the difference is longer,
+    up to sigma_t, so that rounding stays below the products (of data of deviation near one).
     """
     alpha, sigma = problem.schedule.moments(t)
-    return partial(_product, problem, x, t, x_0, float(sigma**2 / alpha), reach * float(sigma))
+    rounding = _ROUNDING * torch.finfo(x.dtype).eps * float(sigma / alpha) ** 2
+    length = max(reach, min(1.0, rounding)) * float(sigma)
+    return partial(_product, problem, x, t, x_0, float(sigma**2 / alpha), length)
 
 
 def _product(
