@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,8 +27,11 @@ class RandomStreams:
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        _check_seeds(seeds)
-        self._generators = [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+        self._generators = []
+        for seed in _checked(seeds):
+            # The generator looks at 32 bits of its seed: longer ones are hashed to as many.
+            short = seed if seed < 2**32 else int(_mix(torch.tensor(seed))) & (2**32 - 1)
+            self._generators.append(torch.Generator("cpu").manual_seed(short))
 
     @classmethod
     def from_seed(cls, seed: int, count: int) -> RandomStreams:
@@ -127,8 +131,7 @@ class DeviceStreams(RandomStreams):
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
-        _check_seeds(seeds)
-        self._seeds = [int(seed) for seed in seeds]
+        self._seeds = _checked(seeds)
         self._keys: dict[torch.device, Tensor] = {}
         # How many draws came before, per item, in cells that views share.
         self._draws = [[0] for _ in seeds]
@@ -208,9 +211,15 @@ def _mix(x: Tensor) -> Tensor:
     return x
 
 
-def _check_seeds(seeds: Sequence[int]) -> None:
-    if len(seeds) == 0:
+def _checked(seeds: Sequence[int]) -> list[int]:
+    """The seeds as whole numbers of Python."""
+    try:
+        whole = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        raise SettingsError(f"seeds are whole numbers, one per sample; found {seeds!r}") from None
+    if not whole:
         raise SettingsError("random streams need at least one seed; found none")
-    for seed in seeds:
-        if not 0 <= int(seed) < 2**63:
+    for seed in whole:
+        if not 0 <= seed < 2**63:
             raise SettingsError(f"a seed lies in [0, 2**63); found {seed}")
+    return whole

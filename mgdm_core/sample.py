@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,10 +142,14 @@ def sample(
     CancelledError
         If the callback returned False.
     """
-    check(n >= 1, "n is at least 1", n)
-    check(batch_size is None or batch_size >= 1, "batch_size is at least 1", batch_size)
-    check(every is None or every >= 1, "every is at least 1", every)
+    for name, value in (("n", n), ("batch_size", batch_size), ("every", every)):
+        fits = isinstance(value, Integral) and int(value) >= 1
+        check(
+            fits or (value is None and name != "n"), f"{name} is a whole number, at least 1", value
+        )
     problem = _placed(problem, device)
+    rule = "the sampler is one of mgdm_core's or your own, such as DDRM()"
+    check(sampler is None or isinstance(sampler, Sampler), rule, sampler)
     sampler = default_sampler(problem) if sampler is None else sampler
     sampler.requires(problem)
     if n > 1:
@@ -166,6 +171,11 @@ def sample(
 def _placed(problem: Problem, device: torch.device | str | None) -> Problem:
     """The problem with its observation on the device, in the state's precision."""
     observation = problem.likelihood.observation
+    if not isinstance(observation, Tensor) or observation.ndim == 0 or len(observation) == 0:
+        found = tuple(observation.shape) if isinstance(observation, Tensor) else type(observation)
+        raise ShapeError(
+            f"an observation is a tensor of one row per item, one at least; found {found}"
+        )
     if observation.is_complex():
         raise ShapeError(
             f"an observation is of real numbers; found {observation.dtype}; give real and "
@@ -175,7 +185,12 @@ def _placed(problem: Problem, device: torch.device | str | None) -> Problem:
     # Labels stay whole: a likelihood of the user's own may count or gather by them.
     labels = whole and not isinstance(problem.likelihood, ImageLikelihood)
     dtype = observation.dtype if labels else problem.dtype
-    return problem.observing(observation.to(device or observation.device, dtype))
+    problem = problem.observing(observation.to(device or observation.device, dtype))
+    if isinstance(problem.likelihood, ImageLikelihood):
+        # One event through the operator: a row of another shape ends here, by its rule.
+        one = problem.likelihood.select([0])
+        one.image(torch.zeros((1, *problem.shape), dtype=problem.dtype, device=problem.device))  # type: ignore[attr-defined]
+    return problem
 
 
 def _per_sample(start: Start, problem: Problem, n: int) -> Start:
@@ -197,7 +212,7 @@ def _streams(
     if isinstance(noise, RandomStreams):
         return noise
     check(noise in ("cpu", "device"), "noise is 'cpu', 'device' or random streams", noise)
-    seeds = range(int(seed), int(seed) + items) if isinstance(seed, int | np.integer) else seed
+    seeds = range(int(seed), int(seed) + items) if isinstance(seed, Integral) else seed
     return (RandomStreams if noise == "cpu" else DeviceStreams)(seeds)
 
 
@@ -269,7 +284,8 @@ class _Run:
         else:
             state = saved.state
             noise.restore(saved.noise)
-            recorder.records, recorder.extra = list(saved.records), dict(saved.extra)
+            recorder.records = list(saved.records)
+            recorder.extra = {name: list(values) for name, values in saved.extra.items()}
             meter.evaluations, meter.vjps = saved.evaluations, saved.vjps
 
         info: Info | None = None
@@ -326,8 +342,16 @@ class _Run:
             return
         before = len(self.done) * steps
         total = len(self.parts) * steps
-        name = self.sampler.name
-        if self.callback(Progress(name, before + step, total, level, estimate, save)) is False:
+        name, now = self.sampler.name, [True]
+
+        def saved() -> SavedRun:
+            check(bool(now), "progress.save() is called by the callback itself", "a later call")
+            return save()
+
+        answer = self.callback(Progress(name, before + step, total, level, estimate, saved))
+        now.clear()
+        # A comparison of numpy's or torch's is not the object False.
+        if isinstance(answer, bool | np.bool_ | Tensor) and not bool(answer):
             raise CancelledError(f"{name} was cancelled at level {level}", save())
 
     def trace(self) -> Trace:

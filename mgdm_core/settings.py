@@ -23,13 +23,16 @@ def check(condition: bool, rule: str, found: object) -> None:
 
 
 class Settings:
-    """Base of settings dataclasses; checks every field that was given a domain.
+    """Base of settings dataclasses; checks every field that was given a domain, or is a bool.
 
     None passes where the field's type has it.
     """
 
     def __post_init__(self) -> None:
         for one in fields(self):  # type: ignore[arg-type]
+            if one.type in (bool, "bool"):
+                value = getattr(self, one.name)
+                check(isinstance(value, bool), f"{one.name} is True or False", value)
             if "fits" not in one.metadata:
                 continue
             value, optional = getattr(self, one.name), "None" in str(one.type)

@@ -56,6 +56,7 @@ class Progress:
         Current estimate of x_0; do not write to it.
     save : callable
         Returns a :class:`~mgdm_core.SavedRun`, from which ``sample(..., resume=saved)`` goes on.
+        The callback has to call it itself: once it has returned, the run has gone on.
     """
 
     sampler: str

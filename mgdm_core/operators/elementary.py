@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch.nn.functional import pad
 
-from mgdm_core.array_types import Bool, Float, Tensor
+from mgdm_core.array_types import Float, Num, Shaped, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.operators.base import SVD, Operator, SpectralOperator, flat, folded, size_of
 
@@ -55,10 +55,17 @@ class Mask(SpectralOperator):
     Parameters
     ----------
     keep : Tensor of bool, shape (*event)
-        True where the event is observed.
+        True where the event is observed; zeros and ones of another type will do.
     """
 
-    def __init__(self, keep: Bool[Tensor, "..."]) -> None:
+    def __init__(self, keep: Shaped[Tensor, "..."]) -> None:
+        if keep.dtype != torch.bool:
+            if not bool(((keep == 0) | (keep == 1)).all()):
+                raise SettingsError(
+                    f"a mask holds True and False, or ones and zeros; found {keep.dtype} up to "
+                    f"{keep.max().item():g}: compare it first, such as keep > 0"
+                )
+            keep = keep == 1
         if not bool(keep.any()):
             raise SettingsError("a mask observes at least one entry; found none")
         self.keep = keep
@@ -107,8 +114,12 @@ class Matrix(SpectralOperator):
     """
 
     def __init__(
-        self, matrix: Float[Tensor, "observation event"], event_shape: Sequence[int] | None = None
+        self, matrix: Num[Tensor, "observation event"], event_shape: Sequence[int] | None = None
     ) -> None:
+        if matrix.is_complex():
+            raise ShapeError(
+                f"a matrix is real; found {matrix.dtype}: stack its real and imaginary parts"
+            )
         self.matrix = matrix
         self.event_shape = (matrix.shape[1],) if event_shape is None else tuple(event_shape)
         if size_of(self.event_shape) != matrix.shape[1]:

@@ -96,11 +96,15 @@ class MGDM(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, known in (("conditional", CONDITIONALS), ("index_law", INDEX_LAWS)):
-            value = getattr(self, name)
+        kinds = (("conditional", Conditional, CONDITIONALS), ("index_law", IndexLaw, INDEX_LAWS))
+        for name, kind, known in kinds:
+            value, rule = getattr(self, name), f"{name} is one of {', '.join(known)}"
             if isinstance(value, str):
-                check(value in known, f"{name} is one of {', '.join(known)}", value)
+                check(value in known, rule, value)
                 object.__setattr__(self, name, known[value]())
+            elif value is not None:
+                fits = isinstance(value, kind) and not isinstance(value, type)
+                check(fits, f"{rule}, or an object of your own", value)
 
     def chosen(self) -> tuple[Conditional, IndexLaw]:
         """Return the conditional and the index law, the defaults where None."""

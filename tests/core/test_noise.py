@@ -175,3 +175,18 @@ def test_streams_go_on_from_where_they_were_saved(kind):
     other.restore(saved)
     got = [other.normal((3,)), other.uniform(), other.integers(2, 9)]
     assert all(torch.equal(a, b) for a, b in zip(want, got))
+
+
+@pytest.mark.parametrize("kind", [RandomStreams, DeviceStreams])
+def test_long_seeds_are_streams_of_their_own(kind):
+    """A generator of torch's looks at 32 bits of its seed only."""
+    seeds = [5, 5 + 2**32, 5 + 2**33, 5 + 2**61]
+    rows = kind(seeds).normal((4,))
+    assert len(torch.unique(rows[:, 0])) == len(seeds)
+
+
+@pytest.mark.parametrize("kind", [RandomStreams, DeviceStreams])
+@pytest.mark.parametrize("seeds", [[0.2, 0.7], ["a"], [None]])
+def test_seeds_are_whole_numbers(kind, seeds, unchecked_shapes):
+    with pytest.raises(SettingsError, match="seeds are whole numbers"):
+        kind(seeds)

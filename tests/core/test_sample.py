@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mgdm_core.errors import CapabilityError, SettingsError, ShapeError
+from mgdm_core.errors import CancelledError, CapabilityError, SettingsError, ShapeError
 from mgdm_core.likelihoods import CallableLikelihood, GaussianLikelihood
 from mgdm_core.operators import FunctionOperator, Mask
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
-from mgdm_core.samplers import TweedieGibbs
+from mgdm_core.samplers import MGDMMarginal, TweedieGibbs
 from mgdm_core.schedule import NoiseSchedule
 
 from .closed_forms import normal
@@ -47,7 +47,7 @@ def test_a_numpy_integer_is_a_seed():
 
 
 def test_looks_are_a_step_apart_at_least():
-    with pytest.raises(SettingsError, match="every is at least 1; found 0"):
+    with pytest.raises(SettingsError, match="every is a whole number, at least 1; found 0"):
         run("dps", every=0)
 
 
@@ -123,3 +123,71 @@ def test_the_loop_asks_for_no_float64_of_its_own(name, monkeypatch):
     result = run(name, likelihood)
     assert result.x.dtype == torch.float32
     assert result.trace.records[-1].residual is not None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ({"n": 2.0}, "n is a whole number, at least 1; found 2.0"),
+        ({"n": None}, "n is a whole number, at least 1; found None"),
+        ({"batch_size": 0}, "batch_size is a whole number"),
+        ({"seed": 1.5}, "seeds are whole numbers, one per sample; found 1.5"),
+        ({"seed": [0.2, 0.7]}, "seeds are whole numbers"),
+        ({"sampler": "ddrm"}, "the sampler is one of mgdm_core's"),
+        ({"sampler": TweedieGibbs}, "the sampler is one of mgdm_core's"),
+    ],
+)
+def test_wrong_arguments_end_by_their_rule(wrong, rule, unchecked_shapes):
+    given = {"sampler": short("ddrm"), **wrong}
+    with pytest.raises(SettingsError, match=rule):
+        sample(problem(mixture(2), SHAPE), **given)
+
+
+@pytest.mark.parametrize("name", ["ddrm", "dps", "mgdm", "diffpir"])
+def test_an_observation_of_another_shape_is_refused_at_once(name):
+    keep = torch.tensor([True, True, False, False])
+    likelihood = GaussianLikelihood(Mask(keep), normal((1, 3), 1), 0.1)
+    with pytest.raises(ShapeError, match=r"that A\(x_0\) has, here \(1, 2\); found \(1, 3\)"):
+        sample(problem(likelihood), short(name))
+
+
+@pytest.mark.parametrize("observation", [torch.zeros(0, 2), np.zeros((1, 2)), torch.tensor(1.0)])
+def test_an_observation_is_a_tensor_of_rows(observation, unchecked_shapes):
+    keep = torch.tensor([True, True, False, False])
+    with pytest.raises(ShapeError, match="a tensor of one row per item, one at least; found"):
+        sample(problem(GaussianLikelihood(Mask(keep), observation, 0.1)), short("ddrm"))
+
+
+@pytest.mark.parametrize("no", [False, np.False_, torch.tensor(False)])
+def test_a_callback_says_no_with_any_false(no):
+    with pytest.raises(CancelledError):
+        sample(problem(mixture(2), SHAPE), short("dps"), callback=lambda progress: no)
+
+
+@pytest.mark.parametrize("answer", [None, 0, [], "", True])
+def test_what_is_not_a_boolean_does_not_cancel(answer):
+    sample(problem(mixture(2), SHAPE), short("ddrm"), callback=lambda progress: answer)
+
+
+def test_a_run_is_saved_while_the_callback_looks_at_it():
+    kept = []
+    sample(problem(mixture(2), SHAPE), short("dps"), callback=kept.append)
+    with pytest.raises(SettingsError, match=r"progress\.save\(\) is called by the callback itself"):
+        kept[0].save()
+
+
+def test_a_saved_run_is_resumed_as_often_as_one_likes():
+    saved = []
+
+    def keep(progress):
+        if progress.step == 1:
+            saved.append(progress.save())
+
+    few = MGDMMarginal(levels=4, budget=200)
+    keep_two = Mask(torch.tensor([True, False, False, False]))
+    asked = problem(GaussianLikelihood(keep_two, normal((1, 1), 3), 0.3))
+    whole = sample(asked, few, callback=keep)
+    runs = [sample(asked, few, resume=saved[0]) for _ in range(2)]
+    assert whole.trace.extra["path_acceptance"]
+    for run_again in runs:
+        assert run_again.trace.extra == whole.trace.extra
