@@ -139,7 +139,9 @@ class GaussianLikelihood(ImageLikelihood):
 
     def in_data_units(self, value: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Turn what is kept in units of an item's noise into the observation's own units."""
-        return value if isinstance(self.unit, float) else fit(self.unit.to(value), value) * value
+        if not isinstance(self.unit, Tensor):
+            return value
+        return fit(self.unit.to(value), value) * value
 
     def with_deviation(self, sigma_y: float) -> GaussianLikelihood:
         """Return the likelihood with another deviation, in the observation's own units.

@@ -212,7 +212,8 @@ def _streams(
     if isinstance(noise, RandomStreams):
         return noise
     check(noise in ("cpu", "device"), "noise is 'cpu', 'device' or random streams", noise)
-    seeds = range(int(seed), int(seed) + items) if isinstance(seed, Integral) else seed
+    one = isinstance(seed, int | np.integer)
+    seeds: Sequence[int] = range(int(seed), int(seed) + items) if one else seed  # type: ignore
     return (RandomStreams if noise == "cpu" else DeviceStreams)(seeds)
 
 

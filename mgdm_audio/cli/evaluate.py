@@ -16,7 +16,6 @@ from mgdm_audio.cli.common import (
     echo_json,
     precision_option,
     prior_option,
-    report_error,
     together,
 )
 from mgdm_audio.cli.evaluate_options import (
@@ -183,7 +182,7 @@ def default_sampler(preset: str) -> str:
 @click.argument("references", type=_FOLDER)
 @_selection
 @click.option("--name", help="Name of the row  [default: the folder's]")
-@click.option("--allow-missing", is_flag=True, help="Leave out tracks without estimates.")
+@click.option("--allow-missing", is_flag=True, help="Leave out tracks and stems without estimates.")
 @click.option(
     "--estimate-pattern",
     metavar="PATTERN",
@@ -239,9 +238,10 @@ def score_command(
         there = [t.key for t in selected.tracks if find(t) is not None]
         if not there:
             raise click.UsageError(f"{estimates} has estimates for none of the tracks")
-        if left_out := len(selected.tracks) - len(there):
-            report_error(f"left out, without estimates: {left_out} tracks")
+        if left_out := [t.key for t in selected.tracks if t.key not in there]:
+            click.echo(f"note: left out, without estimates: {', '.join(left_out)}", err=True)
             selected = selected.select(names=there)
+    spec = spec.over(selected.tracks, allow_missing)
     variant = Variant(name or estimates.resolve().name)
     out = out or Path("evaluations") / f"{references.resolve().name}-{variant.slug}"
     settings = EngineSettings(bss_jobs=options.pop("jobs"))

@@ -12,7 +12,6 @@ from mgdm_audio.datasets.tracks import (
     Mixture,
     Track,
     TrackAudio,
-    find_audio,
     fit_length,
     read_mono,
     resample,
@@ -31,7 +30,7 @@ def stem_files(folder: Path) -> dict[str, Path]:
     return {
         p.stem: p
         for p in files
-        if p.stem not in MIXTURE_NAMES and not p.name.startswith(".") and p.is_file()
+        if p.stem.lower() not in MIXTURE_NAMES and not p.name.startswith(".") and p.is_file()
     }
 
 
@@ -53,8 +52,9 @@ class StemFolderTrack(Track):
 
     def mix_path(self) -> Path | None:
         """The track's own mixture file; None where there is none."""
-        found = (find_audio(self.path, name) for name in MIXTURE_NAMES)
-        return next((path for path in found if path is not None), None)
+        beside = (p for p in self.files() if p.parent == self.path and p.suffix != ".yaml")
+        files = {p.stem.lower(): p for p in beside}
+        return next((files[name] for name in MIXTURE_NAMES if name in files), None)
 
     def load(self, rate: int, mixture: Mixture = "sum") -> TrackAudio:
         """See :meth:`Track.load`."""

@@ -90,12 +90,17 @@ class FilePattern:
 class PatternTrack(StemFolderTrack):
     """One track whose files were found by a pattern; its folder need not exist."""
 
-    files: tuple[tuple[str, Path], ...] = ()
+    named: tuple[tuple[str, Path], ...] = ()
     mixture_file: Path | None = None
+
+    def files(self) -> list[Path]:
+        """See :meth:`Track.files`."""
+        own = [] if self.mixture_file is None else [self.mixture_file]
+        return [path for _, path in self.named] + own
 
     def stem_paths(self) -> dict[str, Path]:
         """See :meth:`StemFolderTrack.stem_paths`."""
-        return dict(self.files)
+        return dict(self.named)
 
     def mix_path(self) -> Path | None:
         """See :meth:`StemFolderTrack.mix_path`."""

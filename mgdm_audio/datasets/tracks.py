@@ -75,6 +75,11 @@ class Track(ABC):
         """``split/name``, or the name alone: unique in the data set."""
         return f"{self.split}/{self.name}" if self.split else self.name
 
+    def files(self) -> list[Path]:
+        """Every file that :meth:`load` may read."""
+        found = (p for p in self.path.rglob("*") if p.suffix.lower() in (*AUDIO_SUFFIXES, ".yaml"))
+        return sorted(p for p in found if p.is_file())
+
     @abstractmethod
     def mix_path(self) -> Path | None:
         """The track's own mixture file; None where there is none."""

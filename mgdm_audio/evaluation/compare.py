@@ -101,15 +101,21 @@ def compare_runs(
         for name in (MIXTURE, ORACLE)
         if all(name in records[0][t].get("nothing", {}) for t in tracks)
     }
+    both = {t: [s for s in held[0][t].stems if s in held[1][t].stems] for t in tracks}
     rows = []
     for stem in (*stems, ALL):
 
-        def of(track: TrackScores, stem: str = stem) -> float:
-            return track.mean_of(score) if stem == ALL else track.value(score, stem)
+        def of(key: str, track: TrackScores, stem: str = stem) -> float:
+            # The mean is over the stems that both have there.
+            own = both[key] if stem == ALL else [stem]
+            return known_mean([track.value(score, name) for name in own])
 
-        first, second = ([of(own[t]) for t in tracks] for own in held)
+        first, second = ([of(t, own[t]) for t in tracks] for own in held)
         pairs = list(zip(first, second, strict=True))
-        empty = {name: known_mean([of(track) for track in own]) for name, own in nothing.items()}
+        empty = {
+            name: known_mean([of(t, track) for t, track in zip(tracks, own)])
+            for name, own in nothing.items()
+        }
         rows.append(ComparisonRow(stem, pairs, compare_paired(first, second), empty))
     remarks = [
         f"{name} differs: {asked[0].get(name)!r} and {asked[1].get(name)!r}"
@@ -120,5 +126,8 @@ def compare_runs(
         alone = len(own) - len(tracks)
         if alone:
             remarks.append(f"{alone} tracks only in {run.path} ({variant.label}): left out")
+    apart = [t for t in tracks if any(set(own[t].stems) != set(both[t]) for own in held)]
+    if apart:
+        remarks.append(f"stems that only one side has, on {len(apart)} tracks: not in the means")
     names = (f"{a.path.name}: {sides[0][1].label}", f"{b.path.name}: {sides[1][1].label}")
     return Comparison(names, score, tracks, rows, remarks)

@@ -76,6 +76,10 @@ class EstimatorSpec(Protocol):
         """Everything that the estimates depend on, such as the prior's checksum, for run.json."""
         ...
 
+    def files(self, tracks: Sequence[Track]) -> dict[str, list[Path]]:
+        """Files by track's key that the estimates are read from, where they are files."""
+        ...
+
     def settings_of(self, variant: Variant) -> dict[str, Any]:
         """Every setting of a variant by dotted name, those that nobody changed included."""
         ...
@@ -103,6 +107,10 @@ class FunctionSpec:
     def settings_of(self, variant: Variant) -> dict[str, Any]:
         """See :class:`EstimatorSpec`; a function has none but those of the variant."""
         return dict(variant.settings)
+
+    def files(self, tracks: Sequence[Track]) -> dict[str, list[Path]]:
+        """See :class:`EstimatorSpec`; none."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -191,6 +199,10 @@ class PretrainedSpec:
         # The kind of an object stands under the object's own name.
         return {name.removesuffix(".type"): v for name, v in told.items() if name != "type"}
 
+    def files(self, tracks: Sequence[Track]) -> dict[str, list[Path]]:
+        """See :class:`EstimatorSpec`; none, as the prior has a checksum."""
+        return {}
+
     def _sampling(self, variant: Variant) -> Any:
         from mgdm_audio.sampling.presets import sampling_settings
 
@@ -241,14 +253,32 @@ class EstimateFiles:
     pattern : str or None
         How the files are named where it is not ``TRACK/{stem}.wav``, see
         :class:`~mgdm_audio.datasets.patterns.FilePattern`.
+    stems : tuple of str
+        What the estimates have for some track, see :meth:`over`: a stem that is among these, sounds
+        in a track and has no file there is an error of the track.
+    allow_missing : bool
+        It is left out with a remark instead.
     """
 
     root: Path
     pattern: str | None = None
+    stems: tuple[str, ...] = ()
+    allow_missing: bool = False
 
     def __post_init__(self) -> None:
         if self.pattern is not None and not FilePattern(self.pattern).has_stem:
             raise SettingsError(f"the estimates' pattern needs {{stem}}; found {self.pattern!r}")
+
+    def over(self, tracks: Sequence[Track], allow_missing: bool = False) -> EstimateFiles:
+        """Return the spec that knows which stems the estimates of these tracks have."""
+        find = self.finder()
+        stems = {stem for track in tracks for stem in find(track) or ()}
+        return replace(self, stems=tuple(sorted(stems)), allow_missing=allow_missing)
+
+    def files(self, tracks: Sequence[Track]) -> dict[str, list[Path]]:
+        """See :class:`EstimatorSpec`."""
+        find = self.finder()
+        return {track.key: list((find(track) or {}).values()) for track in tracks}
 
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`; the device is not used."""
@@ -298,7 +328,15 @@ class EstimateFiles:
                 f"{job.track.key}; files are paired by name"
             )
         n, rate = len(job.audio.mixture), job.audio.rate
-        stems, remarks = {}, []
+        sounding = (name for name, signal in job.audio.stems.items() if signal.any())
+        lacking = [name for name in sounding if name in self.stems and name not in files]
+        if lacking and not self.allow_missing:
+            raise DatasetError(
+                f"{self.root}: has no {', '.join(lacking)} for {job.track.key}, which sounds there, "
+                f"but has for other tracks; add it (a silent file, where it was lost), or leave "
+                f"such stems out with --allow-missing"
+            )
+        stems, remarks = {}, [f"{name}: no estimate, left out of the means" for name in lacking]
         for name, path in files.items():
             signal, own_rate = read_mono(path)
             signal = resample(signal, own_rate, rate)

@@ -6,10 +6,12 @@ track does not depend on where it is done, so engines differ in speed only.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -193,9 +195,16 @@ class _Evaluation:
     def _left(self) -> tuple[list[tuple[Variant, Track]], list[tuple[Variant, Track]]]:
         """What earlier runs left to separate, and to run BSSEval on."""
         todo, bss_todo = [], []
+        tracks = list(self.tracks.values())
+        read = self.spec.files(tracks)
+        self.stamps = {t.key: stamp([*t.files(), *read.get(t.key, [])]) for t in tracks}
         for variant in self.variants.values():
             for key, track in self.tracks.items():
                 record = self.run.record(variant, key)
+                # A record of before 2026-12 does not say what it was read from.
+                if record is not None and record.get("files", self.stamps[key]) != self.stamps[key]:
+                    self.run.forget(variant, key)
+                    record = None
                 scored = record is not None and record.get("error") is None
                 bss = self.run.record(variant, key, "bss") if self.settings.bss else None
                 if record is not None:
@@ -233,7 +242,7 @@ class _Evaluation:
         result = outcome.value
         if result is None:
             result = failure(track, variant, outcome.error_type, outcome.error or "")
-        record, rate = result.record, self.settings.rate
+        record, rate = {**result.record, "files": self.stamps[track.key]}, self.settings.rate
         # The record comes last: a track that has one has everything else too.
         if result.estimates:
             folder = self.run.stems_folder(variant, result.key)
@@ -302,6 +311,13 @@ class _Evaluation:
         for key in [k for k in ranks if k not in kept]:
             self.run.drop(self.run.listen_folder(variant, key))
             del ranks[key]
+
+
+def stamp(files: Sequence[Path]) -> str:
+    """Tell apart what files hold: by names, sizes and times, which reads none of them."""
+    found = [(str(path), path.stat()) for path in files if path.exists()]
+    facts = [(name, held.st_size, held.st_mtime_ns) for name, held in found]
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def best_and_worst(ranks: dict[str, float], count: int) -> list[str]:

@@ -184,6 +184,12 @@ class RunFolder:
         """Write the record of one track."""
         write_text(self._file(variant, part, key), json_text(record, indent=1) + "\n")
 
+    def forget(self, variant: Variant, key: str) -> None:
+        """Remove a track's records and sounds: they are of files that have changed since."""
+        for part in ("tracks", "bss"):
+            self._file(variant, part, key).unlink(missing_ok=True)
+        self.drop(self.stems_folder(variant, key))
+
     def write_museval(self, variant: Variant, split: str, name: str, text: str) -> None:
         """Write museval's own file, where museval's tools look for it (``test/**/*.json``)."""
         write_text(self.path / variant.slug / "museval" / (split or "test") / f"{name}.json", text)

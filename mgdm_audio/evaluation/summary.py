@@ -18,7 +18,6 @@ from mgdm_audio.metrics.statistics import (
     bootstrap,
     known_mean,
     pooled_mean,
-    pooled_means,
     track_median,
 )
 
@@ -182,8 +181,11 @@ def _intervals(held: list[TrackScores], stems: tuple[str, ...], name: str) -> di
         found[stem] = bootstrap(
             lambda s, c: in_units(name, pooled_mean(s, c)), sums[row, some], counts[row, some]
         )
-    some = (counts > 0).any(axis=0)
+    # A draw of tracks without a stem that others have tells nothing of the mean over all stems.
+    some, own = (counts > 0).any(axis=0), (counts > 0).any(axis=1)
     everything = bootstrap(
-        lambda s, c: in_units(name, pooled_means(s, c)), sums[:, some], counts[:, some]
+        lambda s, c: in_units(name, np.asarray(pooled_mean(s, c)).mean(axis=0)),
+        sums[own][:, some],
+        counts[own][:, some],
     )
     return {**found, ALL: everything}

@@ -52,8 +52,10 @@ class EvaluationSettings:
     keep: Literal["listen", "all", "none"] = "listen"
 
     def __post_init__(self) -> None:
-        if self.rate < 1_000:
-            raise SettingsError(f"the rate must be at least 1000 Hz, found {self.rate}")
+        if not 1_000 <= self.rate <= 768_000:
+            raise SettingsError(f"the rate lies in 1000..768000 Hz; found {self.rate}")
+        if not 0 <= self.seed < 2**62:
+            raise SettingsError(f"the seed lies in 0..2**62 - 1; found {self.seed}")
         for name, allowed in (("mixture", ("sum", "mix")), ("keep", ("listen", "all", "none"))):
             if getattr(self, name) not in allowed:
                 raise SettingsError(

@@ -22,7 +22,6 @@ __all__ = [
     "compare_paired",
     "known_mean",
     "pooled_mean",
-    "pooled_means",
     "track_median",
 ]
 
@@ -61,16 +60,6 @@ def pooled_mean(
     """Mean over all windows of all tracks, from each track's sum and count, along the last axis."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums.sum(axis=-1) / counts.sum(axis=-1)
-
-
-def pooled_means(
-    sums: Float[Array, "stems *draws tracks"], counts: Float[Array, "stems *draws tracks"]
-) -> Figure:
-    """Mean over the stems of :func:`pooled_mean`; stems without any window are left out."""
-    values = np.asarray(pooled_mean(sums, counts))
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
 
 
 def track_median(values: Float[Array, "*draws tracks"]) -> Figure:

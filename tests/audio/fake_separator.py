@@ -46,6 +46,9 @@ class FakeSpec:
     def describe(self):
         return {"prior": "fake", "sha256": "0" * 64, "preset": "none"}
 
+    def files(self, tracks):
+        return {}
+
     def settings_of(self, variant):
         return {"steps": 8, **dict(variant.settings)}
 

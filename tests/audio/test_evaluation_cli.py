@@ -147,7 +147,7 @@ def test_a_failing_track_is_told_and_the_exit_code_is_1(slakh, invoke, monkeypat
         (["{slakh}", "--devices", "0,1"], 2, "no CUDA device"),
         (["{slakh}", "--address", "auto"], 2, "--engine ray"),
         (["{slakh}", "--mixture", "both"], 2, "both"),
-        (["{slakh}", "--rate", "10", "-q"], 2, "rate must be at least"),
+        (["{slakh}", "--rate", "10", "-q"], 2, "rate lies in 1000..768000"),
         (["{slakh}", "-o", "{slakh}", "-q"], 1, "something other than an evaluation"),
         (["report", "{slakh}"], 1, "holds no evaluation"),
         (["compare", "{slakh}", "{slakh}"], 1, "holds no evaluation"),

@@ -10,7 +10,6 @@ from mgdm_audio.metrics.statistics import (
     bootstrap,
     compare_paired,
     pooled_mean,
-    pooled_means,
     track_median,
 )
 
@@ -19,10 +18,6 @@ def test_pooled_mean_weighs_tracks_by_their_windows():
     sums, counts = np.array([10.0, 2.0]), np.array([1.0, 3.0])
     assert pooled_mean(sums, counts) == 3.0  # not the mean of 10 and 2/3
     assert math.isnan(pooled_mean(np.zeros(2), np.zeros(2)))
-    both = pooled_means(np.stack([sums, 2 * sums]), np.stack([counts, counts]))
-    assert both == 4.5
-    # A stem that never sounds does not spoil the mean of the others.
-    assert pooled_means(np.stack([sums, 0 * sums]), np.stack([counts, 0 * counts])) == 3.0
 
 
 def test_bootstrap_interval_of_a_mean_is_the_normal_one():
