@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
@@ -32,3 +33,11 @@ def shared_dir() -> Path:
 def _threads():
     """As many as OMP_NUM_THREADS says, or two: the suite is sized for two cores."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))
+
+
+@pytest.fixture
+def unchecked_shapes():
+    """Switch the suite's own shape checks off, to see the error that a user would see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

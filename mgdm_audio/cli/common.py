@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -147,10 +148,18 @@ def _signals_raise() -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: object) -> None:
-        raise _Stopped(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        if _imports(frame):
+            # Numpy and torch do not survive being stopped while they are loaded.
+            later = threading.Timer(0.1, _to_main_thread, [number])
+            later.daemon = True
+            later.start()
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            raise _Stopped(number)
 
-    names = ("SIGTERM", "SIGHUP")  # Windows has no hangup
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no hangup
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     # What the caller ignores stays ignored: nohup works.
     before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
@@ -161,6 +170,21 @@ def _signals_raise() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _to_main_thread(number: int) -> None:
+    """Send the process a signal that wakes its main thread, whatever that waits for."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:  # Windows
+        signal.raise_signal(number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a module is being loaded at this moment."""
+    while frame is not None and "importlib._bootstrap" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
 
 
 class Command(click.Command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +40,8 @@ def run_all(
     Returns
     -------
     list of dict
-        Records of what was separated now, in the order of ``todo``.
+        Records of what is separated, in the order of ``todo``; ``resumed`` says of which it was so
+        before.
     """
     by_key = {str(i): job for i, job in enumerate(todo)}
     records: dict[str, dict[str, Any]] = {}
@@ -58,6 +60,8 @@ def run_all(
                     failures[job.source] = error if label in error else f"{label}: {error}"
                     show.say_error(failures[job.source])
                 elif result.record is None:
+                    held = json.loads(job.record.read_text(encoding="utf-8"))
+                    records[outcome.key] = {**held, "resumed": True}
                     if not quiet:
                         show.say(f"note: {label}: finished before, left as it is", err=True)
                 else:

@@ -332,9 +332,9 @@ class EstimateFiles:
         lacking = [name for name in sounding if name in self.stems and name not in files]
         if lacking and not self.allow_missing:
             raise DatasetError(
-                f"{self.root}: has no {', '.join(lacking)} for {job.track.key}, which sounds there, "
-                f"but has for other tracks; add it (a silent file, where it was lost), or leave "
-                f"such stems out with --allow-missing"
+                f"{self.root}: has no {', '.join(lacking)} for {job.track.key}, which sounds "
+                f"there, but has for other tracks; add it (a silent file, where it was lost), or "
+                f"leave such stems out with --allow-missing"
             )
         stems, remarks = {}, [f"{name}: no estimate, left out of the means" for name in lacking]
         for name, path in files.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from mgdm_audio.compute.engines import InlinePool, Outcome, Pool, ProcessPool
+from mgdm_audio.datasets.discover import open_dataset
 from mgdm_audio.datasets.four_stem import stem_files
 from mgdm_audio.datasets.tracks import Dataset, Track, read_mono
 from mgdm_audio.evaluation.estimators import EstimatorSpec
@@ -25,6 +27,7 @@ from mgdm_audio.evaluation.track_scores import ACTIVE, TrackScores
 from mgdm_audio.evaluation.track_work import EvaluationSettings, EvaluationWork, failure
 from mgdm_audio.metrics.bss_eval import BssItem, BssScores, BssWork
 from mgdm_core.errors import SettingsError
+from mgdm_core.settings import check
 
 __all__ = [
     "EngineSettings",
@@ -83,10 +86,10 @@ class Progress:
 
 
 def evaluate(
-    dataset: Dataset,
+    dataset: Dataset | str | os.PathLike,
     spec: EstimatorSpec,
     variants: Sequence[Variant],
-    run: RunFolder,
+    run: RunFolder | str | os.PathLike,
     settings: EvaluationSettings | None = None,
     engine: EngineSettings | None = None,
     overwrite: bool = False,
@@ -97,9 +100,9 @@ def evaluate(
 
     Parameters
     ----------
-    dataset : Dataset
-        Tracks, already selected.
-    run : RunFolder
+    dataset : Dataset or path
+        Tracks, already selected; or the folder of a data set, all of which is meant.
+    run : RunFolder or path
         Where results go, track by track.
     settings, engine : optional
         What decides the scores, and where the work is done.
@@ -121,6 +124,10 @@ def evaluate(
         If the folder holds another run, or a worker cannot load the prior. Errors of single
         tracks are recorded instead, and tried again by the next run.
     """
+    if not isinstance(dataset, Dataset):
+        dataset = open_dataset(dataset)
+    run = run if isinstance(run, RunFolder) else RunFolder(run)
+    check(isinstance(spec, EstimatorSpec), "the spec is one of an estimator's", spec)
     settings = settings or EvaluationSettings()
     engine = engine or EngineSettings()
     asked = {

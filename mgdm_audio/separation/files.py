@@ -21,13 +21,14 @@ from mgdm_audio.priors.closed import closed_prior
 from mgdm_audio.sampling.level import SILENCE, Level
 from mgdm_audio.sampling.presets import DEFAULT_PRESET
 from mgdm_audio.separation.confidence import Confidence
-from mgdm_audio.separation.file_plan import FileJob, plan_jobs
-from mgdm_audio.separation.record import describe_file, identity, settings_as_json
+from mgdm_audio.separation.file_plan import FileJob, output_path, plan_jobs
+from mgdm_audio.separation.record import describe_file, identity, outputs_of, settings_as_json
 from mgdm_audio.separation.request import OutputChoice, SeparateRequest
 from mgdm_audio.separation.separator import Separator, measure, merged_trace
 from mgdm_audio.separation.stream import UNCERTAINTY_HOP, Piece, StreamOptions
 from mgdm_audio.separation.uncertainty import draw_uncertainty, uncertainty_note
 from mgdm_core.array_types import Array, Float
+from mgdm_core.errors import SettingsError
 
 __all__ = ["BLOCK", "refuse_existing", "run_job", "separate_file"]
 
@@ -40,8 +41,8 @@ def separate_file(
     out: str | os.PathLike = "separated",
     *,
     separator: Separator | None = None,
-    preset: str = DEFAULT_PRESET,
-    stems: tuple[str, ...] | None = None,
+    preset: str | None = None,
+    stems: Sequence[str] | None = None,
     two_stems: str | None = None,
     without: Sequence[str] = (),
     format: str | OutputFormat = "wav",
@@ -56,7 +57,7 @@ def separate_file(
     out : path
         The stems go to ``out/PRIOR/TRACK/STEM.EXT``, their record beside them.
     separator : Separator, optional
-        Loaded before; by default the bundled prior's with ``preset``.
+        Loaded before; by default the bundled prior's with ``preset`` (``balanced``).
     stems, two_stems
         Only these stems, or one stem and the input minus it.
     without
@@ -74,7 +75,16 @@ def separate_file(
     AudioError, SettingsError
         In one line; nothing is left behind.
     """
-    used = Separator.from_pretrained(preset=preset) if separator is None else separator
+    if not isinstance(source, str | os.PathLike):
+        raise SettingsError(f"the source is the path of a sound file; found {source!r}")
+    if separator is None:
+        used = Separator.from_pretrained(preset=preset or DEFAULT_PRESET)
+    elif not isinstance(separator, Separator):
+        raise SettingsError(f"the separator is a Separator; found {separator!r}")
+    elif preset is not None:
+        raise SettingsError(f"a separator has its settings; found preset {preset!r}; leave it out")
+    else:
+        used = separator
     if without:
         used = Separator(
             closed_prior(used.prior, without),
@@ -91,7 +101,7 @@ def separate_file(
         choice=OutputChoice.of(
             used.stems,
             without=used.prior.without,
-            stems=stems,
+            stems=(stems,) if isinstance(stems, str) else stems and tuple(stems),
             two_stems=two_stems,
             format=format if isinstance(format, OutputFormat) else OutputFormat(format),
         ),
@@ -153,7 +163,7 @@ def run_job(
             facts = identity(
                 request, separator.prior.checksum, separator.prior.precision, Path(source)
             )
-        gain = _gain(sink, request, note)
+        gain = _gain(sink, request, lambda text: note(f"{label}: {text}"))
         confidence = stream.confidence() if request.uncertainty else None
         if request.uncertainty:
             rows = stream.uncertainty()
@@ -203,11 +213,29 @@ def run_job(
         )
         # The record first: killed between two renames, a run leaves a record of which files are
         # missing, and --resume makes them; files without a record would be nobody's.
+        before: list[Path] = []
+        if request.overwrite:  # the page is written after this, where one was asked for
+            page = output_path(request, job.source, "listen", "html")
+            before = [*outputs_of(job.record), page]
         commit_all([outputs[-1], *outputs[:-1]], gain)
+        _remove_older(before, {output.path for output in outputs}, note)
         return record
     except BaseException:
         abort_all(outputs)
         raise
+
+
+def _remove_older(before: Sequence[Path], written: set[Path], note: Callable[[str], None]) -> None:
+    """Remove outputs of the run that was overwritten which this one does not have.
+
+    They would stand beside stems that they do not add up with.
+    """
+    older = [path for path in before if path not in written and path.is_file()]
+    for path in older:
+        path.unlink()
+    if older:
+        names = ", ".join(path.name for path in older)
+        note(f"{display_name(older[0].parent)}: removed {names} of the run before")
 
 
 def _silence(level: Level) -> str:

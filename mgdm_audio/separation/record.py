@@ -20,6 +20,7 @@ __all__ = [
     "describe_file",
     "flat",
     "identity",
+    "outputs_of",
     "is_finished",
     "settings_as_json",
 ]
@@ -132,6 +133,16 @@ def is_finished(record: Path, outputs: Iterable[Path], wanted: Mapping[str, Any]
                 f"{display_name(path)}: has been changed since it was written; {advice}"
             )
     return complete
+
+
+def outputs_of(record: Path) -> list[Path]:
+    """Files that a record names as its outputs, beside it; none where it cannot be read."""
+    try:
+        names = [Path(name) for name in json.loads(record.read_text(encoding="utf-8"))["outputs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    # A record is no reason to touch a file anywhere else.
+    return [record.parent / name for name in names if name.name == str(name)]
 
 
 def _short(value: Any) -> str:

@@ -32,6 +32,9 @@ __all__ = ["Separator", "measure", "merged_trace"]
 
 _BLOCK = 1 << 16
 
+LOUDEST = 1e12
+"""Largest sample that float32 can be computed with: powers of it are summed."""
+
 Mix = np.ndarray | torch.Tensor | str | os.PathLike
 
 
@@ -297,7 +300,12 @@ def measure(
     for block in blocks:
         meter.add(torch.from_numpy(np.ascontiguousarray(block)))
         frames += block.shape[-1]
-    return meter.result(), frames
+    level = meter.result()
+    if not level.peak <= LOUDEST:
+        raise AudioError(
+            f"the sound reaches {level.peak:.3g}, where full scale is 1; scale it below {LOUDEST:g}"
+        )
+    return level, frames
 
 
 def _blocks(matrix: np.ndarray) -> Iterable[np.ndarray]:

@@ -12,7 +12,7 @@ import soundfile as sf
 import torch
 
 import mgdm_audio
-from mgdm_audio.errors import AudioWriteError
+from mgdm_audio.errors import AudioError, AudioWriteError
 from mgdm_core.errors import SettingsError
 from tests.audio.tiny_stems_prior import STEMS, save_tiny_stems, song
 
@@ -97,3 +97,46 @@ def test_the_readme_block_runs_as_it_stands(repo_root, tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / "stems").iterdir()) == sorted(
         f"{name}.flac" for name in (*STEMS, "other", "residual")
     )
+
+
+@pytest.fixture(scope="module")
+def separator(tmp_path_factory):
+    path = save_tiny_stems(tmp_path_factory.mktemp("prior") / "tiny.safetensors")
+    return mgdm_audio.Separator.from_pretrained(path, device="cpu", preset="fast")
+
+
+def test_separate_file_takes_one_stem_by_its_name(separator, tmp_path):
+    sf.write(tmp_path / "mix.wav", song(0.5, 44_100, 2).T, 44_100)
+    files = mgdm_audio.separate_file(
+        tmp_path / "mix.wav", tmp_path / "out", separator=separator, stems="bass"
+    )
+    assert list(files) == ["bass", "residual"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "rule"),
+    [
+        ({"separator": "x"}, "the separator is a Separator; found 'x'"),
+        ({"preset": "paper"}, "a separator has its settings; found preset 'paper'"),
+        ({"source": None}, "the source is the path of a sound file; found None"),
+    ],
+)
+def test_separate_file_refuses_what_it_cannot_use(
+    separator, tmp_path, wrong, rule, unchecked_shapes
+):
+    given = {"source": tmp_path / "mix.wav", "separator": separator, **wrong}
+    with pytest.raises(SettingsError, match=rule):
+        mgdm_audio.separate_file(out=tmp_path / "out", **given)
+
+
+def test_evaluate_takes_folders_and_refuses_what_is_no_estimator(tmp_path, unchecked_shapes):
+    (tmp_path / "data" / "song").mkdir(parents=True)
+    for name in STEMS:
+        sf.write(tmp_path / "data" / "song" / f"{name}.wav", song(0.5, 8000, 1).T, 8000)
+    with pytest.raises(SettingsError, match="the spec is one of an estimator's; found 'x'"):
+        mgdm_audio.evaluate(tmp_path / "data", "x", [], tmp_path / "run")
+
+
+def test_sound_that_float32_cannot_be_computed_with_is_refused(separator):
+    with pytest.raises(AudioError, match="the sound reaches"):
+        separator(1e18 * torch.from_numpy(song(0.5, 44_100, 2)), 44_100)

@@ -1,6 +1,5 @@
 """Fixtures of the core tests."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -12,11 +11,3 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def unchecked_shapes():
-    """Switch the suite's own shape checks off, to see the error that a user would see."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -168,6 +168,14 @@ class TestBadInput:
         assert "would overwrite" in error
         assert path.read_bytes() == before
 
+    def test_sound_that_float32_cannot_be_computed_with(self, call, tmp_path):
+        path = tmp_path / "huge.wav"
+        sf.write(path, 1e20 * song(1.0, 44_100, 1).T, 44_100, subtype="FLOAT")
+        error = one_error_line(call(path, code=1))
+        assert "the sound reaches" in error
+        assert "full scale is 1; scale it below 1e+12" in error
+        assert not list((tmp_path / "out").rglob("*.wav"))
+
     def test_out_is_a_file(self, call, mix, tmp_path):
         (tmp_path / "out").write_text("in the way")
         assert "is a file" in one_error(call(mix, code=1))

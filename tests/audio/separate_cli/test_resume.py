@@ -1,5 +1,6 @@
 """`mgdm-separate` broken off, killed, resumed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -32,6 +33,23 @@ class TestResume:
         (folder(tmp_path) / "drums.wav").unlink()
         call(mix, "--resume")
         assert (folder(tmp_path) / "drums.wav").exists()
+
+    def test_resumed_tracks_are_in_the_json(self, call, mix):
+        first = json.loads(call(mix, "--json").stdout)["tracks"]
+        again = json.loads(call(mix, "--json", "--resume").stdout)["tracks"]
+        assert again == [{**first[0], "resumed": True}]
+
+    def test_a_run_that_is_overwritten_leaves_none_of_its_stems(self, call, mix, tmp_path):
+        call(mix, "--page")
+        mine = folder(tmp_path) / "notes.txt"
+        mine.write_text("mine")
+        assert (folder(tmp_path) / "listen.html").exists()
+        result = call(mix, "--overwrite", "--stems", "bass")
+        names = sorted(p.name for p in folder(tmp_path).iterdir())
+        assert names == ["bass.wav", "mgdm.json", "notes.txt", "residual.wav"]
+        assert "removed drums.wav" in result.stderr
+        call(mix, "--overwrite", "--page")
+        assert (folder(tmp_path) / "listen.html").exists()
 
     @pytest.mark.parametrize(
         ("options", "says"),
