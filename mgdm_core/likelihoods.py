@@ -150,9 +150,9 @@ class GaussianLikelihood(ImageLikelihood):
         """
         other = copy(self)
         if isinstance(self.unit, Tensor):
-            factors = fit(self.unit, self.observation)
+            factors = self.in_data_units(torch.ones_like(self.observation))
             other.operator = scaled(self.operator, factors)
-            other.observation, other.unit = factors.to(self.observation) * self.observation, 1.0
+            other.observation, other.unit = factors * self.observation, 1.0
         other.sigma_y = sigma_y
         return other
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass
@@ -86,10 +85,10 @@ class Progress:
 
 
 def evaluate(
-    dataset: Dataset | str | os.PathLike,
+    dataset: Dataset | str | Path,
     spec: EstimatorSpec,
     variants: Sequence[Variant],
-    run: RunFolder | str | os.PathLike,
+    run: RunFolder | str | Path,
     settings: EvaluationSettings | None = None,
     engine: EngineSettings | None = None,
     overwrite: bool = False,
