@@ -107,7 +107,7 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("--resume", is_flag=True, help="Leave out tracks that this very call has finished.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
-@click.option("--dry-run", is_flag=True, help="Check everything and print the plan.")
+@click.option("--dry-run", is_flag=True, help="Check all but the sound itself and print the plan.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before very slow work.")
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print warnings of the sampler as well.")
