@@ -23,6 +23,7 @@ def test_a_signal_waits_until_a_module_is_loaded(tmp_path, repo_root, name, code
     )
     (tmp_path / "command.py").write_text(
         textwrap.dedent("""
+        import signal
         import time
         import click
         from mgdm_audio.cli.common import Command
@@ -33,6 +34,8 @@ def test_a_signal_waits_until_a_module_is_loaded(tmp_path, repo_root, name, code
             time.sleep(20)
             print("went on")
 
+        # A shell's background job, as this may be one, ignores Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         main()
         """)
     )
