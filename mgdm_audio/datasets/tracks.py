@@ -16,6 +16,7 @@ from mgdm_audio.errors import DatasetError
 from mgdm_audio.io import resampling
 from mgdm_audio.io.reader import read
 from mgdm_core.array_types import Array, Float
+from mgdm_core.errors import SettingsError
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -141,7 +142,7 @@ class Dataset:
 
         Raises
         ------
-        DatasetError
+        SettingsError
             If nothing is left, or a name is unknown.
         """
         tracks = list(self.tracks)
@@ -149,13 +150,13 @@ class Dataset:
             tracks = [t for t in tracks if t.split == split]
             if not tracks:
                 known = ", ".join(s or "(none)" for s in self.splits)
-                raise DatasetError(
+                raise SettingsError(
                     f"{self.root} has no tracks in split '{split}'; it has these splits: {known}"
                 )
         if names:
             unknown = set(names) - {t.name for t in tracks} - {t.key for t in tracks}
             if unknown:
-                raise DatasetError(
+                raise SettingsError(
                     f"{self.root} has no track {', '.join(sorted(unknown))}; "
                     f"'mgdm-evaluate check' lists what is there"
                 )

@@ -10,6 +10,7 @@ from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
 from mgdm_audio.metrics.statistics import PairedComparison, compare_paired, known_mean
+from mgdm_core.errors import SettingsError
 
 __all__ = ["Comparison", "ComparisonRow", "choose_variant", "compare_runs"]
 
@@ -56,7 +57,7 @@ def choose_variant(run: RunFolder, label: str | None) -> Variant:
 
     Raises
     ------
-    AudioError
+    SettingsError
         If there is no such variant, or several and none was named.
     """
     variants = run.variants()
@@ -64,11 +65,11 @@ def choose_variant(run: RunFolder, label: str | None) -> Variant:
     if label is None:
         if len(variants) == 1:
             return variants[0]
-        raise AudioError(f"{run.path} has several variants; name one of {labels}")
+        raise SettingsError(f"{run.path} has several variants; name one of {labels}")
     for variant in variants:
         if label in (variant.label, variant.slug):
             return variant
-    raise AudioError(f"{run.path} has no variant '{label}'; it has {labels}")
+    raise SettingsError(f"{run.path} has no variant '{label}'; it has {labels}")
 
 
 def compare_runs(
@@ -82,8 +83,10 @@ def compare_runs(
 
     Raises
     ------
+    SettingsError
+        If a variant is not there.
     AudioError
-        If a variant is not there, or the runs have no track in common.
+        If the runs have no track in common.
     """
     sides = [(a, choose_variant(a, variant_a)), (b, choose_variant(b, variant_b))]
     asked = [run.description["asked"] for run, _ in sides]

@@ -97,7 +97,7 @@ def test_every_command_on_raw_slakh(slakh, invoke, tmp_path):
     assert "Paired comparison" in result.output
     assert (tmp_path / "cmp/index.html").exists()
     result = invoke("compare", "sweep", "sweep")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "several variants; name one of" in result.output
 
     shutil.rmtree(tmp_path / "raw/report")
@@ -138,8 +138,8 @@ def test_a_failing_track_is_told_and_the_exit_code_is_1(slakh, invoke, monkeypat
     [
         (["nowhere"], 1, "nowhere: cannot be opened"),
         (["check", "nowhere"], 1, "nowhere: cannot be opened"),
-        (["{slakh}", "--split", "none"], 1, "no tracks in split 'none'"),
-        (["{slakh}", "--tracks", "Track9"], 1, "no track Track9"),
+        (["{slakh}", "--split", "none"], 2, "no tracks in split 'none'"),
+        (["{slakh}", "--tracks", "Track9"], 2, "no track Track9"),
         (["{slakh}", "--set", "steps"], 2, "--set needs name=value"),
         (["{slakh}", "--set", "dps:steps=1"], 2, "'dps' is not run"),
         (["{slakh}", "--limit", "0"], 2, "'--limit'"),

@@ -24,6 +24,7 @@ from mgdm_audio.metrics.statistics import compare_paired
 from mgdm_audio.reports.figures import box_plot, mel_peak, spectrogram, sweep_plot
 from mgdm_audio.reports.html import write_comparison, write_report
 from mgdm_audio.reports.tables import decimal
+from mgdm_core.errors import SettingsError
 
 from .fake_separator import FakeSpec
 from .fake_slakh import write_fake_slakh
@@ -164,9 +165,9 @@ def test_comparison_is_paired_by_track(run, tmp_path):
     links.feed(text)
     assert links.open == []
     assert f"{row.result.difference.value:.2f}" in text
-    with pytest.raises(AudioError, match="several variants"):
+    with pytest.raises(SettingsError, match="several variants"):
         choose_variant(run, None)
-    with pytest.raises(AudioError, match="no variant 'x'"):
+    with pytest.raises(SettingsError, match="no variant 'x'"):
         compare_runs(run, run, "x", "x")
 
 

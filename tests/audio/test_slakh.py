@@ -67,9 +67,9 @@ def test_tracks_and_splits_are_found(pristine):
         "Track00004",
         "Track00003",
     ]
-    with pytest.raises(DatasetError, match="no track Track9"):
+    with pytest.raises(SettingsError, match="no track Track9"):
         dataset.select(names=["Track9"])
-    with pytest.raises(DatasetError, match="no tracks in split 'validation'"):
+    with pytest.raises(SettingsError, match="no tracks in split 'validation'"):
         dataset.select("validation")
 
 
