@@ -127,6 +127,18 @@ class GaussianLikelihood(ImageLikelihood):
         self.observation = observation
         self.sigma_y = float(sigma.reshape(-1)[0])
 
+    @property
+    def deviation(self) -> float | Float[Tensor, " batch"]:
+        """``sigma_y`` in the observation's own units; of an item in the mean where it differs."""
+        return self.sigma_y * self.unit
+
+    def observing(self, observation: Num[Tensor, "batch ..."]) -> Likelihood:
+        """Return the same likelihood of another observation."""
+        other = super().observing(observation)
+        if isinstance(self.unit, Tensor):
+            other.unit = self.unit.to(observation)  # type: ignore[attr-defined]
+        return other
+
     def select(self, items: Sequence[int] | Int[Tensor, " chosen"]) -> Likelihood:
         """Return the likelihood of the chosen items, in that order (repeats allowed)."""
         chosen = super().select(items)
@@ -139,9 +151,7 @@ class GaussianLikelihood(ImageLikelihood):
 
     def in_data_units(self, value: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         """Turn what is kept in units of an item's noise into the observation's own units."""
-        if not isinstance(self.unit, Tensor):
-            return value
-        return fit(self.unit.to(value), value) * value
+        return fit(self.unit, value) * value
 
     def with_deviation(self, sigma_y: float) -> GaussianLikelihood:
         """Return the likelihood with another deviation, in the observation's own units.

@@ -227,7 +227,7 @@ def score_command(
         raise click.UsageError("--mixture-pattern goes with --reference-pattern")
     check_names([estimates.resolve()])
     with as_usage():
-        spec = EstimateFiles(estimates, pattern=estimate_pattern)
+        spec = EstimateFiles(estimates, estimate_pattern, allow_missing)
         if reference_pattern is None:
             found = open_dataset(references)
         else:
@@ -241,7 +241,6 @@ def score_command(
         if left_out := [t.key for t in selected.tracks if t.key not in there]:
             click.echo(f"note: left out, without estimates: {', '.join(left_out)}", err=True)
             selected = selected.select(names=there)
-    spec = spec.over(selected.tracks, allow_missing)
     variant = Variant(name or estimates.resolve().name)
     out = out or Path("evaluations") / f"{references.resolve().name}-{variant.slug}"
     settings = EngineSettings(bss_jobs=options.pop("jobs"))

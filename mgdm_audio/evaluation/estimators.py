@@ -253,27 +253,18 @@ class EstimateFiles:
     pattern : str or None
         How the files are named where it is not ``TRACK/{stem}.wav``, see
         :class:`~mgdm_audio.datasets.patterns.FilePattern`.
-    stems : tuple of str
-        What the estimates have for some track, see :meth:`over`: a stem that is among these, sounds
-        in a track and has no file there is an error of the track.
     allow_missing : bool
-        It is left out with a remark instead.
+        A stem that sounds in a track and has a file elsewhere, but not there, is left out with a
+        remark; else it is an error of the track.
     """
 
     root: Path
     pattern: str | None = None
-    stems: tuple[str, ...] = ()
     allow_missing: bool = False
 
     def __post_init__(self) -> None:
         if self.pattern is not None and not FilePattern(self.pattern).has_stem:
             raise SettingsError(f"the estimates' pattern needs {{stem}}; found {self.pattern!r}")
-
-    def over(self, tracks: Sequence[Track], allow_missing: bool = False) -> EstimateFiles:
-        """Return the spec that knows which stems the estimates of these tracks have."""
-        find = self.finder()
-        stems = {stem for track in tracks for stem in find(track) or ()}
-        return replace(self, stems=tuple(sorted(stems)), allow_missing=allow_missing)
 
     def files(self, tracks: Sequence[Track]) -> dict[str, list[Path]]:
         """See :class:`EstimatorSpec`."""
@@ -283,8 +274,8 @@ class EstimateFiles:
     def load(self, device: str) -> Estimator:
         """See :class:`EstimatorSpec`; the device is not used."""
         del device
-        find = self.finder()
-        return lambda job: self._read(job, find(job.track))
+        find, known = self.finder(), self._stems()
+        return lambda job: self._read(job, find(job.track), known)
 
     def describe(self) -> dict[str, Any]:
         """See :class:`EstimatorSpec`."""
@@ -311,7 +302,16 @@ class EstimateFiles:
                 return stem_files(folder)
         return (self.root.is_dir() and stem_files(self.root)) or None
 
-    def _read(self, job: Job, found: dict[str, Path] | None) -> Estimates:
+    def _stems(self) -> set[str]:
+        """What there are estimates of, for any track."""
+        if self.pattern is not None:
+            folders = FilePattern(self.pattern).files(self.root).values()
+        else:
+            below = (p for depth in ("*", "*/*") for p in self.root.glob(depth) if p.is_dir())
+            folders = map(stem_files, below)
+        return {stem for files in folders for stem in files}
+
+    def _read(self, job: Job, found: dict[str, Path] | None, known: set[str]) -> Estimates:
         if found is None and self.pattern is not None:
             raise DatasetError(
                 f"{self.root}: has no estimates named {self.pattern} for {job.track.key}"
@@ -329,7 +329,7 @@ class EstimateFiles:
             )
         n, rate = len(job.audio.mixture), job.audio.rate
         sounding = (name for name, signal in job.audio.stems.items() if signal.any())
-        lacking = [name for name in sounding if name in self.stems and name not in files]
+        lacking = [name for name in sounding if name in known and name not in files]
         if lacking and not self.allow_missing:
             raise DatasetError(
                 f"{self.root}: has no {', '.join(lacking)} for {job.track.key}, which sounds "

@@ -188,7 +188,8 @@ class RunFolder:
         """Remove a track's records and sounds: they are of files that have changed since."""
         for part in ("tracks", "bss"):
             self._file(variant, part, key).unlink(missing_ok=True)
-        self.drop(self.stems_folder(variant, key))
+        for folder in (self.stems_folder(variant, key), self.listen_folder(variant, key)):
+            self.drop(folder)
 
     def write_museval(self, variant: Variant, split: str, name: str, text: str) -> None:
         """Write museval's own file, where museval's tools look for it (``test/**/*.json``)."""

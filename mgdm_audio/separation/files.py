@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mgdm_audio.compute.machine import describe_machine, describe_versions
-from mgdm_audio.errors import AudioClipError, AudioReadError, display_name
+from mgdm_audio.errors import AudioClipError, AudioReadError, display_name, os_reason
 from mgdm_audio.io.atomic import AtomicOutput, FileOutput, abort_all, commit_all, remove_stale
 from mgdm_audio.io.encoders import OutputFormat
 from mgdm_audio.io.json_text import json_text
@@ -230,12 +230,14 @@ def _remove_older(before: Sequence[Path], written: set[Path], note: Callable[[st
 
     They would stand beside stems that they do not add up with.
     """
-    older = [path for path in before if path not in written and path.is_file()]
-    for path in older:
-        path.unlink()
-    if older:
-        names = ", ".join(path.name for path in older)
-        note(f"{display_name(older[0].parent)}: removed {names} of the run before")
+    for path in before:
+        if path in written or not path.is_file():
+            continue
+        try:
+            path.unlink()
+            note(f"{display_name(path)}: removed, it was of the run before")
+        except OSError as error:  # the stems are written: that is no failure of theirs
+            note(f"{display_name(path)}: is of the run before, not removed ({os_reason(error)})")
 
 
 def _silence(level: Level) -> str:

@@ -216,11 +216,12 @@ class MGDMMarginal(Sampler):
         lost = ~torch.isfinite(log_weight)
         if state.step + 1 == plan.paths:
             lost = lost & torch.isfinite(state.log_weight)
-        lost = lost.reshape((-1,) + (1,) * (x.ndim - 1))
+        per_item = (-1,) + (1,) * (x.ndim - 1)
+        lost = lost.reshape(per_item)
         x_0, shown = torch.where(lost, state.x, x_0), torch.where(lost, state.x, x)
         new = MarginalState(
             state.step + 1,
-            torch.where(accept.reshape((-1,) + (1,) * (x.ndim - 1)), x, state.x),
+            torch.where(accept.reshape(per_item), x, state.x),
             torch.where(accept, log_weight, state.log_weight),
             state.origin,
         )

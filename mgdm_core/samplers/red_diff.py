@@ -13,6 +13,7 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator
 from mgdm_core.problem import Problem
 from mgdm_core.sampler import Info, Result, Sampler, Start, draw, first_level
+from mgdm_core.schedule import fit
 from mgdm_core.settings import above_0, at_least, not_negative, positive
 from mgdm_core.steps.gradients import data_gradient
 
@@ -99,8 +100,7 @@ class REDDiff(Sampler):
         # A mean over the observation's entries beside one over the event's, times the latter.
         scale = mu[0].numel() / problem.rows
         if isinstance(likelihood, GaussianLikelihood):
-            up = likelihood.in_data_units(likelihood.in_data_units(up))
-            scale *= likelihood.sigma_y**2
+            scale = scale * fit(likelihood.deviation**2, mu)
         grad = self.lam * (mu - x_0) - scale * up
         first = BETA_1 * state.first + (1 - BETA_1) * grad
         second = BETA_2 * state.second + (1 - BETA_2) * grad**2

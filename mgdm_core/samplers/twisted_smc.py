@@ -132,10 +132,8 @@ class TwistedSMC(ParticleSampler):
         if self.twist == "plain" or not isinstance(lik, GaussianLikelihood):
             return -lik.log_prob(x_0)
         if not isinstance(lik.operator, SpectralOperator):
-            one = torch.ones(len(x_0), dtype=x_0.dtype, device=x_0.device)
-            variance = lik.in_data_units(lik.in_data_units(one)) * lik.sigma_y**2
-            share = variance / (variance + r2)
-            return -share * lik.log_prob(x_0)
+            variance = lik.deviation**2
+            return -variance / (variance + r2) * lik.log_prob(x_0)
         svd = lik.operator.svd(x_0.shape[1:], lik.observation)
         gap = svd.u_t(lik.observation) - svd.values * svd.v_t(x_0)
         return 0.5 * (gap.square() / (lik.sigma_y**2 + r2 * svd.values**2)).sum(-1)

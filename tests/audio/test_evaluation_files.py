@@ -23,29 +23,29 @@ SETTINGS = EvaluationSettings(rate=RATE, bss=False, keep="none")
 ROW = Variant("mine")
 
 
-def write(folder, stems, noise=0.0, seed=0):
+def write(folder, noise, seed):
     """Six seconds of each stem, with so much of the others."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     truth = {name: rng.standard_normal(6 * RATE).astype(np.float32) / 8 for name in STEMS}
-    mixture = sum(truth[name] for name in stems)
-    for name in stems:
-        sound = (1 - noise) * truth[name] + noise * mixture
+    mixture = sum(truth.values())
+    for name, stem in truth.items():
+        sound = (1 - noise) * stem + noise * mixture
         soundfile.write(folder / f"{name}.wav", sound, RATE, "FLOAT")
 
 
 @pytest.fixture
 def folders(tmp_path):
-    """References of two tracks, the second without guitar, and good estimates of both."""
-    for seed, (track, stems) in enumerate({"T1": STEMS, "T2": STEMS}.items()):
-        write(tmp_path / "truth" / track, stems, 0.0, seed)
-        write(tmp_path / "mine" / track, stems, 0.1 * (seed + 1), seed)
+    """References of two tracks, and good estimates of both."""
+    for seed, track in enumerate(("T1", "T2")):
+        write(tmp_path / "truth" / track, 0.0, seed)
+        write(tmp_path / "mine" / track, 0.1 * (seed + 1), seed)
     return tmp_path
 
 
 def score(folders, out, estimates="mine", allow_missing=False):
     dataset = open_dataset(folders / "truth")
-    spec = EstimateFiles(folders / estimates).over(dataset.tracks, allow_missing)
+    spec = EstimateFiles(folders / estimates, allow_missing=allow_missing)
     run = RunFolder(folders / out)
     failed = evaluate(dataset, spec, [ROW], run, SETTINGS)
     return failed, run, summarise(run).variants[0]
@@ -89,7 +89,7 @@ def test_a_comparison_rewards_no_stem_that_is_missing(folders):
 def test_a_track_whose_files_have_changed_is_scored_again(folders, which):
     _, run, before = score(folders, "a")
     kept = run.record(ROW, "T2")
-    write(folders / which / "T1", STEMS, 0.5, 7)
+    write(folders / which / "T1", 0.5, 7)
     _, run, after = score(folders, "a")
     values = [found.scores[ACTIVE][ALL].value for found in (before, after)]
     assert values[1] < values[0] - 3

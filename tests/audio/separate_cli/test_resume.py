@@ -47,7 +47,7 @@ class TestResume:
         result = call(mix, "--overwrite", "--stems", "bass")
         names = sorted(p.name for p in folder(tmp_path).iterdir())
         assert names == ["bass.wav", "mgdm.json", "notes.txt", "residual.wav"]
-        assert "removed drums.wav" in result.stderr
+        assert "drums.wav: removed, it was of the run before" in result.stderr
         call(mix, "--overwrite", "--page")
         assert (folder(tmp_path) / "listen.html").exists()
 
