@@ -37,12 +37,21 @@ def test_computes_the_same(widths, heads):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("before", "width"), [(6, 6), (6, 12), (32, 64)])
-def test_a_trunk_over_pitch_is_widened_too(before, width):
+@pytest.mark.parametrize(
+    ("before", "width", "hidden"), [(6, 6, 5), (6, 12, 5), (32, 64, 5), (6, 12, 15)]
+)
+def test_a_trunk_over_pitch_is_widened_too(before, width, hidden):
     """The widest of these also keeps more of what a bin is described by."""
     narrow = network((4, 8), 2, blocks=(1, 1), pitch_layers=3, pitch_width=before, pitch_tokens=3)
     wide = network(
-        (8, 16), 4, seed=1, blocks=(1, 1), pitch_layers=3, pitch_width=width, pitch_tokens=3
+        (8, 16),
+        4,
+        seed=1,
+        blocks=(1, 1),
+        pitch_layers=3,
+        pitch_width=width,
+        pitch_tokens=3,
+        hidden=hidden,
     )
     generator = torch.Generator().manual_seed(2)
     x, sigma = 0.1 * torch.randn(2, 4, 700, generator=generator), torch.tensor([0.03, 0.4])

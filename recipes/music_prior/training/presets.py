@@ -140,6 +140,7 @@ _SMALL = STFTUNetConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
 _PITCH = replace(_SMALL, n_fft=4096, hop=1024, pitch_layers=6, pitch_width=64)
 _PITCH_OPEN = replace(_PITCH, stems=5)
 _TOKENS_OPEN = replace(_PITCH_OPEN, pitch_tokens=16)
+_WIDE_OPEN = replace(_TOKENS_OPEN, pitch_width=128, hidden=96)
 
 # The trunk with room, for tens of core-hours: its matrix products are what a processor does best.
 _DUAL = DualPathConfig(widths=(32, 64, 128), blocks=(1, 2, 2), embedding=128)
@@ -192,7 +193,9 @@ PRESETS: dict[str, TrainSettings] = {
         _TOKENS, data=replace(_THINNED, sparse=0.6, texture=0.0), bin_share=0.0
     ),
     "cpu-4096-tokens-open": _TOKENS,
-    # Goes on from it, so that a second evaluation gains: half of the states are the network's own.
+    # Goes on from it: twice the channels over pitch and of what decides a bin.
+    "cpu-4096-wide-open": replace(_TOKENS, network=_WIDE_OPEN),
+    # Goes on from the one before, so that a second evaluation gains: half of the states are the network's own.
     "cpu-4096-tokens-own": replace(_TOKENS, corruption=replace(_TOLD, own=0.5)),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
