@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +19,8 @@ from mgdm_audio.separation.file_plan import FileJob
 from mgdm_audio.separation.file_work import FileResult, open_pool
 from mgdm_audio.separation.request import SeparateRequest
 
-__all__ = ["TimeLeft", "confidence_lines", "run_all"]
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _MOST_STRETCHES = 8
 
@@ -137,72 +137,46 @@ def _page(
             show.say(f"listening page: {display_name(path)}")
 
 
-class TimeLeft:
-    """How long the rest takes, at the speed so far: over all files, by seconds of sound."""
-
-    def __init__(self, total: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._clock = total, clock
-        self._began = clock()
-        self._first: float | None = None  # nothing is told before there are two reports
-
-    def __call__(self, done: float) -> str:
-        """Words for the time left when so many seconds of sound are done; "" at first."""
-        if done <= 0 or self._first is None:
-            self._first = done if done > 0 else self._first
-            return ""
-        spent = self._clock() - self._began
-        return f"{duration_words(max(0.0, spent * (self._total - done) / done))} left"
-
-
 class _Show:
-    """Progress of files and within a file; silent when there is nothing to draw on."""
+    """Progress of files and within a file; without bars on a terminal, lines alone."""
 
-    def __init__(self, todo: list[FileJob], bars: Any | None) -> None:
+    def __init__(self, todo: list[FileJob], bars: Progress) -> None:
         known = [job.info.seconds for job in todo if job.info.seconds]
         usual = sum(known) / len(known) if known else 1.0
         self._weights = {job.source: job.info.seconds or usual for job in todo}
-        self._total = sum(self._weights.values())
         self._finished = 0.0
         self._files, self._count = len(todo), 0
-        self._bars, self._left = bars, TimeLeft(self._total)
-        self._task = bars.add_task("", total=1.0, left="") if bars else None
+        self._bars, self._task = bars, bars.add_task("", total=sum(self._weights.values()))
 
     def watch(self, job: FileJob) -> Callable[[float], object]:
         """Begin a file; returns what takes the fraction of it that is done."""
-        if self._bars is None:
-            return lambda share: None
         label, weight = display_name(job.source), self._weights[job.source]
         if self._files > 1:
             label = f"{self._count + 1}/{self._files} {label}"
 
-        def tell(share: float) -> object:
-            self._update(self._finished + share * weight, description=label)
-            return None
+        def tell(share: float) -> None:
+            done = self._finished + share * weight
+            self._bars.update(self._task, completed=done, description=label)
 
         self._bars.update(self._task, description=label)
         return tell
-
-    def _update(self, done: float, **fields: Any) -> None:
-        if self._bars is not None:
-            fields |= {"completed": done / self._total, "left": self._left(done)}
-            self._bars.update(self._task, **fields)
 
     def done(self, job: FileJob) -> None:
         """Count a file as done."""
         self._finished += self._weights[job.source]
         self._count += 1
-        self._update(self._finished)
+        self._bars.update(self._task, completed=self._finished)
 
     def say(self, text: str, err: bool = False) -> None:
         """Print a line; above the bar where there is one."""
-        if self._bars is None:
+        if self._bars.disable:
             click.echo(text, err=err)
         else:
             self._bars.console.print(text, markup=False, soft_wrap=True)
 
     def say_error(self, text: str) -> None:
         """Print an error when it happens."""
-        if self._bars is None:
+        if self._bars.disable:
             report_error(text)
         else:
             self.say(f"error: {text}")
@@ -210,17 +184,18 @@ class _Show:
 
 @contextmanager
 def _progress(todo: list[FileJob], quiet: bool) -> Iterator[_Show]:
-    if quiet or sys.stderr is None or not sys.stderr.isatty():
-        yield _Show(todo, None)
-        return
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich import progress
 
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}", markup=False),
+        progress.TextColumn("{task.description}", markup=False),
+        progress.BarColumn(),
+        progress.TaskProgressColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=stderr_console()) as bars:
+    hidden = quiet or sys.stderr is None or not sys.stderr.isatty()
+    # At the speed of the whole run: a chunk may take longer than the 30 s that rich looks back.
+    with progress.Progress(
+        *columns, console=stderr_console(), disable=hidden, speed_estimate_period=1e9
+    ) as bars:
         yield _Show(todo, bars)

@@ -11,7 +11,6 @@ import soundfile as sf
 from click.testing import CliRunner
 
 from mgdm_audio.cli.separate import main
-from mgdm_audio.cli.separate_run import TimeLeft
 from mgdm_audio.compute.speed import speed_words
 from mgdm_audio.separation.file_plan import check_template, safe_name
 from mgdm_core.errors import SettingsError
@@ -259,15 +258,6 @@ class TestWords:
     def test_speed_has_one_meaning(self):
         assert speed_words(5.0, 18.0) == "3.6x faster than real time"
         assert speed_words(18.0, 5.0) == "3.6x slower than real time"
-
-    def test_time_left_over_all_files_from_the_second_report_on(self):
-        now = [0.0]
-        left = TimeLeft(100.0, lambda: now[0])
-        assert left(0.0) == ""
-        now[0] = 10.0
-        assert left(5.0) == ""
-        now[0] = 20.0
-        assert left(10.0) == "3 min 0 s left"
 
     def test_the_summary_counts_evaluations_per_window(self, call, tmp_path):
         path = tmp_path / "mix.wav"
