@@ -6,22 +6,6 @@ import os
 
 from mgdm_core.errors import MGDMError, SettingsError
 
-__all__ = [
-    "AudioClipError",
-    "AudioError",
-    "AudioFormatError",
-    "AudioReadError",
-    "AudioWriteError",
-    "CheckpointError",
-    "DatasetError",
-    "PriorError",
-    "UnknownPriorError",
-    "display_name",
-    "is_out_of_memory",
-    "one_line",
-    "os_reason",
-]
-
 
 class AudioError(MGDMError):
     """Base class of the errors of ``mgdm_audio``."""

@@ -18,24 +18,6 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = [
-    "CONTEXT",
-    "EXIT_FAILED",
-    "EXIT_INTERRUPTED",
-    "EXIT_USAGE",
-    "Command",
-    "DeviceType",
-    "Group",
-    "as_usage",
-    "device_option",
-    "echo_json",
-    "precision_option",
-    "prior_option",
-    "report_error",
-    "stderr_console",
-    "together",
-]
-
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130

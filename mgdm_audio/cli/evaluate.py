@@ -35,8 +35,6 @@ from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.track_scores import ACTIVE, SCORES
 from mgdm_audio.metrics.si_sdr import SLAKH_RATE
 
-__all__ = ["main"]
-
 PRESETS = ("fast", "balanced", "paper")
 
 

@@ -15,8 +15,6 @@ from mgdm_audio.datasets.check import DatasetCheck
 from mgdm_audio.datasets.convert import Converted
 from mgdm_audio.reports.tables import Table
 
-__all__ = ["check_json", "print_check", "show_conversion"]
-
 _SHOWN = 20
 
 

@@ -15,15 +15,6 @@ from mgdm_audio.evaluation.run import Progress
 from mgdm_audio.evaluation.run_folder import Variant
 from mgdm_audio.reports.tables import Table
 
-__all__ = [
-    "DefaultGroup",
-    "choose_tracks",
-    "expand_variants",
-    "parse_devices",
-    "print_tables",
-    "progress_bars",
-]
-
 
 class DefaultGroup(Group):
     """A group whose command ``run`` need not be typed: ``mgdm-evaluate DATASET``."""

@@ -16,8 +16,6 @@ from mgdm_audio.evaluation.run import EngineSettings, EvaluationSettings, evalua
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.summary import RunSummary
 
-__all__ = ["evaluate_and_show", "show_summary"]
-
 
 def evaluate_and_show(
     dataset: Dataset,

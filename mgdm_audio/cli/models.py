@@ -22,8 +22,6 @@ from mgdm_audio.cli.common import (
 if TYPE_CHECKING:
     from mgdm_audio.priors.msdm.importer import ImportReport
 
-__all__ = ["main", "print_priors"]
-
 
 @click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="mgdm", prog_name="mgdm-models")

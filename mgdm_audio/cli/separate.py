@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from mgdm_audio.separation.file_plan import FileJob, JobPlan
     from mgdm_audio.separation.request import SeparateRequest
 
-__all__ = ["main"]
-
 _CHEAP = 30  # evaluations per window below which no prior of ours takes 20 times real time
 _SLOW = 20.0
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from mgdm_audio.separation.file_plan import FileJob
     from mgdm_audio.separation.request import SeparateRequest
 
-__all__ = ["PageType", "page_writer"]
-
 
 class PageType(click.ParamType):
     """``file`` or ``folder``, for an option that may stand without a value."""

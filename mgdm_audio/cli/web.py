@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from mgdm_audio.web.settings import WebSettings
 
-__all__ = ["application", "main"]
-
 
 @click.command(cls=Command, context_settings=CONTEXT)
 @prior_option

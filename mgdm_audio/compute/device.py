@@ -6,8 +6,6 @@ import torch
 
 from mgdm_core.errors import SettingsError
 
-__all__ = ["resolve_device"]
-
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """Return a device that is there.

@@ -24,16 +24,6 @@ import torch
 from mgdm_audio.errors import AudioError
 from mgdm_core.errors import CancelledError, SettingsError
 
-__all__ = [
-    "EngineError",
-    "InlinePool",
-    "Outcome",
-    "Pool",
-    "ProcessPool",
-    "Work",
-]
-
-
 _TRIES = 3  # of an item whose process dies
 
 

@@ -17,8 +17,6 @@ import torch
 
 from mgdm_audio.compute.engines import EngineError, Outcome, Work, attempt
 
-__all__ = ["RayPool", "check_address", "import_ray"]
-
 
 def import_ray() -> Any:
     """Import Ray."""

@@ -9,8 +9,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "describe_versions"]
-
 _PACKAGES = ("mgdm", "torch", "torchaudio", "numpy", "soundfile", "librosa", "museval")
 
 

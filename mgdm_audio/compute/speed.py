@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["duration_words", "speed_words"]
-
 
 def speed_words(seconds: float, seconds_of_audio: float) -> str:
     """How long work took beside how long the sound lasts.

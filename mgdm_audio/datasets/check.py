@@ -14,8 +14,6 @@ from mgdm_audio.datasets.tracks import Dataset, Track
 from mgdm_audio.errors import AudioError
 from mgdm_audio.io.reader import open_blocks, probe
 
-__all__ = ["DatasetCheck", "Finding", "TrackCheck", "check_dataset", "check_track"]
-
 
 @dataclass(frozen=True)
 class Finding:

@@ -15,8 +15,6 @@ from mgdm_audio.errors import AudioWriteError
 from mgdm_audio.io.atomic import replacing
 from mgdm_core.errors import SettingsError
 
-__all__ = ["Converted", "ConvertWork", "convert_dataset", "is_converted"]
-
 SUBTYPES = ("PCM_16", "PCM_24", "FLOAT")
 
 

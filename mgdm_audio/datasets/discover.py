@@ -10,8 +10,6 @@ from mgdm_audio.datasets.slakh import SLAKH_STEMS, SlakhTrack, stem_order
 from mgdm_audio.datasets.tracks import SPLITS, Dataset
 from mgdm_audio.errors import DatasetError, display_name, os_reason
 
-__all__ = ["check_names", "open_dataset"]
-
 
 def open_dataset(root: str | Path) -> Dataset:
     """Open a data set: raw Slakh2100, or folders of ``TRACK/{stem}.wav``.

@@ -18,8 +18,6 @@ from mgdm_audio.datasets.tracks import (
 )
 from mgdm_audio.errors import DatasetError
 
-__all__ = ["MIXTURE_NAMES", "StemFolderTrack", "stem_files"]
-
 MIXTURE_NAMES = ("mix", "mixture")
 """Names of files that hold the mixture, not a stem."""
 

@@ -17,8 +17,6 @@ from mgdm_audio.datasets.tracks import Dataset
 from mgdm_audio.errors import DatasetError
 from mgdm_core.errors import SettingsError
 
-__all__ = ["FilePattern", "PatternTrack", "open_patterns"]
-
 _FIELDS = {"stem": r"[^/]+?", "track": r"[^/]+", "n": r"\d+"}
 
 

@@ -26,16 +26,6 @@ from mgdm_audio.datasets.tracks import (
 )
 from mgdm_audio.errors import DatasetError, os_reason
 
-__all__ = [
-    "EDITIONS",
-    "SLAKH_STEMS",
-    "SlakhStem",
-    "SlakhTrack",
-    "read_metadata",
-    "slakh_class",
-    "stem_order",
-]
-
 SLAKH_STEMS = ("bass", "drums", "guitar", "piano")
 """The four classes, in the order in which the published priors hold them."""
 

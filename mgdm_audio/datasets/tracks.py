@@ -18,19 +18,6 @@ from mgdm_audio.io.reader import read
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "SPLITS",
-    "Dataset",
-    "Mixture",
-    "Track",
-    "TrackAudio",
-    "find_audio",
-    "fit_length",
-    "read_mono",
-    "resample",
-]
-
 SPLITS = ("train", "validation", "test", "omitted")
 """Folder names that are splits rather than tracks."""
 

@@ -11,22 +11,6 @@ from mgdm_audio.metrics.silence import ACTIVE_RMS
 from mgdm_core.array_types import Array, Bool, Float, Int
 from mgdm_core.errors import ShapeError
 
-__all__ = [
-    "BANDS",
-    "CELL_SECONDS",
-    "FLOOR_DB",
-    "NOMINAL",
-    "band_energies",
-    "band_levels",
-    "brier",
-    "central_coverage",
-    "crps",
-    "dithered_ranks",
-    "ranks",
-    "shares_covered",
-    "silent_share",
-]
-
 BANDS = 64
 CELL_SECONDS = 0.1
 

@@ -12,8 +12,6 @@ from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
 from mgdm_audio.metrics.statistics import PairedComparison, compare_paired, known_mean
 from mgdm_core.errors import SettingsError
 
-__all__ = ["Comparison", "ComparisonRow", "choose_variant", "compare_runs"]
-
 
 @dataclass(frozen=True)
 class ComparisonRow:

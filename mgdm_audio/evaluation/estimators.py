@@ -16,17 +16,6 @@ from mgdm_audio.errors import AudioError, DatasetError
 from mgdm_audio.evaluation.run_folder import Variant
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "WIENER",
-    "EstimateFiles",
-    "Estimates",
-    "Estimator",
-    "EstimatorSpec",
-    "FunctionSpec",
-    "Job",
-    "PretrainedSpec",
-]
-
 
 @dataclass(frozen=True)
 class Job:

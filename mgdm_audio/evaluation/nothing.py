@@ -14,8 +14,6 @@ from mgdm_audio.metrics.si_sdr import WindowScores, score_windows
 from mgdm_audio.metrics.silence import ACTIVE_RMS
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["MIXTURE", "ORACLE", "rows_of_nothing"]
-
 MIXTURE = "nothing: an equal share of the mixture"
 ORACLE = "nothing: the same, zeros where the truth is silent"
 

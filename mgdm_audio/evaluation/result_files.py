@@ -23,8 +23,6 @@ from mgdm_audio.io.atomic import replacing, write_text
 from mgdm_audio.io.json_text import json_text
 from mgdm_audio.metrics.bss_eval import METRICS
 
-__all__ = ["COLUMNS", "plain", "result_rows", "write_parquet", "write_results"]
-
 COLUMNS = {
     "variant": "string",
     "sampler": "string",

@@ -28,14 +28,6 @@ from mgdm_audio.metrics.bss_eval import BssItem, BssScores, BssWork
 from mgdm_core.errors import SettingsError
 from mgdm_core.settings import check
 
-__all__ = [
-    "EngineSettings",
-    "EvaluationSettings",
-    "Progress",
-    "best_and_worst",
-    "evaluate",
-]
-
 LISTEN_TRACKS = 3
 """Of the best and of the worst tracks, so many are kept for listening."""
 

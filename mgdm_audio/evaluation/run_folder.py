@@ -32,8 +32,6 @@ from mgdm_audio.errors import AudioError, AudioWriteError, os_reason
 from mgdm_audio.io.atomic import replacing, write_text
 from mgdm_audio.io.json_text import json_text
 
-__all__ = ["RunFolder", "Variant"]
-
 _PARTIAL = ".mgdm-"
 
 

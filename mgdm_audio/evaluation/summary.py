@@ -21,8 +21,6 @@ from mgdm_audio.metrics.statistics import (
     track_median,
 )
 
-__all__ = ["NothingSummary", "RunSummary", "VariantSummary", "summarise"]
-
 Scores = dict[str, dict[str, Interval]]
 """``scores[score][stem]``, the mean over stems as stem ``all``."""
 

@@ -14,22 +14,6 @@ from mgdm_audio.metrics.si_sdr import WindowScores
 from mgdm_audio.metrics.silence import active_stems, leaked_power, silent_output, silent_stems
 from mgdm_audio.metrics.statistics import known_mean
 
-__all__ = [
-    "ACTIVE",
-    "ALL",
-    "KEPT_SILENT",
-    "LEAK",
-    "LOST",
-    "PUBLISHED",
-    "SCORES",
-    "SI_SDR",
-    "TrackScores",
-    "has_levels",
-    "in_units",
-    "nothing_of",
-    "record_of",
-]
-
 ACTIVE = "SI-SDRi"
 PUBLISHED = "SI-SDRi published"
 SI_SDR = "SI-SDR"

@@ -21,8 +21,6 @@ from mgdm_audio.metrics.si_sdr import SLAKH_RATE, WindowScores, score_windows
 from mgdm_audio.metrics.silence import active_stems
 from mgdm_core.errors import SettingsError
 
-__all__ = ["EvaluationSettings", "EvaluationWork", "TrackResult", "failure"]
-
 LISTEN_SECONDS = 12.0
 
 

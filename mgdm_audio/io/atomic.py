@@ -20,16 +20,6 @@ from pathlib import Path
 
 from mgdm_audio.errors import AudioError, AudioWriteError, display_name, os_reason
 
-__all__ = [
-    "AtomicOutput",
-    "FileOutput",
-    "abort_all",
-    "commit_all",
-    "remove_stale",
-    "replacing",
-    "write_text",
-]
-
 _PREFIX = ".mgdm-"
 
 

@@ -26,8 +26,6 @@ from mgdm_audio.io.iff_header import find_data_chunk
 from mgdm_audio.io.ogg_pages import is_cut_off
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["AudioInfo", "Decoder", "PyAVDecoder", "SoundFileDecoder", "native", "open_decoder"]
-
 # FFmpeg has demuxers that open other files and addresses (concat, hls, sdp, image lists); a text
 # file of that kind renamed to .wav must not make this program read or fetch anything. Only
 # demuxers that read the one file they are given are allowed.

@@ -23,16 +23,6 @@ from mgdm_audio.io.reader import check_supported
 from mgdm_core.array_types import Array, Float, Int
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "Encoder",
-    "FlacEncoder",
-    "Mp3Encoder",
-    "OutputFormat",
-    "WavEncoder",
-    "open_encoder",
-    "quantise",
-]
-
 _SAMPLES = {"wav": ("float32", "int24", "int16"), "flac": ("int24", "int16"), "mp3": ("mp3",)}
 _BYTES = {"float32": 4, "int24": 3, "int16": 2}
 # What FFmpeg calls the samples it is given, and its codec.

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["DataChunk", "find_data_chunk"]
-
 # Programs that write to a pipe cannot go back to fill in the length; they leave one of
 # 0xFFFFFFFF (FFmpeg), 0x7FFFFFFF or 0x80000000 (arecord), 0x7FFFF000 and its neighbours (SoX).
 _STREAMED_FROM = 0x7FFF0000

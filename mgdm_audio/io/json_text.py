@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-__all__ = ["json_text"]
-
 
 def json_text(value: Any, indent: int = 2) -> str:
     """JSON with names as they are; where one is no Unicode, all are escaped so that it survives."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["is_cut_off"]
-
 _LARGEST_PAGE = 27 + 255 + 255 * 255
 _LAST = 0x04
 

@@ -25,18 +25,6 @@ from mgdm_audio.io.decoders import AudioInfo, Decoder, open_decoder
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "MAX_CHANNELS",
-    "MAX_RATE",
-    "MIN_RATE",
-    "STDIN",
-    "SpooledFile",
-    "open_blocks",
-    "probe",
-    "read",
-    "spooled",
-]
-
 MIN_RATE = 8_000
 MAX_RATE = 192_000
 MAX_CHANNELS = 8

@@ -16,8 +16,6 @@ import torch
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["Resampler", "resample"]
-
 _QUALITY = "VHQ"
 
 

@@ -18,8 +18,6 @@ from mgdm_audio.io.encoders import Encoder, OutputFormat, open_encoder
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["ClipReport", "StemWriter", "clip_reports", "common_gain"]
-
 _SPOOL_FRAMES = 1 << 16
 # The product of a float32 peak and the gain that undoes it may be one rounding step above 1.
 _FULL_SCALE = 1 + 1e-6

@@ -19,8 +19,6 @@ import numpy as np
 from mgdm_audio.listening_page.sounds import PAGE_RATE
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["AFTER", "BEFORE", "CLIP_FRAMES", "CODECS", "Clip", "cut", "encode", "kbps_for"]
-
 CLIP_FRAMES = 10 * PAGE_RATE
 BEFORE = PAGE_RATE // 10
 AFTER = PAGE_RATE // 20

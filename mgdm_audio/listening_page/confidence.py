@@ -10,8 +10,6 @@ import numpy as np
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError
 
-__all__ = ["UNKNOWN", "Confidence", "agreement", "levels"]
-
 UNKNOWN = 255
 _CELLS = 1000
 

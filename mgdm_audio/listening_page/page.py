@@ -36,8 +36,6 @@ from mgdm_audio.listening_page.sounds import (
 )
 from mgdm_core.errors import SettingsError
 
-__all__ = ["PageOptions", "write_page"]
-
 MAX_FILE_BYTES = 24_000_000
 """What the sound of a page in one file is fitted into."""
 

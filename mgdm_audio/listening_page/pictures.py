@@ -10,8 +10,6 @@ import numpy as np
 from mgdm_audio.listening_page.sounds import PAGE_RATE
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["Portrait", "spectrogram_webp"]
-
 POINTS = 1600
 COLUMNS = 1200
 BANDS = 96

@@ -17,8 +17,6 @@ from mgdm_audio.io.reader import open_blocks, probe
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import ShapeError
 
-__all__ = ["PAGE_RATE", "Sound", "blocks_of", "channels_of", "frames_of"]
-
 PAGE_RATE = 48_000
 """Rate of all sound on a page, in Hz: the one that Opus decodes to."""
 

@@ -23,8 +23,6 @@ from mgdm_audio.datasets.tracks import Track, fit_length, read_mono
 from mgdm_audio.errors import AudioError
 from mgdm_core.errors import SettingsError
 
-__all__ = ["METRICS", "BssItem", "BssScores", "BssWork", "bss_eval"]
-
 METRICS = ("SDR", "ISR", "SIR", "SAR")
 
 

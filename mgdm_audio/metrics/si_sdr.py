@@ -15,15 +15,6 @@ import torch
 from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = [
-    "SILENCE_THRESHOLD",
-    "SLAKH_RATE",
-    "WindowScores",
-    "score_windows",
-    "si_sdr",
-    "slakh_windows",
-]
-
 SLAKH_RATE = 22_050
 """Sample rate in Hz at which the published scores were computed."""
 

@@ -21,17 +21,6 @@ from mgdm_audio.metrics.si_sdr import (
 from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.errors import ShapeError
 
-__all__ = [
-    "ACTIVE_RMS",
-    "LOST_DB",
-    "ActiveStemScores",
-    "active_stem_improvement",
-    "active_stems",
-    "leaked_power",
-    "silent_output",
-    "silent_stems",
-]
-
 ACTIVE_RMS = 1e-3
 """A stem is active in a window where its root mean square is at least this (full scale is 1)."""
 

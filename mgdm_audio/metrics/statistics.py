@@ -15,16 +15,6 @@ import numpy as np
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import ShapeError
 
-__all__ = [
-    "Interval",
-    "PairedComparison",
-    "bootstrap",
-    "compare_paired",
-    "known_mean",
-    "pooled_mean",
-    "track_median",
-]
-
 Figure = np.ndarray | float
 """One value, or one per draw."""
 

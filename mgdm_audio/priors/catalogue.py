@@ -25,21 +25,6 @@ from mgdm_audio.priors.checkpoint.layout import read_layout
 from mgdm_audio.priors.closed import closed_prior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 
-__all__ = [
-    "DEFAULT_PRIOR",
-    "PriorEntry",
-    "bundled_priors",
-    "canonical_name",
-    "check_name_free",
-    "default_path",
-    "forget",
-    "home",
-    "list_priors",
-    "load_prior",
-    "register",
-    "resolve",
-]
-
 DEFAULT_PRIOR = "music-stems"
 _INDEX_VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -16,8 +16,6 @@ from mgdm_audio.priors.waveform_prior import SpectralWaveformPrior, WaveformPrio
 from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["OTHER", "ClosedNetwork", "closed_prior", "is_closed_over", "stems_told"]
-
 OTHER = "other"  # the stem that holds what is none of the others
 
 

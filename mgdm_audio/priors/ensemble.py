@@ -21,8 +21,6 @@ from mgdm_audio.priors.spectral_network import SpectralConfig, SpectralNetwork, 
 from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["Ensemble", "EnsembleConfig"]
-
 _KIND = "ensemble"
 _MOST_MEMBERS = 16
 

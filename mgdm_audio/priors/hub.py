@@ -18,8 +18,6 @@ from mgdm_audio.errors import PriorError, UnknownPriorError
 from mgdm_audio.priors.checkpoint.header import PriorHeader
 from mgdm_audio.priors.checkpoint.store import verify
 
-__all__ = ["HubAddress", "fetch", "push"]
-
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+?))?(?:/([\w./-]+))?")
 _FILE = "prior.safetensors"
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from mgdm_core.errors import SettingsError
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["Levels"]
-
 
 @dataclass(frozen=True)
 class Levels:

@@ -22,18 +22,6 @@ from mgdm_audio.errors import CheckpointError
 from mgdm_core.array_types import Tensor
 from mgdm_core.errors import MGDMError, SettingsError, ShapeError
 
-__all__ = [
-    "ENTRY_POINTS",
-    "NetworkConfig",
-    "build_network",
-    "check_noisy",
-    "expected_tensors",
-    "kind_of",
-    "network_kinds",
-    "read_config",
-    "register_network",
-]
-
 ENTRY_POINTS = "mgdm.networks"
 
 

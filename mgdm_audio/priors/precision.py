@@ -6,8 +6,6 @@ import torch
 
 from mgdm_core.errors import SettingsError
 
-__all__ = ["PRECISIONS", "has_fast_bfloat16", "resolve_precision"]
-
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 

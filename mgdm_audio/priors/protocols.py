@@ -15,8 +15,6 @@ from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.priors import Denoised
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["CastsWeights", "SpectralDenoiser", "SpectralPrior", "StemPrior"]
-
 
 @runtime_checkable
 class StemPrior(Protocol):

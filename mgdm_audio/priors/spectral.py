@@ -9,8 +9,6 @@ import torch
 from mgdm_core.array_types import Complex, Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["SpectralTransform"]
-
 
 @dataclass(frozen=True)
 class SpectralTransform:

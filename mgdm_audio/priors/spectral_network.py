@@ -19,15 +19,6 @@ from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.array_types import Bool, Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "ChannelLayout",
-    "DenoisedBins",
-    "DenoisedSpectrum",
-    "SpectralConfig",
-    "SpectralNetwork",
-    "build_spectral",
-]
-
 
 class SpectralConfig(NetworkConfig):
     """Sizes of a network that works on short-time spectra.

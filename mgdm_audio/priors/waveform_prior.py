@@ -20,8 +20,6 @@ from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.priors import Denoised, level_vector
 from mgdm_core.schedule import NoiseSchedule
 
-__all__ = ["SpectralWaveformPrior", "WaveformPrior", "make_prior"]
-
 
 class WaveformPrior:
     """A denoiser over stacked stem waveforms, as a prior for :mod:`mgdm_core` samplers.

@@ -20,14 +20,6 @@ from mgdm_audio.evaluation.summary import RunSummary
 from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, TrackScores
 from mgdm_core.array_types import Array, Float
 
-__all__ = [
-    "box_plot",
-    "difference_plot",
-    "spectrogram",
-    "sweep_plot",
-    "track_values",
-]
-
 COLOURS = ("#2f6f9f", "#c2662d", "#4d8f4a", "#8e4b8a", "#a8963c", "#5d5d9e", "#b24a52", "#3f8f8f")
 
 FREQUENCIES = (125, 500, 1000, 2000, 4000, 8000, 16000)

@@ -36,8 +36,6 @@ from mgdm_audio.reports.tables import (
     score_tables,
 )
 
-__all__ = ["write_comparison", "write_report"]
-
 SECTIONS = {
     "scores": "Scores",
     "spread": "Spread over tracks",

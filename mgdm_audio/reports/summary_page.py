@@ -11,8 +11,6 @@ from mgdm_audio.evaluation.summary import RunSummary, summarise
 from mgdm_audio.io.atomic import write_text
 from mgdm_audio.reports.tables import cost_table, score_tables
 
-__all__ = ["lead", "write_summary"]
-
 
 def write_summary(run: RunFolder) -> RunSummary:
     """Write results.parquet, summary.json and summary.md of a run, and return the summary."""

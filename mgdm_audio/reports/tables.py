@@ -19,16 +19,6 @@ from mgdm_audio.evaluation.track_scores import (
 from mgdm_audio.metrics.bss_eval import METRICS
 from mgdm_audio.metrics.statistics import Interval
 
-__all__ = [
-    "TITLES",
-    "Table",
-    "comparison_table",
-    "cost_table",
-    "decimal",
-    "format_interval",
-    "score_tables",
-]
-
 TITLES = {
     ACTIVE: "SI-SDR improvement, active stems",
     PUBLISHED: "SI-SDR improvement by the published protocol",

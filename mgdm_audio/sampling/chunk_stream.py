@@ -20,8 +20,6 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import CancelledError
 from mgdm_core.trace import Trace
 
-__all__ = ["PADDING", "ChunkStream", "ShiftedStreams", "chunk_sizes"]
-
 PADDING = NOISE_BLOCK
 """Reflected samples before the first and at least half as many after the last sample."""
 

@@ -15,8 +15,6 @@ from mgdm_core.sampler import Start
 from mgdm_core.schedule import NoiseSchedule
 from mgdm_core.steps.conditioning import IdentityBasis
 
-__all__ = ["count_evaluations"]
-
 
 class _CountedOnly:
     """A prior that halves its input: it only has to be called as often as a real one."""

@@ -6,8 +6,6 @@ import torch
 
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["fade_in", "reflected"]
-
 
 def fade_in(
     samples: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"

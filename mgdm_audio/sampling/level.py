@@ -15,8 +15,6 @@ import torch
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["SILENCE", "TARGET_RMS", "Level", "LevelMeter", "is_silent"]
-
 TARGET_RMS = 0.1
 """RMS of the active parts of a mixture in the prior's training material."""
 

@@ -18,8 +18,6 @@ from mgdm_core.samplers import PRESETS as SAMPLER_PRESETS
 from mgdm_core.samplers import TweedieGibbs, get_sampler
 from mgdm_core.settings_text import change_settings, setting_names
 
-__all__ = ["DEFAULT_PRESET", "PRESETS", "UNCERTAINTY_PRESET", "sampling_settings", "usual_preset"]
-
 DEFAULT_PRESET = "balanced"
 
 UNCERTAINTY_PRESET = "posterior"

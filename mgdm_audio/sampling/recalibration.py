@@ -15,15 +15,6 @@ from typing import Any
 
 from mgdm_core.array_types import Array, Float
 
-__all__ = [
-    "PATH",
-    "UNFITTED_SPREAD",
-    "ImprovementFit",
-    "Recalibration",
-    "recalibration",
-    "spread_of",
-]
-
 PATH = Path(__file__).parents[1] / "weights" / "recalibration.json"
 
 UNFITTED_SPREAD = 1.5

@@ -18,8 +18,6 @@ from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.noise import RandomStreams
 
-__all__ = ["NOISE_BLOCK", "PositionStreams"]
-
 NOISE_BLOCK = 16_384
 """Samples that share one generator; chunks start at multiples of it."""
 

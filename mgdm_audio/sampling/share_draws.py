@@ -16,8 +16,6 @@ from mgdm_audio.sampling.seam_noise import NOISE_BLOCK
 from mgdm_audio.sampling.shares import shares_of, with_shares
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["draw_shares"]
-
 # Cells of the field: what is mistaken is a note of a band, and an instrument for seconds.
 FIELDS = ((2048, 64), (NOISE_BLOCK, 8))
 """Samples by bands of a cell, fine and coarse; each field has half the variance."""

@@ -16,8 +16,6 @@ from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling.shares import shares_of, with_shares
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["pool_shares"]
-
 # Levels are log(1 + magnitude / this): some 20 dB below a bin of noise of the RMS of a mixture.
 _FLOOR = 0.01
 # Frames that are compared at a time, and how far before and after them others are looked for.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from mgdm_core.array_types import Complex, Float, Tensor
 
-__all__ = ["SHARE_FLOOR", "shares_of", "with_shares"]
-
 SHARE_FLOOR = 1e-3
 """Least share of a bin, in amplitude: a stem may have been overlooked."""
 

@@ -26,8 +26,6 @@ from mgdm_core.sampler import Sampler, Start
 from mgdm_core.samplers import get_sampler
 from mgdm_core.trace import Trace
 
-__all__ = ["ChunkResult", "SamplingSettings", "StemSampler"]
-
 DRAWS = ("chain", "shares")
 
 _OTHER_STREAM = 1 << 61

@@ -5,8 +5,6 @@ from __future__ import annotations
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["average_spectrum_wiener"]
-
 
 def average_spectrum_wiener(
     mixture: Float[Tensor, "batch samples"],

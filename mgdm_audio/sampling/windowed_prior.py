@@ -18,14 +18,6 @@ from mgdm_core.array_types import Float, Int, Tensor
 from mgdm_core.errors import SettingsError
 from mgdm_core.priors import Denoised, level_vector
 
-__all__ = [
-    "VARIANCES",
-    "Pinned",
-    "SpectralWindowedPrior",
-    "WindowedPrior",
-    "windowed",
-]
-
 VARIANCES = ("tweedie", "shares")
 
 

@@ -21,8 +21,6 @@ from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling.recalibration import Recalibration
 from mgdm_core.array_types import Array, Float, Int, Tensor
 
-__all__ = ["RELIABLE_DB", "Confidence", "ConfidenceMeter", "Said", "Stretch", "said_by_shares"]
-
 PIECE_SECONDS = 1.0
 
 RELIABLE_DB = 3.0

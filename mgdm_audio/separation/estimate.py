@@ -19,8 +19,6 @@ from mgdm_audio.separation.full_band import FullBand
 from mgdm_audio.separation.request import SeparateRequest
 from mgdm_core.trace import peak_memory_bytes
 
-__all__ = ["Estimate", "estimate"]
-
 _WHOLE_RUN = 4  # evaluations up to which the sampler itself is timed, not its evaluations
 _ARRAYS = 20  # of a chunk that live at once: state, estimates, spectra and their sums
 _HEAP = 1.5  # chunk after chunk, against one: freed blocks lie about in the C library's heap

@@ -18,19 +18,6 @@ from mgdm_audio.io.reader import STDIN, probe
 from mgdm_audio.separation.request import SeparateRequest
 from mgdm_core.errors import SettingsError
 
-__all__ = [
-    "FileJob",
-    "JobPlan",
-    "Refused",
-    "check_output_folder",
-    "check_template",
-    "estimated_bytes",
-    "find_inputs",
-    "output_path",
-    "plan_jobs",
-    "safe_name",
-]
-
 _FIELDS = ("prior", "track", "stem", "ext", "source_dir", "source_ext")
 _SUFFIXES = (
     *(".wav", ".wave", ".rf64", ".w64", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf"),

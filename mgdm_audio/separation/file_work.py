@@ -17,8 +17,6 @@ from mgdm_audio.separation.request import SeparateRequest
 from mgdm_audio.separation.separator import Separator
 from mgdm_core.errors import CancelledError
 
-__all__ = ["FileResult", "SeparationWork", "open_pool"]
-
 
 @dataclass(frozen=True)
 class FileResult:

@@ -30,8 +30,6 @@ from mgdm_audio.separation.uncertainty import draw_uncertainty, uncertainty_note
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError
 
-__all__ = ["BLOCK", "refuse_existing", "run_job", "separate_file"]
-
 BLOCK = 1 << 17
 """Samples per channel that are read at once."""
 

@@ -29,8 +29,6 @@ from mgdm_audio.separation.stereo_image import ChannelImage, bands, fit_image
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["FADE_SECONDS", "PRIOR_RATE", "SEGMENT_SECONDS", "FullBand", "FullBandBlock", "band_top"]
-
 PRIOR_RATE = 22_050
 SEGMENT_SECONDS = 6.0
 FADE_SECONDS = 1.0

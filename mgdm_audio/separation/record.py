@@ -16,15 +16,6 @@ from typing import Any
 from mgdm_audio.errors import AudioWriteError, display_name
 from mgdm_audio.separation.request import SeparateRequest
 
-__all__ = [
-    "describe_file",
-    "flat",
-    "identity",
-    "outputs_of",
-    "is_finished",
-    "settings_as_json",
-]
-
 
 def settings_as_json(value: Any) -> Any:
     """Settings as plain JSON values, the same in every process; an object is named by its class.

@@ -12,8 +12,6 @@ from mgdm_audio.sampling.stem_sampler import SamplingSettings
 from mgdm_audio.separation.result import RESIDUAL
 from mgdm_core.errors import SettingsError
 
-__all__ = ["DEFAULT_TEMPLATE", "OutputChoice", "SeparateRequest"]
-
 DEFAULT_TEMPLATE = "{prior}/{track}/{stem}.{ext}"
 
 

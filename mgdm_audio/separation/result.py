@@ -22,8 +22,6 @@ from mgdm_core.trace import Trace
 if TYPE_CHECKING:
     from mgdm_audio.listening_page import PageOptions
 
-__all__ = ["RESIDUAL", "Separation"]
-
 RESIDUAL = "residual"
 """Name of what no stem takes; no prior may call a stem so."""
 

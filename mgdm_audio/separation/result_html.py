@@ -12,8 +12,6 @@ import soundfile as sf
 
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["players"]
-
 _LONGEST = 60.0  # seconds in a player: the sound is part of the page
 _COLUMNS = 600
 

@@ -28,8 +28,6 @@ from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.trace import Trace
 
-__all__ = ["Separator", "measure", "merged_trace"]
-
 _BLOCK = 1 << 16
 
 LOUDEST = 1e12

@@ -26,8 +26,6 @@ import torch
 
 from mgdm_core.array_types import Complex, Float, Int, Tensor
 
-__all__ = ["ChannelImage", "bands", "fit_image"]
-
 _LOWEST = 100.0  # Hz
 _OCTAVES = 2.0
 _SHRINK = 0.1  # weight of all bands' evidence in each band's

@@ -25,8 +25,6 @@ from mgdm_core.array_types import Array, Float, Tensor
 from mgdm_core.errors import CancelledError, SettingsError, ShapeError
 from mgdm_core.trace import Trace
 
-__all__ = ["Piece", "SeparationStream", "StreamOptions"]
-
 UNCERTAINTY_HOP = 512
 """Samples at the prior's rate per frame of the uncertainty."""
 

@@ -16,8 +16,6 @@ from mgdm_audio.listening_page.page import PageOptions, write_page
 from mgdm_audio.separation.result import RESIDUAL
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["write_track_page"]
-
 
 def write_track_page(
     path: str | os.PathLike,

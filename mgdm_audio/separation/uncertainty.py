@@ -12,8 +12,6 @@ from mgdm_audio.separation.confidence import RELIABLE_DB, Confidence
 from mgdm_audio.separation.request import SeparateRequest
 from mgdm_core.array_types import Array, Float
 
-__all__ = ["draw_uncertainty", "uncertainty_note"]
-
 
 def draw_uncertainty(
     path: str | Path,

@@ -12,8 +12,6 @@ from pathlib import Path
 from mgdm_audio.errors import AudioError
 from mgdm_core.errors import CancelledError, MGDMError
 
-__all__ = ["ACTIVE", "Job", "JobQueue"]
-
 ACTIVE = ("waiting", "running")
 
 

@@ -34,8 +34,6 @@ from mgdm_audio.web.settings import WebSettings
 from mgdm_audio.web.work import check_upload, separating
 from mgdm_core.errors import MGDMError
 
-__all__ = ["create_app"]
-
 _HERE = Path(__file__).parent
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from mgdm_core.errors import SettingsError
 
-__all__ = ["WebSettings"]
-
 
 @dataclass(frozen=True)
 class WebSettings:

@@ -21,8 +21,6 @@ from mgdm_audio.separation.track_page import write_track_page
 from mgdm_audio.web.jobs import Job
 from mgdm_audio.web.settings import WebSettings
 
-__all__ = ["check_upload", "separating"]
-
 
 def check_upload(path: Path, name: str, settings: WebSettings, stems: tuple[str, ...]) -> AudioInfo:
     """Look at an upload as the command looks at its inputs, and hold it to the limits.

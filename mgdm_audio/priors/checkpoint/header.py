@@ -13,8 +13,6 @@ from mgdm_audio.priors.levels import Levels
 from mgdm_audio.priors.networks import read_config
 from mgdm_core.errors import SettingsError
 
-__all__ = ["FORMAT_VERSION", "PriorHeader"]
-
 FORMAT_VERSION = 1
 
 

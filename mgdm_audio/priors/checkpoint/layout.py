@@ -19,15 +19,6 @@ from safetensors import SafetensorError, safe_open
 from mgdm_audio.errors import CheckpointError, os_reason
 from mgdm_core.array_types import Tensor
 
-__all__ = [
-    "DTYPES",
-    "Layout",
-    "StoredAs",
-    "compare_names",
-    "hash_tensors",
-    "read_layout",
-]
-
 DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,

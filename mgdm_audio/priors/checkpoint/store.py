@@ -32,8 +32,6 @@ from mgdm_audio.priors.waveform_prior import WaveformPrior, make_prior
 from mgdm_core.array_types import Tensor
 from mgdm_core.errors import SettingsError
 
-__all__ = ["load_prior", "read_header", "save_prior", "verify"]
-
 _STORED_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from mgdm_audio.priors.dual_path.network import DualPath
 from mgdm_audio.priors.dual_path.sizes import DualPathSizes
 
-__all__ = ["DualPathConfig"]
-
 
 @dataclass(frozen=True)
 class DualPathConfig(DualPathSizes):

@@ -13,8 +13,6 @@ from torch import nn
 from mgdm_audio.priors.stft_unet.layers import attend
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["AxialAttention", "DualPathLayer", "GatedPerceptron", "last_rms_norm", "rotate"]
-
 _LONGEST_PERIOD = 10_000.0
 
 

@@ -20,8 +20,6 @@ from mgdm_audio.priors.stft_unet.layers import BandDecoder, BandEncoder
 from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_core.array_types import Bool, Float, Tensor
 
-__all__ = ["DualPath"]
-
 
 class DualPath(STFTUNet):
     """Waveform denoiser of several stems on their short-time spectra, with a dual-path trunk.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from mgdm_audio.priors.stft_unet.sizes import MOST_LAYERS, STFTUNetSizes
 from mgdm_core.errors import SettingsError
 
-__all__ = ["DualPathSizes"]
-
 
 @dataclass(frozen=True)
 class DualPathSizes(STFTUNetSizes):

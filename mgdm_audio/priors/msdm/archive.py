@@ -21,8 +21,6 @@ from mgdm_audio.errors import CheckpointError, os_reason
 from mgdm_audio.priors.msdm.inert_pickle import Call, Name, Reference, read_inert
 from mgdm_core.array_types import Tensor
 
-__all__ = ["StoredTensor", "TorchArchive", "plain_value"]
-
 _LARGEST_DESCRIPTION = 32 * 2**20
 _MOST_ENTRIES = 100_000
 # What zipfile raises over a directory that lies: names that are no text, sizes that do not fit.

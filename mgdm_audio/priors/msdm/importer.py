@@ -18,8 +18,6 @@ from mgdm_audio.priors.msdm.lightning import MSDMNetwork, read_msdm
 from mgdm_audio.priors.networks import build_network
 from mgdm_audio.priors.unet1d.stack import StackedNetwork
 
-__all__ = ["MSDM_STEMS", "ImportReport", "import_msdm", "import_weakly_msdm"]
-
 MSDM_STEMS = ("bass", "drums", "guitar", "piano")
 MSDM_RATE = 22_050
 MSDM_WINDOW = 262_144

@@ -16,8 +16,6 @@ from typing import Any
 
 from mgdm_audio.errors import CheckpointError
 
-__all__ = ["Call", "Name", "Reference", "read_inert"]
-
 _MOST_OPCODES = 300_000
 
 

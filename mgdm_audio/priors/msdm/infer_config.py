@@ -15,8 +15,6 @@ from mgdm_audio.errors import CheckpointError
 from mgdm_audio.priors.unet1d.config import UNet1dConfig
 from mgdm_core.errors import SettingsError
 
-__all__ = ["infer_config"]
-
 Shapes = Mapping[str, tuple[int, ...]]
 
 # Their names for what ours are called otherwise.

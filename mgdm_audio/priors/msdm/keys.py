@@ -17,8 +17,6 @@ from mgdm_audio.priors.checkpoint.layout import compare_names
 from mgdm_audio.priors.networks import build_network, expected_tensors
 from mgdm_core.array_types import Tensor
 
-__all__ = ["from_published", "published_name", "published_shape"]
-
 _RENAMINGS = (
     (r"^embedding\.frequencies$", "to_time.0.0.weights"),
     (r"^embedding\.project\.", "to_time.0.1."),

@@ -23,8 +23,6 @@ from mgdm_audio.priors.msdm.keys import from_published
 from mgdm_audio.priors.unet1d.config import UNet1dConfig
 from mgdm_core.array_types import Tensor
 
-__all__ = ["MSDMNetwork", "read_msdm"]
-
 _LANDMARK = "to_time.0.0.weights"
 
 

@@ -12,16 +12,6 @@ import torch
 
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = [
-    "DETAIL_FEATURES",
-    "TREND_FEATURES",
-    "detail_features",
-    "stem_features",
-    "trend_features",
-    "wide_features",
-    "window_mean",
-]
-
 # Harmonic relations: what lies at these multiples of a bin's frequency.
 _RATIOS = (1 / 4, 1 / 3, 1 / 2, 2.0, 3.0)
 TREND_FEATURES = 5

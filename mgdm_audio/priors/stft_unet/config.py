@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from mgdm_audio.priors.stft_unet.network import STFTUNet
 from mgdm_audio.priors.stft_unet.sizes import STFTUNetSizes
 
-__all__ = ["STFTUNetConfig"]
-
 
 @dataclass(frozen=True)
 class STFTUNetConfig(STFTUNetSizes):

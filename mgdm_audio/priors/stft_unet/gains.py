@@ -7,8 +7,6 @@ from typing import NamedTuple
 from mgdm_audio.priors.spectral_network import DenoisedBins
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["Gains"]
-
 
 class Gains(NamedTuple):
     """What is decided of every bin.

@@ -12,21 +12,6 @@ from torch import nn
 
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = [
-    "Attention",
-    "BandDecoder",
-    "BandEncoder",
-    "BandSpread",
-    "BinNetwork",
-    "Blocks",
-    "NoiseEmbedding",
-    "Resample",
-    "ResidualBlock",
-    "attend",
-    "band_edges",
-    "band_groups",
-]
-
 _BAND_GROUPS = 5
 
 

@@ -69,8 +69,6 @@ from mgdm_audio.priors.stft_unet.pitch import PitchTrunk
 from mgdm_audio.priors.stft_unet.sizes import STFTUNetSizes
 from mgdm_core.array_types import Bool, Float, Int, Tensor
 
-__all__ = ["STFTUNet"]
-
 # Noise below this is none: some 46 dB below a stem of a song of RMS 0.1.
 _LEAST_NOISE = 3e-4
 # Power over the noise's at which a bin of a stem as loud as the noise counts as sound of its own.

@@ -21,8 +21,6 @@ from mgdm_audio.priors.stft_unet.layers import rms_norm
 from mgdm_audio.priors.stft_unet.sizes import BLOCKS_PER_SUMMARY
 from mgdm_core.array_types import Array, Float, Tensor
 
-__all__ = ["PitchBlock", "PitchSummary", "PitchTrunk", "pitch_places"]
-
 _STEPS = 24
 # From here, as a share of the highest frequency: C1 at 22 050 Hz.
 _LOWEST = 0.003

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from mgdm_audio.priors.spectral_network import SpectralConfig
 from mgdm_core.errors import SettingsError
 
-__all__ = ["BLOCKS_PER_SUMMARY", "MOST_LAYERS", "STFTUNetSizes"]
-
 # A header may come from anywhere, and tables of bins by bands or pitches are made of these.
 _LARGEST_WINDOW = 1 << 16
 _MOST_BANDS = 1024

@@ -12,8 +12,6 @@ from mgdm_audio.priors.unet1d.sizes import UNet1dSizes
 from mgdm_audio.priors.unet1d.stack import StackedNetwork
 from mgdm_core.errors import SettingsError
 
-__all__ = ["UNet1dConfig", "UNet1dStackConfig"]
-
 _LARGEST_STACK = 64
 
 

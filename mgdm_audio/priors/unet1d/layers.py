@@ -10,17 +10,6 @@ from torch import nn
 
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = [
-    "Attention",
-    "TransformerBlock",
-    "Fold",
-    "NoiseEmbedding",
-    "ResidualBlock",
-    "Unfold",
-    "downsampler",
-    "upsampler",
-]
-
 
 class NoiseEmbedding(nn.Module):
     """Features of the noise level: itself, and sines and cosines of learned frequencies."""

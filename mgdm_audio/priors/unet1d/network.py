@@ -26,8 +26,6 @@ from mgdm_audio.priors.unet1d.layers import (
 from mgdm_audio.priors.unet1d.sizes import UNet1dSizes
 from mgdm_core.array_types import Float, Tensor
 
-__all__ = ["UNet1d", "UNet1dSizes"]
-
 
 class _Down(nn.Module):
     """One level on the way down: shorten, residual blocks, perhaps a transformer block."""

@@ -11,8 +11,6 @@ from typing import Any
 from mgdm_audio.priors.networks import NetworkConfig
 from mgdm_core.errors import SettingsError
 
-__all__ = ["UNet1dSizes"]
-
 _LARGEST = 1 << 16
 
 

@@ -11,8 +11,6 @@ from mgdm_audio.priors.protocols import CastsWeights
 from mgdm_core.array_types import Float, Tensor
 from mgdm_core.errors import SettingsError, ShapeError
 
-__all__ = ["StackedNetwork"]
-
 
 class StackedNetwork(nn.Module):
     """One single-source network per stem, run side by side as one network over all stems.
