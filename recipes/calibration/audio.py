@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from scipy import stats
 
-from mgdm_audio.evaluation import calibration as scores
 from mgdm_audio.metrics.silence import ACTIVE_RMS, active_stem_improvement
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
@@ -29,6 +28,7 @@ from mgdm_core.operators import SumOverChannels
 from mgdm_core.samplers import MGDMMarginal, TweedieGibbs
 from mgdm_core.steps.bridge import bridge_sample
 from mgdm_core.steps.conditioning import condition_gaussian
+from recipes.calibration import scores
 from recipes.calibration.separations import Separations, separate
 from recipes.calibration.takes import gains_of_takes
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mgdm_audio.evaluation.calibration import NOMINAL
 from mgdm_audio.io.atomic import replacing
 from mgdm_audio.reports.tables import Table
 from recipes.calibration.audio import figures
+from recipes.calibration.scores import NOMINAL
 from recipes.calibration.takes import TAKES
 
 __all__ = ["audio_table", "draw_audio", "takes_table"]

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 
 import mgdm_core
-from mgdm_audio.evaluation.calibration import NOMINAL, central_coverage, ranks
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.operators import LinearOperator, Matrix, SumOverChannels
 from mgdm_core.priors import GaussianMixture, GaussianMixturePrior, Prior
 from mgdm_core.schedule import NoiseSchedule
 from recipes.calibration import statistics
+from recipes.calibration.scores import NOMINAL, central_coverage, ranks
 from recipes.exact_posterior.problems import ShapedPrior, mixture_of_25, stems_of
 from recipes.exact_posterior.runner import digest, refused
 from recipes.exact_posterior.streams import BatchStreams

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgdm_audio.evaluation.calibration import NOMINAL
 from mgdm_audio.io.atomic import replacing
 from mgdm_audio.reports.tables import Table
 from recipes.calibration.exact import Setting
+from recipes.calibration.scores import NOMINAL
 from recipes.calibration.statistics import LEVELS
 
 __all__ = ["c2st_bound", "draw_exact", "exact_table", "verdict"]

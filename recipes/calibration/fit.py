@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from mgdm_audio.evaluation import calibration as scores
 from mgdm_audio.io.atomic import write_text
 from mgdm_audio.io.json_text import json_text
 from mgdm_audio.metrics.si_sdr import si_sdr
@@ -20,6 +19,7 @@ from mgdm_audio.sampling.recalibration import ImprovementFit
 from mgdm_audio.sampling.share_draws import draw_shares
 from mgdm_audio.separation.confidence import PIECE_SECONDS, said_by_shares
 from mgdm_core.array_types import Array, Bool, Float
+from recipes.calibration import scores
 
 __all__ = ["Gains", "fit_plane", "fit_spread", "gains", "share_coverage", "store"]
 

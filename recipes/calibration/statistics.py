@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from mgdm_audio.evaluation.calibration import ranks, shares_covered
 from mgdm_core.array_types import Array, Float, Int
+from recipes.calibration.scores import ranks, shares_covered
 
 __all__ = [
     "LEVELS",

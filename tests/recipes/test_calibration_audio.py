@@ -8,11 +8,11 @@ import torch
 from click.testing import CliRunner
 
 from mgdm_audio.errors import AudioError
-from mgdm_audio.evaluation import calibration as scores
 from mgdm_audio.priors.checkpoint.store import load_prior
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_audio.sampling import recalibration
 from mgdm_core.errors import ShapeError
+from recipes.calibration import scores
 from recipes.calibration.audio import Piece, figures, measure, run_piece
 from recipes.calibration.cli import main
 from recipes.calibration.expected import expected_table

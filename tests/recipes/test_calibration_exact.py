@@ -8,7 +8,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mgdm_audio.evaluation.calibration import central_coverage, ranks
 from mgdm_core.errors import ShapeError
 from mgdm_core.samplers import PRESETS
 from recipes.calibration import statistics
@@ -16,6 +15,7 @@ from recipes.calibration.cli import main
 from recipes.calibration.exact import EXACT, ExactCell, Posteriors, Setting, measure, simulate
 from recipes.calibration.exact_report import verdict
 from recipes.calibration.records import run_missing
+from recipes.calibration.scores import central_coverage, ranks
 from recipes.exact_posterior.problems import mixture_of_25
 from recipes.exact_posterior.variants import MAIN
 
