@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from mgdm_core.array_types import Bool, Events, Float, Int, Tensor
 from mgdm_core.errors import CapabilityError
@@ -18,24 +18,6 @@ from mgdm_core.noise import RandomStreams
 from mgdm_core.operators import LinearOperator, SpectralOperator, SumOverChannels
 from mgdm_core.problem import Problem
 from mgdm_core.settings import Settings, check
-
-
-class Plan(Protocol):
-    """What is settled before the first step: what the steps need, and their number."""
-
-    @property
-    def steps(self) -> int:
-        """Number of steps that the run takes."""
-        ...
-
-
-class State(Protocol):
-    """A NamedTuple of what the next step needs: tensors, and the number of the step."""
-
-    @property
-    def step(self) -> int:
-        """Steps taken."""
-        ...
 
 
 class Info(NamedTuple):
@@ -120,7 +102,11 @@ class Sampler(Settings):
         require(problem, self.name, *sorted(self.needs))
 
     def plan(self, problem: Problem, start: Start | None = None) -> Any:
-        """Settle the levels that are really run, phases and rates, once."""
+        """Settle the levels that are really run, phases and rates, once.
+
+        What is returned has ``steps``, their number; states are NamedTuples of tensors with
+        ``step``, the number taken.
+        """
         raise NotImplementedError
 
     def init(

@@ -78,6 +78,19 @@ def above_0(default: float | None) -> Any:
     return _number(default, lambda value: 0 < value <= 1, "lies in (0, 1]")
 
 
+def within(
+    low: int | float, high: int | float, default: int | float | None, whole: bool = False
+) -> Any:
+    """A number in [low, high]; with ``whole`` a whole one."""
+
+    def fits(value: Any) -> bool:
+        kind = Integral if whole else Real
+        return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+
+    what = "is a whole number in" if whole else "lies in"
+    return _domain(default, fits, f"{what} {low:g}..{high:g}")
+
+
 def one_of(choices: Sequence[str], default: str) -> Any:
     """One of some words."""
     return _domain(default, lambda value: value in choices, f"is one of {', '.join(choices)}")

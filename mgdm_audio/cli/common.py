@@ -199,21 +199,14 @@ class Command(click.Command):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _ReaderGone from error
+        except Exception as error:
+            if _is_ours(error, "SettingsError"):  # an option's, so that the hint at --help is given
+                raise click.UsageError(" ".join(str(error).split()), ctx=ctx) from error
+            raise
 
 
 class Group(Command, click.Group):
     """A group of which the same is true; its members may be plain commands."""
-
-
-@contextlib.contextmanager
-def as_usage(context: click.Context | None = None) -> Iterator[None]:
-    """Turn a `SettingsError` that an option caused into wrong usage (exit code 2)."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_ours(error, "SettingsError"):
-            raise
-        raise click.UsageError(str(error), ctx=context) from error
 
 
 # -- options --------------------------------------------------------------------------------------

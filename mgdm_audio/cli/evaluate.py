@@ -11,7 +11,6 @@ import click
 from mgdm_audio.cli.common import (
     CONTEXT,
     EXIT_FAILED,
-    as_usage,
     device_option,
     echo_json,
     precision_option,
@@ -146,16 +145,15 @@ def run_command(
     spec = make_spec(prior, preset, precision, batch_size)
     names = [n.strip() for n in samplers.split(",")] if samplers else [default_sampler(preset)]
     variants = expand_variants(names, assignments)
-    with as_usage():
-        spec.check(variants)
-        where = parse_devices(devices) if devices else (str(device),)
-        settings = EngineSettings(
-            engine="ray" if engine == "ray" else "local",
-            devices=where,
-            threads=threads,
-            address=address,
-            bss_jobs=options.pop("jobs"),
-        )
+    spec.check(variants)
+    where = parse_devices(devices) if devices else (str(device),)
+    settings = EngineSettings(
+        engine="ray" if engine == "ray" else "local",
+        devices=where,
+        threads=threads,
+        address=address,
+        bss_jobs=options.pop("jobs"),
+    )
     selected = choose_tracks(open_dataset(dataset), split, tracks, limit)
     if isinstance(spec, PretrainedSpec):
         spec = spec.over(selected.stems)
@@ -224,12 +222,11 @@ def score_command(
     if mixture_pattern is not None and reference_pattern is None:
         raise click.UsageError("--mixture-pattern goes with --reference-pattern")
     check_names([estimates.resolve()])
-    with as_usage():
-        spec = EstimateFiles(estimates, estimate_pattern, allow_missing)
-        if reference_pattern is None:
-            found = open_dataset(references)
-        else:
-            found = open_patterns(references, reference_pattern, mixture_pattern)
+    spec = EstimateFiles(estimates, estimate_pattern, allow_missing)
+    if reference_pattern is None:
+        found = open_dataset(references)
+    else:
+        found = open_patterns(references, reference_pattern, mixture_pattern)
     selected = choose_tracks(found, split, tracks, limit)
     if allow_missing:
         find = spec.finder()
@@ -345,7 +342,6 @@ def convert_command(
     from mgdm_audio.datasets.convert import convert_dataset
 
     selected = choose_tracks(open_dataset(dataset), split or "all", None, None)
-    with as_usage():
-        outcomes = convert_dataset(selected, out, rate, subtype, jobs)
-        failed = show_conversion(outcomes, len(selected.tracks), quiet)
+    outcomes = convert_dataset(selected, out, rate, subtype, jobs)
+    failed = show_conversion(outcomes, len(selected.tracks), quiet)
     return EXIT_FAILED if failed else 0

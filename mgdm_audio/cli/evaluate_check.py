@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mgdm_audio.cli.common import report_error, stderr_console
+from mgdm_audio.cli.common import stderr_console
 from mgdm_audio.cli.evaluate_options import print_tables
 from mgdm_audio.compute.engines import Outcome
 from mgdm_audio.datasets.check import DatasetCheck
@@ -82,10 +82,7 @@ def show_conversion(outcomes: Iterator[Outcome], total: int, quiet: bool) -> int
             if outcome.error is not None:
                 failed += 1
                 line = f"{outcome.key}: {' '.join(outcome.error.split())}"
-                if quiet:
-                    report_error(line)
-                else:  # click writes past the bar, into its line
-                    bars.console.print(f"error: {line}", markup=False, soft_wrap=True)
+                bars.console.print(f"error: {line}", markup=False, soft_wrap=True)
                 continue
             result: Converted = outcome.value
             fresh += result.fresh

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mgdm_audio.cli.common import DeviceType, Group, report_error, stderr_console
+from mgdm_audio.cli.common import DeviceType, Group, stderr_console
 from mgdm_audio.datasets import Dataset
 from mgdm_audio.evaluation.run import Progress
 from mgdm_audio.evaluation.run_folder import Variant
@@ -100,14 +100,6 @@ def progress_bars(quiet: bool, bss: bool) -> Iterator[Any]:
         what = "" if progress.kind == "track" else " BSSEval"
         return f"{progress.key} ({progress.variant}{what}): {progress.error}"
 
-    if quiet:
-
-        def tell(progress: Progress) -> None:
-            if (line := failed(progress)) is not None:
-                report_error(line)
-
-        yield tell
-        return
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -115,7 +107,7 @@ def progress_bars(quiet: bool, bss: bool) -> Iterator[Any]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[last]}", markup=False),
     ]
-    with Bars(*columns, console=stderr_console()) as bars:
+    with Bars(*columns, console=stderr_console(), disable=quiet) as bars:
         kinds = {"track": "separate"} | ({"bss": "BSSEval"} if bss else {})
         tasks = {k: bars.add_task(text, total=None, last="") for k, text in kinds.items()}
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from mgdm_audio.cli.common import EXIT_FAILED, as_usage, report_error
+from mgdm_audio.cli.common import EXIT_FAILED, report_error
 from mgdm_audio.cli.evaluate_options import print_tables, progress_bars
 from mgdm_audio.datasets import Dataset
 from mgdm_audio.datasets.tracks import Mixture
@@ -38,8 +38,7 @@ def evaluate_and_show(
 
     from mgdm_audio.compute.machine import describe_machine, describe_versions
 
-    with as_usage():
-        settings = EvaluationSettings(rate, mixture, seed, bss, keep)
+    settings = EvaluationSettings(rate, mixture, seed, bss, keep)
     if engine.threads is not None:
         torch.set_num_threads(engine.threads)
     facts = {

@@ -13,7 +13,6 @@ from mgdm_audio.cli.common import (
     CONTEXT,
     EXIT_FAILED,
     Group,
-    as_usage,
     echo_json,
     report_error,
     together,
@@ -261,14 +260,12 @@ def _finish(report: ImportReport, name: str, force: bool) -> None:
 @import_group.command("msdm")
 @click.argument("file", type=click.Path(path_type=Path))
 @_import_options
-@click.pass_context
-def msdm_command(ctx: click.Context, file: Path, **given: Any) -> None:
+def msdm_command(file: Path, **given: Any) -> None:
     """Import a joint MSDM network from the Lightning checkpoint FILE."""
     from mgdm_audio.priors.msdm.importer import import_msdm
 
     path, chosen = _target(given, "msdm")
-    with as_usage(ctx):
-        report = import_msdm(file, path, **_facts(given, chosen))
+    report = import_msdm(file, path, **_facts(given, chosen))
     _finish(report, chosen, given["force"])
 
 
@@ -294,10 +291,9 @@ def weakly_command(ctx: click.Context, files: tuple[Path, ...], **given: Any) ->
         )
     path, chosen = _target(given, "weakly-msdm")
     facts["name"] = chosen
-    with as_usage(ctx):
-        report = import_weakly_msdm(
-            files, path, on_file=lambda stem: click.echo(f"reading {stem} ...", err=True), **facts
-        )
+    report = import_weakly_msdm(
+        files, path, on_file=lambda stem: click.echo(f"reading {stem} ...", err=True), **facts
+    )
     _finish(report, chosen, given["force"])
 
 

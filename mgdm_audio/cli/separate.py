@@ -13,7 +13,6 @@ from mgdm_audio.cli.common import (
     CONTEXT,
     EXIT_FAILED,
     Command,
-    as_usage,
     device_option,
     echo_json,
     precision_option,
@@ -110,9 +109,7 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print warnings of the sampler as well.")
 @click.version_option(package_name="mgdm", prog_name="mgdm-separate")
-@click.pass_context
 def main(
-    context: click.Context,
     as_json: bool,
     dry_run: bool,
     yes: bool,
@@ -130,14 +127,13 @@ def main(
     """
     from mgdm_audio.separation.file_plan import check_output_folder, estimated_bytes, plan_jobs
 
-    with as_usage(context):
-        request, header = _request(given)
-        if request.engine == "ray":
-            from mgdm_audio.compute.engines_ray import import_ray
+    request, header = _request(given)
+    if request.engine == "ray":
+        from mgdm_audio.compute.engines_ray import import_ray
 
-            import_ray()
-        plan = plan_jobs(request)
-        write_page = page_writer(request, given["page"])
+        import_ray()
+    plan = plan_jobs(request)
+    write_page = page_writer(request, given["page"])
     if not quiet:
         for note in plan.notes:
             click.echo(f"note: {note}", err=True)
@@ -285,7 +281,7 @@ def _admitted(
     from mgdm_audio.separation.files import refuse_existing
     from mgdm_core.errors import MGDMError
 
-    failures = {refused.source: refused.reason for refused in plan.refused}
+    failures = dict(plan.refused)
     todo: list[FileJob] = []
     for job in plan.jobs:
         try:

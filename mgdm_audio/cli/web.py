@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mgdm_audio.cli.common import CONTEXT, Command, as_usage, precision_option, prior_option
+from mgdm_audio.cli.common import CONTEXT, Command, precision_option, prior_option
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -55,16 +55,15 @@ def main(
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgdm-web-")))
-        with as_usage():
-            settings = WebSettings(
-                folder=folder.resolve(),
-                prior=prior,
-                devices=_devices(device),
-                precision=precision,
-                max_bytes=int(max_megabytes * 1e6),
-                max_seconds=60 * max_minutes,
-            )
-            app = application(settings)
+        settings = WebSettings(
+            folder=folder.resolve(),
+            prior=prior,
+            devices=_devices(device),
+            precision=precision,
+            max_bytes=int(max_megabytes * 1e6),
+            max_seconds=60 * max_minutes,
+        )
+        app = application(settings)
         if not _is_loopback(host):
             click.echo(
                 f"warning: {host} can be reached from other machines; whoever reaches it can "

@@ -75,34 +75,6 @@ class EstimatorSpec(Protocol):
 
 
 @dataclass(frozen=True)
-class FunctionSpec:
-    """An estimator from a plain function ``(mix, rate, seed) -> {stem: array}``.
-
-    It must be importable, so that it can be pickled; ``facts`` go into run.json.
-    """
-
-    function: Callable[..., Mapping[str, np.ndarray]]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def load(self, device: str) -> Estimator:
-        """See :class:`EstimatorSpec`; the device is not used."""
-        del device
-        return lambda job: Estimates(self.function(job.audio.mixture, job.audio.rate, job.seed))
-
-    def describe(self) -> dict[str, Any]:
-        """See :class:`EstimatorSpec`."""
-        return {"function": getattr(self.function, "__qualname__", "function"), **self.facts}
-
-    def settings_of(self, variant: Variant) -> dict[str, Any]:
-        """See :class:`EstimatorSpec`; a function has none but those of the variant."""
-        return dict(variant.settings)
-
-    def files(self, tracks: Sequence[Track]) -> dict[str, list[Path]]:
-        """See :class:`EstimatorSpec`; none."""
-        return {}
-
-
-@dataclass(frozen=True)
 class PretrainedSpec:
     """The product's separator: a prior, and per variant a sampler with its settings.
 

@@ -201,44 +201,25 @@ class PyAVDecoder:
 
     def blocks(self, block_frames: int) -> Iterator[Float[Array, "channels frames"]]:
         """Yield blocks of exactly ``block_frames``, the last one shorter."""
-        parts: list[np.ndarray] = []
-        held = done = 0
-        for samples in map(self._array, self._decoded):
-            done += samples.shape[1]
-            parts.append(samples)
-            held += samples.shape[1]
-            if held >= block_frames:
-                joined = np.concatenate(parts, axis=1)
-                cut = held - held % block_frames
-                for start in range(0, cut, block_frames):
-                    yield np.ascontiguousarray(joined[:, start : start + block_frames])
-                parts, held = [joined[:, cut:]], held - cut
-        if held:
-            yield np.concatenate(parts, axis=1)
+        done = 0
+        even = av.AudioResampler(format="fltp", frame_size=block_frames)
+        for frame in itertools.chain(map(self._unchanged, self._decoded), [None]):
+            for part in even.resample(frame):
+                if part is not None:
+                    done += part.samples
+                    yield part.to_ndarray()
         # A tenth of a second forgives encoders that count their own padding differently.
         if self._promised is not None and done < self._promised - self.info.rate // 10:
             raise _cut_off(self.label, done, self._promised)
 
-    def _array(self, frame: av.AudioFrame) -> np.ndarray:
+    def _unchanged(self, frame: av.AudioFrame) -> av.AudioFrame:
         rate, channels = self.info.rate, self.info.channels
         if frame.sample_rate != rate or frame.layout.nb_channels != channels:
             raise AudioFormatError(
                 f"{self.label}: changes from {rate} Hz, {channels} channels to "
                 f"{frame.sample_rate} Hz, {frame.layout.nb_channels} channels midway; {_CONVERT}"
             )
-        if frame.format.name.startswith("s64"):  # PyAV has no numpy view of this one
-            wide = av.AudioResampler(format="dblp", layout=frame.layout, rate=frame.sample_rate)
-            return np.concatenate([part.to_ndarray() for part in wide.resample(frame)], axis=1)
-        data = frame.to_ndarray()
-        if not frame.format.is_planar:
-            data = data.reshape(-1, channels).T
-        if data.dtype == np.uint8:
-            return (data.astype(np.float32) - 128) / 128
-        if data.dtype == np.int16:
-            return data.astype(np.float32) / 32768
-        if data.dtype == np.int32:
-            return data.astype(np.float64) / 2.0**31
-        return data
+        return frame
 
     def close(self) -> None:
         """Close the file."""

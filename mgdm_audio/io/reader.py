@@ -23,7 +23,6 @@ import numpy as np
 from mgdm_audio.errors import AudioFormatError, AudioReadError, display_name, os_reason
 from mgdm_audio.io.decoders import AudioInfo, Decoder, open_decoder
 from mgdm_core.array_types import Array, Float
-from mgdm_core.errors import SettingsError
 
 MIN_RATE = 8_000
 MAX_RATE = 192_000
@@ -108,7 +107,7 @@ def probe(source: Source) -> AudioInfo:
 
 
 def open_blocks(
-    source: Source, block_frames: int = _BLOCK, dtype: str = "float32"
+    source: Source, block_frames: int = _BLOCK
 ) -> Iterator[Float[Array, "channels frames"]]:
     """Yield a file's samples block by block; memory does not grow with its length.
 
@@ -116,12 +115,11 @@ def open_blocks(
     ----------
     block_frames : int
         Samples per channel in a block; the last one may be shorter.
-    dtype : str
-        ``"float32"`` or ``"float64"``; full scale is 1.
 
     Yields
     ------
-    ndarray of shape (channels, frames)
+    ndarray of float32, shape (channels, frames)
+        Full scale is 1.
 
     Raises
     ------
@@ -131,22 +129,13 @@ def open_blocks(
     AudioFormatError
         As `probe`.
     """
-    if block_frames < 1 or dtype not in ("float32", "float64"):
-        raise SettingsError(
-            f"blocks need block_frames >= 1 and dtype float32 or float64; "
-            f"found {block_frames!r} and {dtype!r}"
-        )
-    return _generate(source, block_frames, np.dtype(dtype))
-
-
-def _generate(source: Source, block_frames: int, dtype: np.dtype) -> Iterator[np.ndarray]:
     with spooled(source) as ready:
         decoder, _ = _open(ready)
         try:
             done = 0
             for block in decoder.blocks(block_frames):
                 with np.errstate(over="ignore"):
-                    block = block.astype(dtype, copy=False)
+                    block = block.astype(np.float32, copy=False)
                 if not np.isfinite(block).all():
                     raise _not_finite(decoder, block, done)
                 done += block.shape[1]

@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,25 +15,11 @@ from mgdm_audio.errors import AudioClipError, AudioWriteError
 from mgdm_audio.io.atomic import AtomicOutput
 from mgdm_audio.io.encoders import Encoder, OutputFormat, open_encoder
 from mgdm_core.array_types import Array, Float
-from mgdm_core.errors import SettingsError, ShapeError
+from mgdm_core.errors import ShapeError
 
 _SPOOL_FRAMES = 1 << 16
 # The product of a float32 peak and the gain that undoes it may be one rounding step above 1.
 _FULL_SCALE = 1 + 1e-6
-
-
-@dataclass(frozen=True)
-class ClipReport:
-    """A stem that its format cannot hold."""
-
-    path: str
-    peak: float
-    clipped: int
-
-    @property
-    def gain(self) -> float:
-        """Largest gain at which the stem fits."""
-        return min(1.0, 1.0 / self.peak) if self.peak > 0 else 1.0
 
 
 class StemWriter(AtomicOutput):
@@ -63,7 +48,7 @@ class StemWriter(AtomicOutput):
         self.output = output if output is not None else OutputFormat()
         self.output.check(rate, channels)
         self.rate, self.channels = rate, channels
-        self.frames, self.peak, self._clipped = 0, 0.0, 0
+        self.frames, self.peak = 0, 0.0
         self._encoder: Encoder | None = None
         self._spool: BinaryIO | None = None
         super().__init__(path, overwrite)
@@ -99,18 +84,16 @@ class StemWriter(AtomicOutput):
             if not math.isfinite(peak):
                 raise AudioWriteError(f"{self.label}: the stem holds NaN or infinity; not written")
             self.peak = max(self.peak, peak)
-            self._clipped += int((np.abs(block) > 1).sum()) if peak > 1 else 0
             if self._spool is not None:
                 self._spool.write(np.ascontiguousarray(block.T).tobytes())
             elif self._encoder is not None:
                 self._encoder.write(block)
             self.frames += block.shape[1]
 
-    def clip_report(self) -> ClipReport | None:
-        """What would be lost at gain 1, or None where nothing would."""
-        if not self.output.clips or self.peak <= 1:
-            return None
-        return ClipReport(str(self.path), self.peak, self._clipped)
+    @property
+    def clips(self) -> bool:
+        """Whether samples would be lost at gain 1."""
+        return self.output.clips and self.peak > 1
 
     def check_gain(self, gain: float) -> None:
         """Refuse a gain at which samples would clip.
@@ -119,13 +102,7 @@ class StemWriter(AtomicOutput):
         ------
         AudioClipError
             With the peak and the gain at which this stem would fit.
-        SettingsError
-            If the gain is not positive, or not 1 for float32, which never needs one.
         """
-        if not (math.isfinite(gain) and gain > 0):
-            raise SettingsError(f"the gain is positive and finite; found {gain!r}")
-        if not self.output.clips and gain != 1:
-            raise SettingsError(f"float32 output does not clip and takes gain 1; found {gain}")
         if self.output.clips and self.peak * gain > _FULL_SCALE:
             decibel = 20 * math.log10(self.peak * gain)
             raise AudioClipError(
@@ -159,12 +136,11 @@ class StemWriter(AtomicOutput):
             self._encoder.discard()
 
 
-def clip_reports(writers: Sequence[AtomicOutput]) -> list[ClipReport]:
-    """Report the stems that would clip at gain 1."""
-    reports = [w.clip_report() for w in writers if isinstance(w, StemWriter)]
-    return [report for report in reports if report is not None]
+def clipping(writers: Sequence[AtomicOutput]) -> list[StemWriter]:
+    """Return the stems that would clip at gain 1."""
+    return [w for w in writers if isinstance(w, StemWriter) and w.clips]
 
 
 def common_gain(writers: Sequence[AtomicOutput]) -> float:
     """Largest gain, at most 1, at which none of the stems clips; they still sum to the mix."""
-    return min((report.gain for report in clip_reports(writers)), default=1.0)
+    return min((1 / writer.peak for writer in clipping(writers)), default=1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -113,28 +112,6 @@ class WaveformPrior:
     def sigma_range(self) -> tuple[float, float]:
         """Noise deviation of level 1 and of level T."""
         return float(self.schedule.sigma[1]), float(self.schedule.sigma[-1])
-
-    def parameter_count(self) -> int:
-        """Return how many numbers the network learned."""
-        return sum(p.numel() for p in self.network.parameters())
-
-    def with_schedule(self, schedule: NoiseSchedule | Levels) -> WaveformPrior:
-        """Return this prior on other levels; the network is shared, not copied.
-
-        Raises
-        ------
-        SettingsError
-            If the schedule is not variance-exploding (alpha 1 at every level).
-        """
-        other = copy.copy(self)
-        other.levels = schedule if isinstance(schedule, Levels) else None
-        other.schedule = schedule.schedule() if isinstance(schedule, Levels) else schedule
-        if bool((other.schedule.alpha != 1).any()):
-            raise SettingsError(
-                f"a waveform prior runs on variance-exploding levels (alpha 1); "
-                f"found schedule {other.schedule.name!r}"
-            )
-        return other
 
     # -- denoising ----------------------------------------------------------------------------
 

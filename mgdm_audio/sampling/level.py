@@ -22,7 +22,6 @@ SILENCE = 1e-4
 """Peak of near-silence: -80 dBFS. Dither of 16-bit sound (3e-5 to 6e-5) lies below, music above."""
 
 _FRAME_SECONDS = 0.1
-_MAX_FRAMES = 1 << 13
 _AUDIBLE = 1e-6  # -60 dB below the loudest frame: pauses, whatever hiss is in them
 _ACTIVE = 1e-2  # -20 dB below the loud parts
 _CAP = 4.0  # +6 dB: what one click or gunshot may count for
@@ -91,9 +90,9 @@ class Level:
 
 
 class LevelMeter:
-    """Measure a recording block by block in bounded memory.
+    """Measure a recording block by block; of 0.1 s some 60 bytes are kept (stereo).
 
-    The RMS is taken over frames of 0.1 s (longer ones beyond 13 minutes) that are active: pauses
+    The RMS is taken over frames of 0.1 s that are active: pauses
     more than 60 dB below the loudest frame are left out, the loud parts are the 90th percentile of
     the rest, a frame counts if it lies within 20 dB of them, and for at most 6 dB above them, so
     that neither long pauses nor a single click decide.
@@ -104,9 +103,8 @@ class LevelMeter:
             raise SettingsError(f"rate and channels are positive; found {rate} and {channels}")
         self._channels = channels
         self._frame = max(1, round(rate * _FRAME_SECONDS))
-        self._merge = 1  # frames of _frame samples in one row of the lists
-        self._pending: list[tuple[Tensor, Tensor, int]] = []  # at most one row, not yet full
-        self._rows: list[tuple[Tensor, Tensor, int]] = []  # sum, second moments, samples
+        self._sums: list[Tensor] = []  # of frames, those of a block together
+        self._moments: list[Tensor] = []
         self._held = torch.zeros(channels, 0, dtype=torch.float64)
         self._low = torch.full((channels,), torch.inf, dtype=torch.float64)
         self._high = -self._low
@@ -125,35 +123,20 @@ class LevelMeter:
         held = torch.cat([self._held, wide], 1)
         whole = held.shape[1] - held.shape[1] % self._frame
         frames = held[:, :whole].reshape(self._channels, -1, self._frame).transpose(0, 1)
-        sums, moments = frames.sum(-1), frames @ frames.transpose(1, 2)
-        for k in range(len(frames)):
-            self._append(sums[k], moments[k], self._frame)
+        self._sums.append(frames.sum(-1))
+        self._moments.append(frames @ frames.transpose(1, 2))
         self._held = held[:, whole:].clone()
-
-    def _append(self, total: Tensor, moment: Tensor, samples: int) -> None:
-        row = _merged([*self._pending, (total, moment, samples)])
-        if row[2] < self._merge * self._frame:
-            self._pending = [row]
-            return
-        self._rows.append(row)
-        self._pending = []
-        if len(self._rows) == _MAX_FRAMES:
-            self._rows = [_merged(self._rows[k : k + 2]) for k in range(0, _MAX_FRAMES, 2)]
-            self._merge *= 2
 
     def result(self) -> Level:
         """Level of what was added so far."""
-        rows = list(self._rows)
-        rest = list(self._pending)
-        if self._held.shape[1]:
-            rest.append((self._held.sum(1), self._held @ self._held.T, self._held.shape[1]))
-        if rest:
-            rows.append(_merged(rest))
-        if not rows:
+        if not self._sums:
             raise ShapeError("a level needs at least one sample; nothing was added")
-        sums = torch.stack([row[0] for row in rows])
-        moments = torch.stack([row[1] for row in rows])
-        counts = torch.tensor([row[2] for row in rows], dtype=torch.float64)
+        rest = self._held.shape[1]
+        last = self._held[None, :, :] if rest else self._held.new_zeros(0, self._channels, 0)
+        sums = torch.cat([*self._sums, last.sum(-1)])
+        moments = torch.cat([*self._moments, last @ last.transpose(1, 2)])
+        counts = torch.full((len(sums),), float(self._frame), dtype=torch.float64)
+        counts[len(sums) - len(last) :] = rest
         offset = sums.sum(0) / counts.sum()
         peak = float(torch.maximum(self._high - offset, offset - self._low).max())
         cross = sums[:, :, None] * offset
@@ -166,13 +149,6 @@ class LevelMeter:
         silent = peak <= SILENCE or rms <= 1e-7 * float(offset.abs().max())
         gain = TARGET_RMS / rms if rms > 0 and not silent else 1.0
         return Level(offset, downmix, gain, peak, silent)
-
-
-def _merged(rows: list[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, int]:
-    total, moment, samples = rows[0]
-    for row in rows[1:]:
-        total, moment, samples = total + row[0], moment + row[1], samples + row[2]
-    return total, moment, samples
 
 
 def _downmix(covariance: Float[Tensor, "channels channels"]) -> Float[Tensor, " channels"]:

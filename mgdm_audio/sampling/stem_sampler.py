@@ -24,6 +24,7 @@ from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
 from mgdm_core.sampler import Sampler, Start
 from mgdm_core.samplers import get_sampler
+from mgdm_core.settings import Settings, check, one_of, share, within
 from mgdm_core.trace import Trace
 
 DRAWS = ("chain", "shares")
@@ -33,7 +34,7 @@ _OTHER_STREAM = 1 << 61
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingSettings(Settings):
     """How the stems of a chunk are sampled.
 
     Parameters
@@ -76,58 +77,31 @@ class SamplingSettings:
 
     sampler: str = "tweedie_gibbs"
     settings: Any = None
-    samples: int = 1
-    start: str = "wiener"
-    start_sigma: float = 0.3
-    temperature: float = 1.0
-    sigma_y: float = 1e-4
-    variance: str = "tweedie"
-    variance_floor: float = 0.1
-    window: float | None = None
-    overlap: float = 0.25
-    chunk: float = 40.0
-    shifts: int = 1
-    draws: str = "chain"
+    samples: int = within(1, 64, 1, whole=True)
+    start: str = one_of(("wiener", "noise"), "wiener")
+    start_sigma: float = within(1e-9, 1e3, 0.3)
+    temperature: float = share(1.0)
+    sigma_y: float = within(1e-9, 1e3, 1e-4)
+    variance: str = one_of(VARIANCES, "tweedie")
+    variance_floor: float = share(0.1)
+    window: float | None = within(1, 60, None)
+    overlap: float = within(0, 0.75, 0.25)
+    # What is sampled jointly is held in memory some twenty times over.
+    chunk: float = within(1, 600, 40.0)
+    shifts: int = within(1, 32, 1, whole=True)
+    draws: str = one_of(DRAWS, "chain")
     pooling: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         kind = get_sampler(self.sampler)
         if self.settings is not None and not isinstance(self.settings, kind):
             raise SettingsError(
                 f"sampler {self.sampler!r} takes {kind.__name__}; "
                 f"found {type(self.settings).__name__}"
             )
-        rules = (
-            (1 <= self.samples <= 64, "samples lies in 1..64", self.samples),
-            (1 <= self.shifts <= 32, "shifts lies in 1..32", self.shifts),
-            (self.start in ("wiener", "noise"), "start is 'wiener' or 'noise'", self.start),
-            (
-                self.variance in VARIANCES,
-                f"variance is one of {', '.join(VARIANCES)}",
-                self.variance,
-            ),
-            (
-                0 <= self.variance_floor <= 1,
-                "variance_floor lies in [0, 1]",
-                self.variance_floor,
-            ),
-            (self.draws in DRAWS, f"draws is one of {', '.join(DRAWS)}", self.draws),
-            (0 < self.start_sigma < 1e3, "start_sigma lies in (0, 1000)", self.start_sigma),
-            (0 <= self.temperature <= 1, "temperature lies in [0, 1]", self.temperature),
-            (0 < self.sigma_y < 1e3, "sigma_y lies in (0, 1000)", self.sigma_y),
-            (0 <= self.overlap <= 0.75, "overlap lies in [0, 0.75]", self.overlap),
-            # What is sampled jointly is held in memory some twenty times over.
-            (self.window is None or 1 <= self.window <= 60, "window lies in 1..60 s", self.window),
-            (1 <= self.chunk <= 600, "chunk lies in 1..600 s", self.chunk),
-            (
-                self.pooling == 0 or 1e-4 <= self.pooling <= 1,
-                "pooling is 0 or lies in [0.0001, 1]",
-                self.pooling,
-            ),
-        )
-        for holds, rule, found in rules:
-            if not holds:
-                raise SettingsError(f"{rule}; found {found!r}")
+        fits = self.pooling == 0 or 1e-4 <= self.pooling <= 1
+        check(fits, "pooling is 0 or lies in [0.0001, 1]", self.pooling)
 
     @property
     def runs(self) -> int:

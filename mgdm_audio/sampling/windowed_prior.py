@@ -153,30 +153,8 @@ class WindowedPrior:
     ) -> Float[Tensor, "batch stems samples"]:
         """Estimate E[x_0 | x_t = x] over the whole signal."""
         index = level_vector(t, len(x), x.device)
-        if torch.is_grad_enabled() and x.requires_grad:
-            x_0 = self._differentiable(x, index)
-        else:
-            (x_0,) = self._evaluate(x, index, lambda p, s: (self.prior.denoise(p, s),), (1,))
+        (x_0,) = self._evaluate(x, index, lambda p, s: (self.prior.denoise(p, s),), (1,))
         return x_0 if self.pinned is None else self.pinned.apply(x_0)
-
-    def _differentiable(self, x: Tensor, index: Tensor) -> Tensor:
-        """One window needs no assembly; several are assembled out of place."""
-        length = x.shape[-1]
-        starts = self._starts(length)
-        if len(starts) == 1:
-            whole = self.prior.denoise(x, index)
-            self._tell(len(x))
-            return whole
-        out = torch.zeros_like(x)
-        norm = torch.zeros(length, dtype=x.dtype, device=x.device)
-        for start in starts:
-            piece = self.prior.denoise(x[..., start : start + self.window], index)
-            self._tell(len(x))
-            weight = self._fade(self.window, self.window - self.hop, start, starts, x)
-            pad = (start, length - start - self.window)
-            out = out + torch.nn.functional.pad(weight * piece, pad)
-            norm = norm + torch.nn.functional.pad(weight, pad)
-        return out / norm
 
 
 class SpectralWindowedPrior(WindowedPrior):

@@ -39,19 +39,11 @@ class FileJob:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """An input that cannot be separated, and why."""
-
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class JobPlan:
-    """All inputs of a call."""
+    """All inputs of a call; of those that cannot be separated why not, by their names."""
 
     jobs: tuple[FileJob, ...]
-    refused: tuple[Refused, ...]
+    refused: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -120,20 +112,20 @@ def safe_name(name: str, windows: bool = os.name == "nt") -> str:
 
 def find_inputs(
     inputs: tuple[str, ...] | list[str], recursive: bool = False
-) -> tuple[list[str], list[Refused], list[str]]:
+) -> tuple[list[str], dict[str, str], list[str]]:
     """Expand files, folders (of recognised sound files, sorted) and glob patterns.
 
     Returns
     -------
     found : list of str
         Each path once, in the order given.
-    refused : list of Refused
-        What does not exist or holds no sound.
+    refused : dict of str to str
+        What does not exist or holds no sound, and why.
     notes : list of str
         What was left out of folders.
     """
     found: list[str] = []
-    refused: list[Refused] = []
+    refused: dict[str, str] = {}
     notes: list[str] = []
     for text in inputs:
         label = display_name(text)
@@ -143,24 +135,23 @@ def find_inputs(
             try:
                 inside, hidden, deeper = _sound_files(Path(text), recursive)
             except OSError as error:
-                reason = f"{label}: the folder cannot be read ({os_reason(error)})"
-                refused.append(Refused(text, reason))
+                refused[text] = f"{label}: the folder cannot be read ({os_reason(error)})"
                 continue
             found += inside
             if hidden:
                 notes.append(f"{label}: {hidden} hidden file(s) left out (names that begin with .)")
             if not inside:
                 hint = "; its subfolders do: add -r" if deeper else ""
-                refused.append(Refused(text, f"{label}: the folder holds no sound files{hint}"))
+                refused[text] = f"{label}: the folder holds no sound files{hint}"
         elif os.path.lexists(text):
             found.append(text)
         elif glob.has_magic(text):
             matches = sorted(m for m in glob.glob(text, recursive=True) if os.path.isfile(m))
             found += matches
             if not matches:
-                refused.append(Refused(text, f"{label}: no file matches this pattern"))
+                refused[text] = f"{label}: no file matches this pattern"
         else:
-            refused.append(Refused(text, f"{label}: no such file or folder"))
+            refused[text] = f"{label}: no such file or folder"
     unique: dict[str, str] = {}
     for path in found:
         unique.setdefault(path if path == STDIN else os.path.realpath(path), path)
@@ -231,13 +222,13 @@ def plan_jobs(request: SeparateRequest) -> JobPlan:
                 )
             info = AudioInfo(STDIN, 44_100, 2, None, "", "") if path == STDIN else probe(path)
         except AudioError as error:
-            refused.append(Refused(path, str(error)))
+            refused[path] = str(error)
         except Exception as error:  # whatever a decoder raises is this file's, not the batch's
             reason = f"{display_name(path)}: cannot be read ({type(error).__name__}: {error})"
-            refused.append(Refused(path, " ".join(reason.split())))
+            refused[path] = " ".join(reason.split())
         else:
             jobs.append(FileJob(path, track, info, outputs, record))
-    return JobPlan(tuple(jobs), tuple(refused), tuple(notes))
+    return JobPlan(tuple(jobs), refused, tuple(notes))
 
 
 def output_path(

@@ -16,7 +16,7 @@ from mgdm_audio.io.atomic import AtomicOutput, FileOutput, abort_all, commit_all
 from mgdm_audio.io.encoders import OutputFormat
 from mgdm_audio.io.json_text import json_text
 from mgdm_audio.io.reader import open_blocks, probe, spooled
-from mgdm_audio.io.stem_writer import StemWriter, clip_reports, common_gain
+from mgdm_audio.io.stem_writer import StemWriter, clipping, common_gain
 from mgdm_audio.priors.closed import closed_prior
 from mgdm_audio.sampling.level import SILENCE, Level
 from mgdm_audio.sampling.presets import DEFAULT_PRESET
@@ -109,7 +109,7 @@ def separate_file(
     )
     plan = plan_jobs(request)
     if len(plan.jobs) != 1:
-        reason = plan.refused[0].reason if plan.refused else "one file at a time"
+        reason = next(iter(plan.refused.values()), "one file at a time")
         raise AudioReadError(reason)
     if not overwrite:
         refuse_existing(plan.jobs[0])
@@ -298,19 +298,19 @@ class _Sink:
 
 
 def _gain(sink: _Sink, request: SeparateRequest, note: Callable[[str], None]) -> float:
-    reports = clip_reports(sink.outputs)
-    if not reports:
+    loud = clipping(sink.outputs)
+    if not loud:
         return 1.0
-    worst = max(reports, key=lambda report: report.peak)
+    worst = max(loud, key=lambda writer: writer.peak)
     decibel = 20 * np.log10(worst.peak)
     if request.on_clip == "error":
         raise AudioClipError(
-            f"{Path(worst.path).name}: would clip by {decibel:.2f} dB in integer output; "
+            f"{worst.path.name}: would clip by {decibel:.2f} dB in integer output; "
             f"write --float32, or let --on-clip gain turn all stems down together"
         )
     gain = common_gain(sink.outputs)
     note(
-        f"{Path(worst.path).name} would clip by {decibel:.2f} dB: all stems are turned down by "
+        f"{worst.path.name} would clip by {decibel:.2f} dB: all stems are turned down by "
         f"{-20 * np.log10(gain):.2f} dB together; --float32 keeps the level"
     )
     return gain

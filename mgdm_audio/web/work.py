@@ -33,7 +33,7 @@ def check_upload(path: Path, name: str, settings: WebSettings, stems: tuple[str,
     request = _request(path, stems, "balanced")
     plan = plan_jobs(request)
     if plan.refused:
-        reason = plan.refused[0].reason.replace(display_name(path), display_name(name))
+        reason = next(iter(plan.refused.values())).replace(display_name(path), display_name(name))
         raise AudioError(reason)
     job = plan.jobs[0]
     seconds = job.info.seconds or 0.0

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import torch
 
-from mgdm_audio.cli.common import Command, as_usage, device_option, precision_option, prior_option
+from mgdm_audio.cli.common import Command, device_option, precision_option, prior_option
 from mgdm_audio.compute.machine import describe_machine
 from mgdm_audio.io.atomic import write_text
 from mgdm_audio.io.reader import read
@@ -266,11 +266,10 @@ def main(
     if budget is None:
         budget = cost_of(sampling_settings(), loaded)
     names = [n.strip() for n in samplers.split(",") if n.strip()] or [*_EXTRA, *SAMPLERS]
-    with as_usage():
-        ways = {
-            name: replace(sampling, pooling=pooling)
-            for name, sampling in _ways(loaded, names, budget).items()
-        }
+    ways = {
+        name: replace(sampling, pooling=pooling)
+        for name, sampling in _ways(loaded, names, budget).items()
+    }
     truth = _references(references, loaded, seconds)
     length = truth.shape[-1] / loaded.rate
     head = _head(loaded, budget, length)

@@ -13,7 +13,6 @@ import pytest
 import soundfile as sf
 
 from mgdm_audio.io.reader import SpooledFile, open_blocks, probe, read, spooled
-from mgdm_core.errors import SettingsError
 
 RATE = 44_100
 LAGS = range(-5, 6)
@@ -179,15 +178,6 @@ def test_blocks_are_the_file_in_pieces(tmp_path, name, block):
     np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
 
 
-def test_float64_keeps_what_float32_loses(tmp_path):
-    path = tmp_path / "a.wav"
-    x = np.array([[0.1, 1 / 3, -0.7]])
-    sf.write(str(path), x.T, RATE, subtype="DOUBLE")
-    (block,) = open_blocks(path, dtype="float64")
-    assert block.dtype == np.float64
-    np.testing.assert_array_equal(block, x)
-
-
 def test_one_sample(tmp_path):
     sf.write(str(tmp_path / "a.wav"), np.array([0.5]), RATE, subtype="FLOAT")
     y, _ = read(tmp_path / "a.wav")
@@ -261,10 +251,3 @@ def test_name_that_is_not_utf8(tmp_path):
     encode(tmp_path / "plain.mp3", x, RATE, "libmp3lame", "mp3", "fltp")
     os.rename(tmp_path / "plain.mp3", path)
     assert read(path)[0].shape == x.shape
-
-
-def test_block_settings_are_checked(tmp_path):
-    with pytest.raises(SettingsError, match="block_frames"):
-        open_blocks(tmp_path / "a.wav", 0)
-    with pytest.raises(SettingsError, match="dtype"):
-        open_blocks(tmp_path / "a.wav", 10, dtype="int16")

@@ -14,7 +14,6 @@ from mgdm_audio.priors.protocols import SpectralPrior, StemPrior
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.errors import SettingsError, ShapeError
 from mgdm_core.priors import Prior, VariancePrior
-from mgdm_core.schedule import NoiseSchedule
 from tests.audio.checkpoint_helpers import STEMS, generator, tiny_unet
 
 LEVELS = Levels(sigma_min=0.01, sigma_max=2.0, rho=7.0, steps=20)
@@ -120,19 +119,6 @@ def test_gradients_reach_the_waveform_but_not_the_weights():
     gain = 0.25 / (0.25 + float(prior.schedule.sigma[5]) ** 2)
     assert torch.allclose(x.grad, torch.full_like(x, gain))
     assert all(p.grad is None and not p.requires_grad for p in prior.network.parameters())
-
-
-def test_other_levels_share_the_network():
-    prior = prior_of(Wiener())
-    other = prior.with_schedule(Levels(sigma_min=0.1, sigma_max=1.0, steps=3))
-    assert other.network is prior.network
-    assert other.sigma_range == pytest.approx((0.1, 1.0))
-    assert prior.sigma_range == pytest.approx((0.01, 2.0))
-    x = noisy()
-    assert torch.allclose(other.denoise(x, 3), prior.denoise_at(x, 1.0))
-    assert prior.with_schedule(NoiseSchedule.from_sigmas([0.5])).levels is None
-    with pytest.raises(SettingsError, match="variance-exploding"):
-        prior.with_schedule(NoiseSchedule.vp_linear(10))
 
 
 def test_many_threads_on_one_prior_agree():

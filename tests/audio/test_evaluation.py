@@ -15,7 +15,7 @@ from mgdm_audio.datasets import open_dataset
 from mgdm_audio.datasets.patterns import open_patterns
 from mgdm_audio.datasets.tracks import resample
 from mgdm_audio.errors import AudioError
-from mgdm_audio.evaluation.estimators import EstimateFiles, FunctionSpec
+from mgdm_audio.evaluation.estimators import EstimateFiles, Estimates
 from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE
 from mgdm_audio.evaluation.result_files import result_rows
 from mgdm_audio.evaluation.run import EngineSettings, evaluate
@@ -43,6 +43,16 @@ def reference(dataset, tmp_path_factory):
     run = RunFolder(tmp_path_factory.mktemp("run") / "reference")
     assert evaluate(dataset, FakeSpec(), [BANDS], run, QUICK) == 0
     return run
+
+
+class EstimatesOf(FakeSpec):
+    """What a function of mixture, rate and seed gives."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def load(self, device):
+        return lambda job: Estimates(self.function(job.audio.mixture, job.audio.rate, job.seed))
 
 
 def scored(track, stems):
@@ -204,12 +214,12 @@ def test_a_broken_track_and_nonsense_estimates_are_errors_of_that_track(dataset,
         return {"bass": bad}
 
     run = RunFolder(tmp_path / "run")
-    assert evaluate(dataset, FunctionSpec(nonsense), [BANDS], run, QUICK) == 3
+    assert evaluate(dataset, EstimatesOf(nonsense), [BANDS], run, QUICK) == 3
     messages = [run.record(BANDS, t.key)["error"]["message"] for t in dataset.tracks]
     assert "needs shape" in messages[0]
     assert "bass holds NaN" in messages[1]
     run = RunFolder(tmp_path / "other")
-    spec = FunctionSpec(lambda mix, rate, seed: {"vocals": mix})
+    spec = EstimatesOf(lambda mix, rate, seed: {"vocals": mix})
     assert evaluate(dataset, spec, [BANDS], run, QUICK) == 3
     assert "none is common" in run.record(BANDS, "test/Track00001")["error"]["message"]
 

@@ -195,7 +195,8 @@ PRESETS: dict[str, TrainSettings] = {
     "cpu-4096-tokens-open": _TOKENS,
     # Goes on from it: twice the channels over pitch and of what decides a bin.
     "cpu-4096-wide-open": replace(_TOKENS, network=_WIDE_OPEN),
-    # Goes on from the one before, so that a second evaluation gains: half of the states are the network's own.
+    # Goes on from the one before that, so that a second evaluation gains: half of the states are
+    # the network's own.
     "cpu-4096-tokens-own": replace(_TOKENS, corruption=replace(_TOLD, own=0.5)),
     # The reference: a denoiser of clean stems in white noise, as diffusion priors are trained.
     "cpu-2h-plain": replace(_CPU, corruption=CorruptionSettings(cross_talk=0.0)),
