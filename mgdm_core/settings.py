@@ -83,9 +83,11 @@ def within(
 ) -> Any:
     """A number in [low, high]; with ``whole`` a whole one."""
 
+    kind: Any = Integral if whole else Real
+
     def fits(value: Any) -> bool:
-        kind = Integral if whole else Real
-        return isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+        number = isinstance(value, kind) and not isinstance(value, bool)
+        return number and bool(low <= value <= high)
 
     what = "is a whole number in" if whole else "lies in"
     return _domain(default, fits, f"{what} {low:g}..{high:g}")
