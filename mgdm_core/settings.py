@@ -82,7 +82,6 @@ def within(
     low: int | float, high: int | float, default: int | float | None, whole: bool = False
 ) -> Any:
     """A number in [low, high]; with ``whole`` a whole one."""
-
     kind: Any = Integral if whole else Real
 
     def fits(value: Any) -> bool:
