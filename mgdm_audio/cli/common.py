@@ -199,10 +199,6 @@ class Command(click.Command):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _ReaderGone from error
-        except Exception as error:
-            if _is_ours(error, "SettingsError"):  # an option's, so that the hint at --help is given
-                raise click.UsageError(" ".join(str(error).split()), ctx=ctx) from error
-            raise
 
 
 class Group(Command, click.Group):

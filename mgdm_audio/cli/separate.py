@@ -109,7 +109,9 @@ def _list_models(ctx: click.Context, param: click.Parameter, value: bool) -> Non
 @click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 @click.option("-v", "--verbose", is_flag=True, help="Print warnings of the sampler as well.")
 @click.version_option(package_name="mgdm", prog_name="mgdm-separate")
+@click.pass_context
 def main(
+    context: click.Context,
     as_json: bool,
     dry_run: bool,
     yes: bool,
@@ -126,14 +128,18 @@ def main(
     and termination.
     """
     from mgdm_audio.separation.file_plan import check_output_folder, estimated_bytes, plan_jobs
+    from mgdm_core.errors import SettingsError
 
-    request, header = _request(given)
-    if request.engine == "ray":
-        from mgdm_audio.compute.engines_ray import import_ray
+    try:
+        request, header = _request(given)
+        if request.engine == "ray":
+            from mgdm_audio.compute.engines_ray import import_ray
 
-        import_ray()
-    plan = plan_jobs(request)
-    write_page = page_writer(request, given["page"])
+            import_ray()
+        plan = plan_jobs(request)
+        write_page = page_writer(request, given["page"])
+    except SettingsError as error:
+        raise click.UsageError(str(error), ctx=context) from error
     if not quiet:
         for note in plan.notes:
             click.echo(f"note: {note}", err=True)
