@@ -79,7 +79,12 @@ def above_0(default: float | None) -> Any:
 
 
 def within(
-    low: int | float, high: int | float, default: int | float | None, whole: bool = False
+    low: int | float,
+    high: int | float,
+    default: int | float | None,
+    *,
+    whole: bool = False,
+    unit: str = "",
 ) -> Any:
     """A number in [low, high]; with ``whole`` a whole one."""
     kind: Any = Integral if whole else Real
@@ -89,7 +94,7 @@ def within(
         return number and bool(low <= value <= high)
 
     what = "is a whole number in" if whole else "lies in"
-    return _domain(default, fits, f"{what} {low:g}..{high:g}")
+    return _domain(default, fits, f"{what} {low:g}..{high:g} {unit}".rstrip())
 
 
 def one_of(choices: Sequence[str], default: str) -> Any:

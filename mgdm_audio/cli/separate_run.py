@@ -138,7 +138,7 @@ def _page(
 
 
 class _Show:
-    """Progress of files and within a file; without bars on a terminal, lines alone."""
+    """Progress of files and within a file; where bars are disabled, lines alone."""
 
     def __init__(self, todo: list[FileJob], bars: Progress) -> None:
         known = [job.info.seconds for job in todo if job.info.seconds]
@@ -147,6 +147,7 @@ class _Show:
         self._finished = 0.0
         self._files, self._count = len(todo), 0
         self._bars, self._task = bars, bars.add_task("", total=sum(self._weights.values()))
+        bars.advance(self._task, 0)  # the speed is measured from here, so one report tells it
 
     def watch(self, job: FileJob) -> Callable[[float], object]:
         """Begin a file; returns what takes the fraction of it that is done."""

@@ -200,14 +200,16 @@ class PyAVDecoder:
             raise _NothingDecoded(_reason(error))
 
     def blocks(self, block_frames: int) -> Iterator[Float[Array, "channels frames"]]:
-        """Yield blocks of exactly ``block_frames``, the last one shorter."""
+        """Yield blocks of ``block_frames``; the last, and one before samples change, is shorter."""
         done = 0
-        even = av.AudioResampler(format="fltp", frame_size=block_frames)
-        for frame in itertools.chain(map(self._unchanged, self._decoded), [None]):
-            for part in even.resample(frame):
-                if part is not None:
-                    done += part.samples
-                    yield part.to_ndarray()
+        frames = map(self._unchanged, self._decoded)
+        for _, alike in itertools.groupby(frames, lambda f: (f.format.name, f.layout.name)):
+            even = av.AudioResampler(format="fltp", frame_size=block_frames)
+            for frame in itertools.chain(alike, [None]):
+                for part in even.resample(frame):
+                    if part is not None:
+                        done += part.samples
+                        yield part.to_ndarray()
         # A tenth of a second forgives encoders that count their own padding differently.
         if self._promised is not None and done < self._promised - self.info.rate // 10:
             raise _cut_off(self.label, done, self._promised)

@@ -15,7 +15,7 @@ from mgdm_audio.errors import AudioClipError, AudioWriteError
 from mgdm_audio.io.atomic import AtomicOutput
 from mgdm_audio.io.encoders import Encoder, OutputFormat, open_encoder
 from mgdm_core.array_types import Array, Float
-from mgdm_core.errors import ShapeError
+from mgdm_core.errors import SettingsError, ShapeError
 
 _SPOOL_FRAMES = 1 << 16
 # The product of a float32 peak and the gain that undoes it may be one rounding step above 1.
@@ -102,7 +102,11 @@ class StemWriter(AtomicOutput):
         ------
         AudioClipError
             With the peak and the gain at which this stem would fit.
+        SettingsError
+            If it is not 1 for float32, which never needs one.
         """
+        if not self.output.clips and gain != 1:
+            raise SettingsError(f"float32 output does not clip and takes gain 1; found {gain}")
         if self.output.clips and self.peak * gain > _FULL_SCALE:
             decibel = 20 * math.log10(self.peak * gain)
             raise AudioClipError(

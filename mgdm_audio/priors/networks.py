@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from mgdm_audio.errors import CheckpointError
-from mgdm_core.errors import MGDMError, SettingsError
+from mgdm_core.array_types import Tensor
+from mgdm_core.errors import MGDMError, SettingsError, ShapeError
 
 ENTRY_POINTS = "mgdm.networks"
 
@@ -172,6 +173,19 @@ def build_network(kind: str, config: Mapping[str, Any], *, meta: bool = False) -
             return found.build()
     except (MGDMError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"the configuration of the {kind} is not valid: {error}") from error
+
+
+def check_noisy(x: Tensor, sigma: Tensor, stems: int) -> None:
+    """Refuse what no network of so many stems denoises, by a ShapeError."""
+    if x.ndim != 3 or x.shape[1] != stems or x.shape[2] < 1:
+        raise ShapeError(
+            f"this network denoises (batch, {stems}, samples); found shape {tuple(x.shape)}"
+        )
+    if sigma.shape != x.shape[:1]:
+        raise ShapeError(
+            f"sigma must have one value per item, shape {tuple(x.shape[:1])}; "
+            f"found {tuple(sigma.shape)}"
+        )
 
 
 def expected_tensors(network: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

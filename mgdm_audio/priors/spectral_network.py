@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from mgdm_audio.priors.networks import NetworkConfig
+from mgdm_audio.priors.networks import NetworkConfig, check_noisy
 from mgdm_audio.priors.spectral import SpectralTransform
 from mgdm_core.array_types import Bool, Complex, Float, Int, Tensor
 from mgdm_core.errors import SettingsError
@@ -184,6 +184,7 @@ class SpectralNetwork(nn.Module, ABC):
         keeps could be wrong by as much as its noise, one that it removes by little. Stems that are
         ``absent`` are known to be silent, and silence is their estimate.
         """
+        check_noisy(x, sigma, self.config.stems)
         dtype = x.dtype
         spectrum = self.spectral.forward(x.float())
         denoised = self.denoise_spectrum(spectrum, sigma.float(), absent)

@@ -84,10 +84,10 @@ class SamplingSettings(Settings):
     sigma_y: float = within(1e-9, 1e3, 1e-4)
     variance: str = one_of(VARIANCES, "tweedie")
     variance_floor: float = share(0.1)
-    window: float | None = within(1, 60, None)
+    window: float | None = within(1, 60, None, unit="s")
     overlap: float = within(0, 0.75, 0.25)
     # What is sampled jointly is held in memory some twenty times over.
-    chunk: float = within(1, 600, 40.0)
+    chunk: float = within(1, 600, 40.0, unit="s")
     shifts: int = within(1, 32, 1, whole=True)
     draws: str = one_of(DRAWS, "chain")
     pooling: float = 0.0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from mgdm_audio.io.decoders import PyAVDecoder
 from mgdm_audio.io.reader import SpooledFile, open_blocks, probe, read, spooled
 
 RATE = 44_100
@@ -251,3 +252,25 @@ def test_name_that_is_not_utf8(tmp_path):
     encode(tmp_path / "plain.mp3", x, RATE, "libmp3lame", "mp3", "fltp")
     os.rename(tmp_path / "plain.mp3", path)
     assert read(path)[0].shape == x.shape
+
+
+def test_samples_may_change_their_kind_midway(tmp_path):
+    """Another sample format or layout of as many channels needs another converter, no error."""
+    path, x = tmp_path / "a.mp3", tone(3000, 2)
+    encode(path, x, RATE, "libmp3lame", "mp3", "fltp")
+    decoder = PyAVDecoder(path, "a")
+    whole = np.rint(x * 32767).astype(np.int16)
+    frames = [
+        av.AudioFrame.from_ndarray(np.ascontiguousarray(x, np.float32), "fltp", "stereo"),
+        av.AudioFrame.from_ndarray(np.ascontiguousarray(whole.T).reshape(1, -1), "s16", "stereo"),
+        av.AudioFrame.from_ndarray(np.ascontiguousarray(x, np.float32), "fltp", "downmix"),
+    ]
+    for frame in frames:
+        frame.sample_rate = RATE
+    decoder._decoded = iter(frames)
+    decoder._promised = None
+    blocks = list(decoder.blocks(700))
+    decoder.close()
+    assert max(block.shape[1] for block in blocks) == 700
+    found = np.concatenate(blocks, axis=1)
+    assert np.abs(found - np.concatenate([x, x, x], axis=1)).max() < 1e-4

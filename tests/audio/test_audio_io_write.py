@@ -183,6 +183,8 @@ def test_float_output_needs_no_gain(tmp_path):
         writer.write(tone(10, 1) * 100)
         assert clipping([writer]) == []
         assert common_gain([writer]) == 1
+        with pytest.raises(SettingsError, match="gain 1"):
+            writer.commit(0.5)
 
 
 def test_same_stem_same_bytes(tmp_path):

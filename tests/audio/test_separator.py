@@ -275,8 +275,8 @@ class TestPresets:
         for wrong, says in (
             ({"levels": 2.5}, "whole number"),
             ({"levels": [3]}, "levels"),
-            ({"window": 1e9}, r"1\.\.60"),
-            ({"window": float("nan")}, r"1\.\.60"),
+            ({"window": 1e9}, r"1\.\.60 s"),
+            ({"window": float("nan")}, r"1\.\.60 s"),
         ):
             with pytest.raises(SettingsError, match=says):
                 sampling_settings("fast", changes=wrong)

@@ -1,5 +1,6 @@
 """The spectral transform and the denoiser built on it."""
 
+import inspect
 import itertools
 import math
 import subprocess
@@ -349,6 +350,14 @@ class TestDenoiser:
     def test_float64_waveforms_come_back_as_float64(self):
         out = network()(noise(1, 4, 100).double(), torch.tensor([0.2], dtype=torch.float64))
         assert out.dtype == torch.float64
+
+    def test_shape_errors_say_what_is_needed(self):
+        net = network()
+        with pytest.raises(ShapeError, match="4, samples"):
+            net(noise(1, 3, 100), torch.tensor([0.1]))
+        unchecked = inspect.unwrap(type(net).denoise_with_mask)  # users have no type checker
+        with pytest.raises(ShapeError, match="one value per item"):
+            unchecked(net, noise(2, 4, 100), torch.tensor([0.1]))
 
     def test_state_dict_rebuilds_it(self):
         net = network()

@@ -10,7 +10,7 @@ from mgdm_audio.priors.msdm.keys import from_published, published_name
 from mgdm_audio.priors.unet1d.config import UNet1dConfig
 from mgdm_audio.priors.unet1d.network import UNet1d
 from mgdm_audio.priors.unet1d.stack import StackedNetwork
-from mgdm_core.errors import SettingsError
+from mgdm_core.errors import SettingsError, ShapeError
 from tests.audio.checkpoint_helpers import SMALL, STEMS, generator, published, tiny_unet
 
 
@@ -208,3 +208,9 @@ def test_a_stack_is_the_networks_side_by_side():
 def test_sizes_that_do_not_fit_are_refused(changes, word):
     with pytest.raises(SettingsError, match=word):
         UNet1dConfig.from_dict(SMALL | changes)
+
+
+def test_a_wrong_number_of_stems_is_refused():
+    network = tiny_unet()
+    with pytest.raises(ShapeError, match="4, samples"):
+        network(torch.zeros(1, 3, 64), torch.ones(1))

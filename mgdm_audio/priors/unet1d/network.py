@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mgdm_audio.priors.networks import check_noisy
 from mgdm_audio.priors.unet1d.layers import (
     Attention,
     Fold,
@@ -174,6 +175,7 @@ class UNet1d(nn.Module):
         ShapeError
             If the number of stems is not the network's, or ``sigma`` is not one value per item.
         """
+        check_noisy(x, sigma, self.config.in_channels)
         samples = x.shape[-1]
         wide = sigma[:, None, None]
         data = self.config.sigma_data
