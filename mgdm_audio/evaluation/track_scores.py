@@ -11,7 +11,13 @@ import torch
 
 from mgdm_audio.metrics.bss_eval import METRICS
 from mgdm_audio.metrics.si_sdr import WindowScores
-from mgdm_audio.metrics.silence import active_stems, leaked_power, silent_output, silent_stems
+from mgdm_audio.metrics.silence import (
+    active_stems,
+    earned_si_sdr,
+    leaked_power,
+    silent_output,
+    silent_stems,
+)
 from mgdm_audio.metrics.statistics import known_mean
 
 ACTIVE = "SI-SDRi"
@@ -132,12 +138,12 @@ class TrackScores:
         stems = tuple(record["stems"])
         scores, kept = _windows_of(record, row)
         active, silent = active_stems(scores), silent_stems(scores)
-        out = silent_output(scores)
+        out, earned = silent_output(scores), earned_si_sdr(scores)
         levels = torch.full_like(active, has_levels(record))
         counted = {
-            ACTIVE: (scores.improvement, active),
+            ACTIVE: (earned - scores.mixture_si_sdr, active),
             PUBLISHED: (scores.improvement, kept.expand_as(active)),
-            SI_SDR: (scores.si_sdr, active),
+            SI_SDR: (earned, active),
             LEAK: (leaked_power(scores), silent & levels),
             KEPT_SILENT: (out.double(), silent & levels),
             LOST: (out.double(), active & levels),

@@ -58,6 +58,16 @@ def silent_output(scores: WindowScores) -> Bool[Tensor, "stems windows"]:
     return scores.estimate_rms <= 10 ** (LOST_DB / 20) * scores.mixture_rms
 
 
+def earned_si_sdr(scores: WindowScores) -> Float[Tensor, "stems windows"]:
+    """SI-SDR of the estimates; where one is silent, at most that of the mixture.
+
+    Silence has 0 dB against anything that sounds, by the protocol's eps, and a mixture in which a
+    stem is soft has less: a lost stem would be an improvement.
+    """
+    lost = torch.minimum(scores.si_sdr, scores.mixture_si_sdr)
+    return torch.where(silent_output(scores), lost, scores.si_sdr)
+
+
 @dataclass(frozen=True)
 class ActiveStemScores:
     """SI-SDR improvement over active stems, of one recording or of several."""
@@ -93,7 +103,7 @@ def active_stem_improvement(
     In windows of 4 s every 2 s (the last may be short, and a recording of less than a window is
     one window), the improvement SI-SDR(estimate) - SI-SDR(mixture) of a stem counts where the
     stem's own RMS is at least 1e-3 and that of the rest of the mixture too, see
-    :func:`active_stems`.
+    :func:`active_stems`; a silent estimate improves nothing (:func:`earned_si_sdr`).
 
     Parameters
     ----------
@@ -137,6 +147,6 @@ def active_stem_improvement(
     if not found:
         return ActiveStemScores(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
     return ActiveStemScores(
-        torch.stack([s.improvement for s in found]).reshape(shape),
+        torch.stack([earned_si_sdr(s) - s.mixture_si_sdr for s in found]).reshape(shape),
         torch.stack([active_stems(s) for s in found]).reshape(shape),
     )

@@ -131,3 +131,24 @@ def test_the_rest_of_the_mixture_may_hold_more_than_the_stems(song):
     mixture = truth.sum(0) + 0.05 * torch.sin(torch.arange(truth.shape[1]).double())
     # What sounds beside the solo at the end makes it something to separate.
     assert active_stem_improvement(guess, truth, mixture, RATE).active[0, -1]
+
+
+def test_silence_improves_nothing():
+    """It has 0 dB by the protocol, and a soft stem in a loud mixture less."""
+    truth = torch.tensor([[0.2], [0.02]]) * _noise(2, 1200)
+    mixture = truth.sum(0)
+    silent = active_stem_improvement(torch.zeros_like(truth), truth, mixture, RATE)
+    assert silent.active.all()
+    assert silent.per_stem[1] == 0.0  # 20 dB by the formula alone
+    assert silent.per_stem[0] == pytest.approx(-20.0, abs=1.5)
+    # What is softer than a thousandth of the mixture is lost, however right; above it, it counts.
+    for part, kept in ((0.9e-3, False), (1.1e-3, True)):
+        soft = (
+            truth * (part * mixture.square().mean().sqrt() / truth.square().mean(1).sqrt())[:, None]
+        )
+        found = active_stem_improvement(soft, truth, mixture, RATE).per_stem
+        assert (found[1] > 20) == kept
+
+
+def _noise(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(5))
