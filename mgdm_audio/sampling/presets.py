@@ -35,6 +35,7 @@ _BALANCED = SamplingSettings(
     variance_floor=0.03,
     # Chosen on every fourth piece of set B and on C (docs/separation_samplers.md).
     pooling=0.04,
+    recalibrated=True,
 )
 
 PRESETS: dict[str, SamplingSettings] = {

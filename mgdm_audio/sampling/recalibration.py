@@ -1,4 +1,4 @@
-"""What was fitted on validation data so that error bars hold, for priors by their checksum.
+"""What was fitted on validation data for priors, by their checksum: shares and error bars.
 
 Fitted by ``python -m recipes.calibration fit`` and kept beside the bundled weights; a prior without
 a fit has none, and what it says is then called uncalibrated.
@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mgdm_core.array_types import Array, Float
+from mgdm_audio.priors.protocols import SpectralPrior
+from mgdm_audio.sampling.share_recalibration import ShareFit, between_knots, recalibrate_shares
+from mgdm_core.array_types import Array, Float, Tensor
 
 PATH = Path(__file__).parents[1] / "weights" / "recalibration.json"
 
@@ -57,11 +59,14 @@ class Recalibration:
     spread : dict of str to float
         Deviation of the logarithm of each stem's share.
     improvement : dict of str to ImprovementFit
+    shares : ShareFit or None
+        How shares are corrected before anything is said of them.
     """
 
     fitted_on: str
     spread: dict[str, float]
     improvement: dict[str, ImprovementFit]
+    shares: ShareFit | None = None
 
 
 @lru_cache(1)
@@ -75,7 +80,8 @@ def recalibration(checksum: str) -> Recalibration | None:
     if found is None:
         return None
     improvement = {stem: ImprovementFit(**fit) for stem, fit in found["improvement"].items()}
-    return Recalibration(found["fitted_on"], dict(found["spread"]), improvement)
+    shares = ShareFit(**found["shares"]) if "shares" in found else None
+    return Recalibration(found["fitted_on"], dict(found["spread"]), improvement, shares)
 
 
 def spread_of(checksum: str, stems: Sequence[str]) -> list[float]:
@@ -83,3 +89,14 @@ def spread_of(checksum: str, stems: Sequence[str]) -> list[float]:
     fit = recalibration(checksum)
     known = {} if fit is None else fit.spread
     return [known.get(stem, UNFITTED_SPREAD) for stem in stems]
+
+
+def recalibrated(
+    stems: Float[Tensor, "stems samples"], prior: SpectralPrior
+) -> Float[Tensor, "stems samples"]:
+    """A separation by a prior with its shares corrected as was fitted; as it is without a fit."""
+    fit = recalibration(prior.checksum)
+    if fit is None or fit.shares is None:
+        return stems
+    knots = between_knots(fit.shares.hz, prior.spectral, prior.rate)
+    return recalibrate_shares(stems, prior.spectral, fit.shares.values(prior.stems) @ knots)

@@ -10,7 +10,7 @@ import torch
 
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
-from mgdm_audio.sampling.recalibration import spread_of
+from mgdm_audio.sampling.recalibration import recalibrated, spread_of
 from mgdm_audio.sampling.seam_noise import NOISE_BLOCK, PositionStreams
 from mgdm_audio.sampling.share_draws import draw_shares
 from mgdm_audio.sampling.share_pooling import pool_shares
@@ -73,6 +73,10 @@ class SamplingSettings(Settings):
         Bandwidth at which the shares of frames that sound alike are averaged after a run
         (:func:`~mgdm_audio.sampling.share_pooling.pool_shares`); 0 leaves them as they are. A
         prior that knows no spectra has none.
+    recalibrated : bool
+        Whether shares are then corrected as was fitted for the prior
+        (:func:`~mgdm_audio.sampling.share_recalibration.recalibrate_shares`); without a fit they
+        stay as they are.
     """
 
     sampler: str = "tweedie_gibbs"
@@ -91,6 +95,7 @@ class SamplingSettings(Settings):
     shifts: int = within(1, 32, 1, whole=True)
     draws: str = one_of(DRAWS, "chain")
     pooling: float = 0.0
+    recalibrated: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -272,8 +277,11 @@ class StemSampler:
             start=self._start(y),
         )
         x = result.x.float()
-        if cfg.pooling > 0 and isinstance(prior, SpectralPrior):
-            x = torch.stack([pool_shares(one, prior.spectral, cfg.pooling, heard) for one in x])
+        if isinstance(prior, SpectralPrior):
+            if cfg.pooling > 0:
+                x = torch.stack([pool_shares(one, prior.spectral, cfg.pooling, heard) for one in x])
+            if cfg.recalibrated:
+                x = torch.stack([recalibrated(one, prior) for one in x])
         x = x.cpu()
         if cfg.draws == "chain":
             return ChunkResult(x, result.trace)

@@ -16,7 +16,7 @@ from mgdm_audio.metrics.silence import ACTIVE_RMS, active_stem_improvement
 from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.presets import PRESETS, sampling_settings
-from mgdm_audio.sampling.recalibration import spread_of
+from mgdm_audio.sampling.recalibration import recalibration, spread_of
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
 from mgdm_audio.sampling.windowed_prior import windowed
 from mgdm_core.array_types import Array, Float, Tensor
@@ -36,7 +36,7 @@ __all__ = ["ONE_DRAW", "VARIANTS", "Piece", "draw_stems", "figures", "measure", 
 
 
 def _chain(levels: int, variance: str = "shares", start: str = "wiener") -> SamplingSettings:
-    """`balanced` with so many levels, drawing at temperature 1; shares are not pooled."""
+    """`balanced` with so many levels, drawing at temperature 1; nothing is done to its shares."""
     return replace(
         PRESETS["balanced"],
         settings=TweedieGibbs(levels, Fraction(0.5), Tweedie(draw=True)),
@@ -45,6 +45,7 @@ def _chain(levels: int, variance: str = "shares", start: str = "wiener") -> Samp
         variance=variance,
         variance_floor=PRESETS["balanced"].variance_floor if variance == "shares" else 0.0,
         pooling=0.0,
+        recalibrated=False,
     )
 
 
@@ -102,7 +103,9 @@ class Piece:
         takes: bool = False,
     ) -> Piece:
         """The piece of a set with an identity, under a prior."""
+        fit = recalibration(prior.checksum)
         told = (identity, index, variant, draws, repr(VARIANTS.get(variant)), prior.checksum)
+        told += (fit and fit.shares,)
         told += (spread_of(prior.checksum, prior.stems),) if variant == "posterior" else ()
         told += (ONE_DRAW[variant], repr(sampling_settings())) if variant in ONE_DRAW else ()
         told += ("takes",) if takes else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -35,12 +36,14 @@ _SECONDS = click.option(
 )
 
 
-def _kept(prior: str, truth: np.ndarray, out: Path) -> tuple[Separations, SpectralTransform]:
+def _kept(
+    prior: str, truth: np.ndarray, out: Path, corrected: bool = True
+) -> tuple[Separations, SpectralTransform]:
     """Where separations by the prior are, and where its shares are."""
     loaded = prior_for(prior, truth)
     if not isinstance(loaded, SpectralPrior):
         raise click.UsageError("only priors on spectra have shares; choose another with -n")
-    return Separations(loaded, out.parent / SEPARATIONS), loaded.spectral
+    return Separations(loaded, out.parent / SEPARATIONS, corrected), loaded.spectral
 
 
 @click.command("fit", cls=Command)
@@ -57,6 +60,13 @@ def _kept(prior: str, truth: np.ndarray, out: Path) -> tuple[Separations, Spectr
 @cache_option
 @pieces_option
 @_SECONDS
+@click.option(
+    "--unknown-db",
+    type=click.FloatRange(0),
+    default=4.5,
+    show_default=True,
+    help="What it is worth that a strange sound ends in `other`, in dB of mean SI-SDR.",
+)
 @click.option("--write/--dry-run", default=True, show_default=True,
               help="Keep the fit beside the bundled weights.")  # fmt: skip
 def fit(
@@ -67,9 +77,10 @@ def fit(
     cache: Path | None,
     pieces: int,
     seconds: float,
+    unknown_db: float,
     write: bool,
 ) -> None:
-    """Fit the spread of `posterior` and the expected improvement of a prior.
+    """Fit the correction of shares, the spread of `posterior` and the expected improvement.
 
     Not on C and the odd pieces of B, which judge. Run it for every new prior: a fit is kept by the
     prior's checksum, and a prior without one has no expected improvement.
@@ -78,8 +89,10 @@ def fit(
 
     from mgdm_audio.priors.catalogue import resolve
     from mgdm_audio.priors.checkpoint.store import read_header
+    from mgdm_audio.priors.closed import closed_prior
     from mgdm_audio.sampling.recalibration import PATH
     from recipes.calibration.fit import fit_plane, fit_spread, gains, share_coverage, store
+    from recipes.calibration.fit_shares import Separated, fit_shares, separated
 
     began, processor = time.perf_counter(), time.process_time()
     stems = read_header(resolve(prior)).stems
@@ -87,7 +100,7 @@ def fit(
     sets = [truths(name, shared, cache) for name in which]
     if any(truth.shape[1] == len(stems) for _, truth in sets):
         sets = [(identity, with_other(truth, stems)) for identity, truth in sets]
-    kept, spectral = _kept(prior, sets[0][1], out)
+    kept, spectral = _kept(prior, sets[0][1], out, corrected=False)
     loaded = kept.prior
     torch.set_num_threads(1)
     parts, origin, identities = [], [], []
@@ -101,30 +114,47 @@ def fit(
         parts += own
         origin += [name] * len(own)
         identities.append(f"{identity}{' even' if name == 'B' else ''}")
-    estimates = []
-    for index, part in enumerate(parts):
-        click.echo(f"{index + 1}/{len(parts)}", err=True)
-        estimates.append(kept.of(part)[0])
+    closed = kept
+    if OTHER in loaded.stems:
+        closed = replace(kept, prior=closed_prior(loaded, [OTHER]))
     rate, stems = loaded.rate, loaded.stems
+    known = [stems.index(stem) for stem in closed.prior.stems]
+    pieces: list[tuple[str, Separated]] = []
+    for index, (part, name) in enumerate(zip(parts, origin)):
+        click.echo(f"{index + 1}/{len(parts)}", err=True)
+        pieces.append((name, separated(kept, part)))
+        if OTHER in stems and not part[stems.index(OTHER)].any():
+            pieces.append((f"{name} closed", separated(closed, part[known])))
+
+    def told(epoch: int, gain: float) -> None:
+        click.echo(f"shares, pass {epoch + 1}: {gain:.3f} dB", err=True)
+
+    # Strangers count as often as the rest, which comes twice.
+    weighed = [piece for name, piece in pieces for _ in range(2 if OTHER in piece.heard else 1)]
+    shares = fit_shares(weighed, spectral, rate, unknown_db=unknown_db, on_epoch=told)
+    pieces = [(name, piece.corrected(shares, spectral, rate)) for name, piece in pieces]
+    whole = [piece for _, piece in pieces if piece.stems == stems]
 
     def coverage(spread: list[float]) -> np.ndarray:
         inside = sum(
-            share_coverage(e, t, spread, spectral, rate, i)
-            for i, (e, t) in enumerate(zip(estimates, parts))
+            share_coverage(p.estimate.numpy(), p.truth.numpy(), spread, spectral, rate, i)
+            for i, p in enumerate(whole)
         )
         held = inside[:, 0] / np.maximum(1, inside[:, 1])  # type: ignore[index]
         click.echo(f"spread {np.round(spread, 2)}: 90 % hold {np.round(held, 3)}", err=True)
         return held
 
     spread = fit_spread(coverage, len(stems))
-    gained = [gains(e, t, rate, spectral) for e, t in zip(estimates, parts)]
+    # A prior that is told what does not play has the planes of one that is told nothing.
+    gained = [gains(p.estimate.numpy(), p.truth.numpy(), rate, spectral) for _, p in pieces]
     planes, rows = {}, []
     for k, stem in enumerate(stems):
-        own = [
-            np.concatenate([gain.of(k) for gain, of in zip(gained, origin) if of == name], 1)
-            for name in dict.fromkeys(origin)
-        ]
-        count = sum(rows.shape[1] for rows in own)
+        of_sets: dict[str, list[np.ndarray]] = {}
+        for gain, (name, piece) in zip(gained, pieces):
+            if stem in piece.stems:
+                of_sets.setdefault(name, []).append(gain.of(piece.stems.index(stem)))
+        own = [np.concatenate(found, 1) for found in of_sets.values()]
+        count = sum(found.shape[1] for found in own)
         if not count:
             raise click.UsageError(
                 f"{stem} and the rest sound together in no second; fit on more or other pieces"
@@ -136,6 +166,7 @@ def fit(
     entry = {
         "name": loaded.name,
         "fitted_on": fitted_on,
+        "shares": asdict(shares),
         "spread": {stem: round(s, 3) for stem, s in zip(stems, spread)},
         "improvement": planes,
     }

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from mgdm_audio.io.atomic import replacing
+from mgdm_audio.priors.protocols import SpectralPrior
 from mgdm_audio.priors.waveform_prior import WaveformPrior
 from mgdm_audio.sampling.presets import sampling_settings
+from mgdm_audio.sampling.recalibration import recalibrated
 from mgdm_audio.sampling.stem_sampler import SamplingSettings, StemSampler
 from mgdm_core.array_types import Array, Float
 from mgdm_core.errors import SettingsError
@@ -69,10 +71,14 @@ class Separations:
     prior : WaveformPrior
     folder : Path
         One file per part, named by all that it depends on.
+        Before their shares are corrected, so that a new fit asks for no new separations.
+    corrected : bool
+        Whether they are given with the shares corrected as was fitted.
     """
 
     prior: WaveformPrior
     folder: Path
+    corrected: bool = True
 
     def of(
         self, truth: Float[Array, "stems samples"]
@@ -80,13 +86,17 @@ class Separations:
         """Separation of the sum of some stems, and the processor's seconds that it took."""
         mixture = truth.sum(0)
         # A prior that was closed has the checksum of the open one.
-        told = f"{self.prior.checksum} {self.prior.stems} {sampling_settings()!r}".encode()
+        sampling = sampling_settings(recalibrated=False)
+        told = f"{self.prior.checksum} {self.prior.stems} {sampling!r}".encode()
         path = self.folder / f"{hashlib.sha256(told + mixture.tobytes()).hexdigest()[:16]}.npz"
         if not path.exists():
             began = time.process_time()
-            stems, _ = separate(self.prior, sampling_settings(), mixture, 0)
+            stems, _ = separate(self.prior, sampling, mixture, 0)
             spent = time.process_time() - began
             with replacing(path) as partial, partial.open("wb") as file:
                 np.savez(file, stems=stems, seconds=spent)
         found = np.load(path)
-        return found["stems"], float(found["seconds"])
+        stems = found["stems"]
+        if self.corrected and isinstance(self.prior, SpectralPrior):
+            stems = recalibrated(torch.from_numpy(stems), self.prior).numpy()
+        return stems, float(found["seconds"])

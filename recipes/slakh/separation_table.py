@@ -21,9 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+
+from mgdm_audio.cli.common import (
+    Command,
+    device_option,
+    precision_option,
+    prior_option,
+    wait_briefly,
+)
+
+if __name__ == "__main__":
+    wait_briefly()  # before torch
+
 import torch
 
-from mgdm_audio.cli.common import Command, device_option, precision_option, prior_option
 from mgdm_audio.compute.machine import describe_machine
 from mgdm_audio.io.atomic import write_text
 from mgdm_audio.io.reader import read
@@ -267,7 +278,7 @@ def main(
         budget = cost_of(sampling_settings(), loaded)
     names = [n.strip() for n in samplers.split(",") if n.strip()] or [*_EXTRA, *SAMPLERS]
     ways = {
-        name: replace(sampling, pooling=pooling)
+        name: replace(sampling, pooling=pooling, recalibrated=False)
         for name, sampling in _ways(loaded, names, budget).items()
     }
     truth = _references(references, loaded, seconds)

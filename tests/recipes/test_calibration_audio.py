@@ -220,6 +220,7 @@ def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     (entry,) = json.loads(kept.read_text()).values()
     assert set(entry["spread"]) == set(entry["improvement"]) == set(STEMS)
+    assert set(entry["shares"]["power"]) == set(entry["shares"]["weight"]) == set(STEMS)
     given = ["music", *shared, "--out", str(tmp_path / "m"), "--variants", "posterior"]
     given += ["--draws", "3", "--seconds", "1", "--pieces", "1"]
     result = CliRunner().invoke(main, given)
@@ -305,7 +306,8 @@ def test_sets_that_cannot_be_judged_are_refused_in_a_line(tmp_path, monkeypatch)
     monkeypatch.setattr(recalibration, "PATH", tmp_path / "fits.json")
     assert "piano and the rest sound together in no second" in _refused("fit", *own)
     assert not (tmp_path / "fits.json").exists()
-    monkeypatch.setattr("mgdm_audio.sampling.recalibration.recalibration", lambda checksum: 1)
+    fitted = recalibration.Recalibration("a test", {}, {})
+    monkeypatch.setattr(recalibration, "recalibration", lambda checksum: fitted)
     assert "there is no odd piece" in _refused("expected", *own, "--odd")
     assert "piano and the rest sound together in no second" in _refused("expected", *own)
 
