@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import ipaddress
+import math
+import signal
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +16,12 @@ from typing import TYPE_CHECKING
 import click
 
 from mgdm_audio.cli.common import CONTEXT, Command, precision_option, prior_option
+from mgdm_audio.errors import display_name, os_reason
 
 if TYPE_CHECKING:
+    from types import FrameType
+
+    import uvicorn
     from starlette.applications import Starlette
 
     from mgdm_audio.web.settings import WebSettings
@@ -27,8 +34,8 @@ if TYPE_CHECKING:
               help="Devices, one worker each; auto takes all CUDA devices.")  # fmt: skip
 @click.option("--host", default="127.0.0.1", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=7860)
-@click.option("--max-megabytes", type=click.FloatRange(1), default=500)
-@click.option("--max-minutes", type=click.FloatRange(0.1), default=30)
+@click.option("--max-megabytes", type=click.FloatRange(1, 1e6), default=500)
+@click.option("--max-minutes", type=click.FloatRange(0.1, 1e6), default=30)
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False),
               help="Keep uploads and stems  [default: a temporary folder]")  # fmt: skip
 @click.version_option(package_name="mgdm", prog_name="mgdm-web")
@@ -52,9 +59,20 @@ def main(
         raise click.ClickException("mgdm-web needs: pip install 'mgdm[web]'") from None
     from mgdm_audio.web.settings import WebSettings
 
+    for option, value in (("--max-megabytes", max_megabytes), ("--max-minutes", max_minutes)):
+        if math.isnan(value):
+            raise click.UsageError(f"{option} is a number; found nan")
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mgdm-web-")))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise click.UsageError(
+                f"cannot write into {display_name(folder)} ({os_reason(error)}); "
+                f"choose another --folder"
+            ) from error
         settings = WebSettings(
             folder=folder.resolve(),
             prior=prior,
@@ -64,6 +82,7 @@ def main(
             max_seconds=60 * max_minutes,
         )
         app = application(settings)
+        listening = stack.enter_context(_listening(host, port))
         if not _is_loopback(host):
             click.echo(
                 f"warning: {host} can be reached from other machines; whoever reaches it can "
@@ -71,9 +90,44 @@ def main(
                 err=True,
             )
         shown = f"[{host}]" if ":" in host else host
-        click.echo(f"http://{shown}:{port}/  (Ctrl-C stops)")
-        uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+        click.echo(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C stops)")
+        config = uvicorn.Config(app, log_level="warning", server_header=False)
+        _serve(uvicorn.Server(config), listening)
     return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if not host:
+        raise click.UsageError("--host is an address or a name; found nothing")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise click.UsageError(
+            f"cannot listen on port {port} of {host} ({os_reason(error)}); "
+            f"choose others with --port and --host"
+        ) from error
+
+
+def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
+    """Serve until a signal, a hangup too, and only then let it end the command."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        server.run([listening])
+        return
+    hung_up = False
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal hung_up
+        hung_up = server.should_exit = True
+
+    before = signal.signal(hangup, stop)
+    try:
+        server.run([listening])
+    finally:
+        signal.signal(hangup, before)
+    if hung_up:
+        signal.raise_signal(hangup)
 
 
 def application(settings: WebSettings) -> Starlette:

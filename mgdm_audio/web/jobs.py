@@ -80,6 +80,7 @@ class JobQueue:
         self._work = work
         self._waiting: queue.Queue[Job | None] = queue.Queue()
         self._order: list[str] = []
+        self._active: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._serve, args=(device,), daemon=True) for device in devices
@@ -100,12 +101,14 @@ class JobQueue:
                 raise AudioError(f"{job.name} is {job.state} already")
             job.state, job.cancelled, job.error, job.share = "waiting", False, "", 0.0
             self._order.append(job.id)
+            self._active[job.id] = job
         self._waiting.put(job)
 
     def ahead(self, job: Job) -> int:
-        """How many jobs come before this one."""
+        """How many jobs come before this one, those that are running included."""
         with self._lock:
-            return self._order.index(job.id) if job.id in self._order else 0
+            running = len(self._active) - len(self._order)
+            return running + self._order.index(job.id) if job.id in self._order else 0
 
     def cancel(self, job: Job) -> None:
         """Take a job out of the queue, or stop it at its next step."""
@@ -114,11 +117,24 @@ class JobQueue:
             if job.state == "waiting":
                 job.state = "cancelled"
                 self._order.remove(job.id)
+                del self._active[job.id]
 
-    def close(self) -> None:
-        """Stop the workers after their present step."""
+    def close(self, patience: float = 60.0) -> None:
+        """Cancel everything and wait for the workers: a step of `paper` takes many seconds.
+
+        Parameters
+        ----------
+        patience : float
+            Seconds that each is waited for.
+        """
+        with self._lock:
+            active = list(self._active.values())
+        for job in active:
+            self.cancel(job)
         for _ in self._threads:
             self._waiting.put(None)
+        for thread in self._threads:
+            thread.join(patience)
 
     def _serve(self, device: str) -> None:
         separate = None
@@ -140,4 +156,5 @@ class JobQueue:
                 state, error = "failed", f"{type(failure).__name__}: {failure}"
             with self._lock:
                 job.took = time.monotonic() - job.began
+                del self._active[job.id]
                 job.state, job.error = state, " ".join(error.split())

@@ -41,6 +41,8 @@ _POLICY = (
 )
 _PRESETS = {"fast": "fast", "balanced": "balanced (usual)", "paper": "paper (slow)"}
 _CHUNK = 1 << 20
+# File systems allow 255; what is downloaded has the name of a stem behind it.
+_NAME_BYTES = 200
 
 
 def create_app(
@@ -84,6 +86,13 @@ def create_app(
     return Starlette(routes=routes, lifespan=lifespan)
 
 
+def shown_name(given: str) -> str:
+    """What an upload is called: no folders, and no longer than files with its name may be."""
+    name = Path(os.path.basename(given.replace("\\", "/")) or "recording")
+    room = _NAME_BYTES - len(name.suffix.encode())
+    return name.stem.encode()[: max(1, room)].decode(errors="ignore") + name.suffix[:_NAME_BYTES]
+
+
 class _Pages:
     def __init__(
         self,
@@ -115,19 +124,21 @@ class _Pages:
         jobs = self._jobs(request)
         limit = self.settings.max_bytes
         size = request.headers.get("content-length", "")
-        if not size.isdigit() or int(size) > limit + 100_000:
-            return self._refused(request, f"Files here are at most {limit / 1e6:.0f} MB.")
+        if not size.isdigit():
+            raise HTTPException(411, "say how long the upload is: Content-Length")
+        if int(size) > limit + 100_000:
+            return self._refused(request, f"Files here are at most {self.settings.size_words}.")
         if len(jobs) >= self.settings.max_jobs:
             return self._refused(request, "Remove a recording before adding another.")
         name = secrets.token_urlsafe(12)  # nobody guesses it
         folder = self.settings.folder / name
-        folder.mkdir(parents=True)
         try:
+            folder.mkdir(parents=True)
             async with request.form(max_files=1, max_fields=2) as form:
                 given = form.get("file")
                 if not isinstance(given, UploadFile) or not given.filename:
                     raise HTTPException(400, "no file")
-                shown = os.path.basename(given.filename.replace("\\", "/"))[:200]
+                shown = shown_name(given.filename)
                 suffix = re.sub(r"[^a-z0-9.]", "", Path(shown).suffix.lower())[:8]
                 source = folder / f"input{suffix}"
                 with source.open("wb") as file:
@@ -187,7 +198,7 @@ class _Pages:
         """Forget a job and its files."""
         job = self._job(request)
         if job.state == "running":
-            raise HTTPException(409, "cancel it first")
+            raise HTTPException(409, "it is being separated; cancel it first")
         self.queue.cancel(job)
         await run_in_threadpool(shutil.rmtree, job.folder, ignore_errors=True)
         job.files.clear()
@@ -209,7 +220,7 @@ class _Pages:
     def _jobs(self, request: Request) -> dict[str, Job]:
         found = self._sessions.get(request.path_params["session"])
         if found is None:
-            raise HTTPException(404, "no such session")
+            raise HTTPException(404, "no such session; reload the page")
         return found
 
     def _job(self, request: Request) -> Job:

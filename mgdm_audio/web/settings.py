@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,18 @@ class WebSettings:
 
     def __post_init__(self) -> None:
         for name in ("max_bytes", "max_seconds", "max_jobs"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} is positive; found {getattr(self, name)}")
         if not self.devices:
             raise SettingsError("a web page needs at least one device; found none")
+
+    @property
+    def minutes_words(self) -> str:
+        """How long a recording may be, with its unit."""
+        minutes = self.max_seconds / 60
+        return f"{minutes:g} minute{'s' if minutes != 1 else ''}"
+
+    @property
+    def size_words(self) -> str:
+        """How large an upload may be, with its unit."""
+        return f"{self.max_bytes / 1e6:g} MB"

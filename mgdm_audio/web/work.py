@@ -39,8 +39,8 @@ def check_upload(path: Path, name: str, settings: WebSettings, stems: tuple[str,
     seconds = job.info.seconds or 0.0
     if seconds > settings.max_seconds:
         raise AudioError(
-            f"{display_name(name)}: recordings here are at most {settings.max_seconds / 60:.0f} "
-            f"minutes long; found {seconds / 60:.1f}; cut it, or use mgdm-separate"
+            f"{display_name(name)}: recordings here are at most {settings.minutes_words} "
+            f"long; found {seconds / 60:.2g}; cut it, or use mgdm-separate"
         )
     # Stems, their zip and the page, which is small beside them.
     check_output_folder(path.parent, 2 * estimated_bytes(job, request))

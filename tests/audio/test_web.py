@@ -1,5 +1,12 @@
 """What the web server gives and refuses, asked without a browser."""
 
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
 import pytest
 import soundfile as sf
 
@@ -12,9 +19,10 @@ from click.testing import CliRunner
 from starlette.testclient import TestClient
 
 from mgdm_audio.cli import web
-from mgdm_audio.web.server import create_app
+from mgdm_audio.web.jobs import Job, JobQueue
+from mgdm_audio.web.server import create_app, shown_name
 from mgdm_audio.web.settings import WebSettings
-from mgdm_core.errors import SettingsError
+from mgdm_core.errors import CancelledError, SettingsError
 
 
 @pytest.fixture
@@ -113,9 +121,119 @@ def test_wrong_wishes_are_refused(client, job, tmp_path):
 def test_the_command_warns_when_others_can_reach_it(monkeypatch, host, warns):
     import uvicorn
 
-    served = {}
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.update(options))
-    result = CliRunner().invoke(web.main, ["--host", host, "-d", "cpu"])
+    served = []
+    monkeypatch.setattr(
+        uvicorn.Server, "run", lambda server, sockets: served.append(sockets[0].getsockname())
+    )
+    result = CliRunner().invoke(web.main, ["--host", host, "--port", "0", "-d", "cpu"])
     assert result.exit_code == 0, result.output
-    assert served["host"] == host
+    ((address, port, *_),) = served
+    assert address == host
+    assert f":{port}/" in result.stdout
     assert ("warning:" in result.stderr) == warns
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("../../a.wav", "a.wav"),
+        ("C:\\music\\a.wav", "a.wav"),
+        ("folder/", "recording"),
+        ("é" * 200 + ".flac", "é" * 97 + ".flac"),
+        ("a" * 300, "a" * 200),
+    ],
+)
+def test_names_are_cut_to_what_files_may_be_called(given, shown):
+    assert shown_name(given) == shown
+
+
+def test_texts_say_the_limits_as_they_are(tmp_path):
+    settings = WebSettings(tmp_path, max_seconds=12.0, max_bytes=1_500_000)
+    assert (settings.minutes_words, settings.size_words) == ("0.2 minutes", "1.5 MB")
+    assert WebSettings(tmp_path, max_seconds=60.0).minutes_words == "1 minute"
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(SettingsError, match="max_seconds is positive"):
+            WebSettings(tmp_path, max_seconds=wrong)
+
+
+def test_an_upload_of_unknown_length_is_told_what_is_missing(client, session):
+    sent = client.post(f"{session}/upload", content=iter([b"a"]))
+    assert (sent.status_code, "Content-Length" in sent.text) == (411, True)
+
+
+def test_a_folder_that_is_gone_is_a_refusal(client, session, tmp_path):
+    (tmp_path / "web").write_text("a file now")
+    sent = client.post(f"{session}/upload", files={"file": ("a.wav", b"RIFF")})
+    assert (sent.status_code, 'role="alert"' in sent.text) == (200, True)
+
+
+@pytest.fixture
+def jobs(tmp_path):
+    def made(name):
+        return Job(name, f"{name}.wav", tmp_path, tmp_path / name, 1.0, 22_050, 1)
+
+    return [made(name) for name in "abc"]
+
+
+def test_a_closed_queue_has_stopped_what_ran_and_begins_nothing(jobs):
+    running, ended = threading.Event(), []
+
+    def work(device):
+        def separate(job, progress):
+            running.set()
+            while progress(0.5):
+                time.sleep(0.001)
+            ended.append(job.id)
+            raise CancelledError("as asked")
+
+        return separate
+
+    queue = JobQueue(work, ("cpu",))
+    for job in jobs:
+        queue.submit(job)
+    assert running.wait(10)
+    assert [queue.ahead(job) for job in jobs] == [0, 1, 2]
+    queue.cancel(jobs[1])
+    assert queue.ahead(jobs[2]) == 1
+    queue.close()
+    assert ended == ["a"]
+    assert [job.state for job in jobs] == ["cancelled"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--host", ""), "--host is an address or a name; found nothing"),
+        (("--host", "no.such.host.invalid"), "cannot listen on port 0 of no.such.host.invalid"),
+        (("--max-minutes", "nan"), "--max-minutes is a number; found nan"),
+        (("--max-megabytes", "inf"), "is not in the range"),
+        (("--folder", "/proc/x"), "cannot write into /proc/x"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_is(monkeypatch, options, said):
+    monkeypatch.setattr(web, "application", lambda settings: None)
+    result = CliRunner().invoke(web.main, ["--port", "0", *options])
+    assert (result.exit_code, "http://" in result.output) == (2, False), result.output
+    assert said in " ".join(result.output.split())
+
+
+def test_a_port_that_is_taken_is_no_address(monkeypatch):
+    monkeypatch.setattr(web, "application", lambda settings: None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = CliRunner().invoke(web.main, ["--port", port])
+    assert (result.exit_code, "http://" in result.output) == (2, False)
+    assert f"cannot listen on port {port} of 127.0.0.1" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_ends_the_server_without_a_trace(tmp_path, name, code):
+    prior = save_tiny_stems(tmp_path / "tiny.safetensors")
+    words = ["-m", "mgdm_audio.cli.web", "-n", str(prior), "-d", "cpu", "--port", "0"]
+    server = subprocess.Popen(
+        [sys.executable, "-u", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert server.stdout.readline().startswith("http://127.0.0.1:")
+    server.send_signal(getattr(signal, name))
+    _, said = server.communicate(timeout=60)
+    assert (server.returncode, "Traceback" in said) == (code, False), said

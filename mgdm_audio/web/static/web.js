@@ -2,6 +2,7 @@
 const form = document.getElementById("drop");
 const field = document.getElementById("file");
 const sent = document.getElementById("sent");
+const trouble = document.getElementById("trouble");
 
 field.addEventListener("change", () => field.files.length && form.requestSubmit());
 for (const name of ["dragover", "dragleave", "drop"]) {
@@ -11,19 +12,38 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 document.addEventListener("drop", (event) => {
-  if (event.dataTransfer.files.length) {
-    field.files = event.dataTransfer.files;
-    form.requestSubmit();
-  }
+  waiting.push(...event.dataTransfer.files);
+  if (sent.hidden) sendNext();
 });
+// One after the other, as the field takes one file.
+const waiting = [];
+function sendNext() {
+  if (!waiting.length) return;
+  const one = new DataTransfer();
+  one.items.add(waiting.shift());
+  field.files = one.files;
+  form.requestSubmit();
+}
 form.addEventListener("htmx:xhr:progress", ({ detail }) => {
   if (detail.lengthComputable) sent.value = detail.loaded / detail.total;
 });
-form.addEventListener("htmx:beforeRequest", () => {
+form.addEventListener("htmx:beforeRequest", ({ target }) => {
+  if (target !== form) return;
   sent.value = 0;
   sent.hidden = false;
 });
-form.addEventListener("htmx:afterRequest", () => {
+form.addEventListener("htmx:afterRequest", ({ target }) => {
+  if (target !== form) return;
   sent.hidden = true;
   form.reset();
+  sendNext();
 });
+
+// What htmx does not put into the page: refusals, and a server that is gone.
+function tell(text) {
+  trouble.hidden = !text;
+  trouble.textContent = text;
+}
+document.addEventListener("htmx:responseError", ({ detail }) => tell(detail.xhr.responseText || `error ${detail.xhr.status}`));
+document.addEventListener("htmx:sendError", () => tell("The server does not answer. Start it again, then reload the page."));
+document.addEventListener("htmx:afterRequest", ({ detail }) => detail.successful && tell(""));
