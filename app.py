@@ -6,6 +6,11 @@ Spaces reach it from outside by their own gateway, so it listens on every addres
 import tempfile
 from pathlib import Path
 
+from mgdm_audio.cli.common import wait_briefly
+
+if __name__ == "__main__":
+    wait_briefly()  # before torch
+
 import uvicorn
 
 from mgdm_audio.cli.web import application

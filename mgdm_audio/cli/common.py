@@ -100,11 +100,12 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
-def _wait_briefly() -> None:
+def wait_briefly() -> None:
     """Let GNU's OpenMP, which torch is built with, look 2000 times for work before it sleeps.
 
     By default it looks 300 000 times; beside other work on the machine its threads then hold the
-    cores that the others need: six times the seconds. Read when torch is loaded, so set before.
+    cores that the others need: six times the seconds. Read when torch is loaded, so set before: a
+    program whose own modules load it calls this ahead of them.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -178,7 +179,7 @@ class Command(click.Command):
             return super().main(*args, standalone_mode=False, **extra)
         try:
             _open_standard_streams()
-            _wait_briefly()
+            wait_briefly()
             with _signals_raise():
                 result = super().main(*args, standalone_mode=False, **extra)
                 sys.stdout.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,21 +18,20 @@ from mgdm_audio.cli.common import (
     together,
 )
 from mgdm_audio.cli.evaluate_options import (
+    ACTIVE,
+    SCORES,
+    SLAKH_RATE,
     DefaultGroup,
     choose_tracks,
     expand_variants,
     parse_devices,
     print_tables,
 )
-from mgdm_audio.cli.evaluate_run import evaluate_and_show, show_summary
-from mgdm_audio.datasets import open_dataset
-from mgdm_audio.datasets.discover import check_names
-from mgdm_audio.datasets.patterns import open_patterns
-from mgdm_audio.evaluation.estimators import EstimateFiles, PretrainedSpec
-from mgdm_audio.evaluation.run import EngineSettings
-from mgdm_audio.evaluation.run_folder import RunFolder, Variant
-from mgdm_audio.evaluation.track_scores import ACTIVE, SCORES
-from mgdm_audio.metrics.si_sdr import SLAKH_RATE
+
+# What separates and scores is imported by the commands: it comes with torch, seconds that `--help`
+# and a mistyped option should not take.
+if TYPE_CHECKING:
+    from mgdm_audio.evaluation.estimators import PretrainedSpec
 
 PRESETS = ("fast", "balanced", "paper")
 
@@ -142,11 +141,17 @@ def run_command(
     """
     if address is not None and engine != "ray":
         raise click.UsageError("--address is for --engine ray")
+    from mgdm_audio.cli.evaluate_run import evaluate_and_show
+    from mgdm_audio.datasets import open_dataset
+    from mgdm_audio.evaluation.estimators import PretrainedSpec
+    from mgdm_audio.evaluation.run import EngineSettings
+    from mgdm_audio.evaluation.run_folder import RunFolder
+
     spec = make_spec(prior, preset, precision, batch_size)
-    names = [n.strip() for n in samplers.split(",")] if samplers else [default_sampler(preset)]
-    variants = expand_variants(names, assignments)
+    samplers = default_sampler(preset) if samplers is None else samplers
+    variants = expand_variants([n.strip() for n in samplers.split(",")], assignments)
     spec.check(variants)
-    where = parse_devices(devices) if devices else (str(device),)
+    where = parse_devices(devices) if devices is not None else (str(device),)
     settings = EngineSettings(
         engine="ray" if engine == "ray" else "local",
         devices=where,
@@ -163,6 +168,8 @@ def run_command(
 
 def make_spec(prior: str, preset: str, precision: str, batch_size: int) -> PretrainedSpec:
     """Where estimates come from: the product's separator."""
+    from mgdm_audio.evaluation.estimators import PretrainedSpec
+
     return PretrainedSpec(prior, preset, precision, batch_size)
 
 
@@ -221,6 +228,14 @@ def score_command(
         raise click.UsageError(f"{estimates} is not a folder; give the folder of the estimates")
     if mixture_pattern is not None and reference_pattern is None:
         raise click.UsageError("--mixture-pattern goes with --reference-pattern")
+    from mgdm_audio.cli.evaluate_run import evaluate_and_show
+    from mgdm_audio.datasets import open_dataset
+    from mgdm_audio.datasets.discover import check_names
+    from mgdm_audio.datasets.patterns import open_patterns
+    from mgdm_audio.evaluation.estimators import EstimateFiles
+    from mgdm_audio.evaluation.run import EngineSettings
+    from mgdm_audio.evaluation.run_folder import RunFolder, Variant
+
     check_names([estimates.resolve()])
     spec = EstimateFiles(estimates, estimate_pattern, allow_missing)
     if reference_pattern is None:
@@ -249,6 +264,8 @@ def score_command(
 @click.argument("run", type=_FOLDER)
 def report_command(run: Path) -> None:
     """Write summary, results.parquet and the page of RUN again."""
+    from mgdm_audio.cli.evaluate_run import show_summary
+    from mgdm_audio.evaluation.run_folder import RunFolder
     from mgdm_audio.reports.html import write_report
     from mgdm_audio.reports.summary_page import write_summary
 
@@ -280,6 +297,7 @@ def compare_command(
     """
     from mgdm_audio.evaluation.compare import compare_runs
     from mgdm_audio.evaluation.result_files import plain
+    from mgdm_audio.evaluation.run_folder import RunFolder
     from mgdm_audio.reports.html import write_comparison
     from mgdm_audio.reports.tables import comparison_table
 
@@ -310,6 +328,7 @@ def check_command(dataset: Path, split: str | None, deep: bool, as_json: bool) -
     The exit code is 1 if a track cannot be evaluated.
     """
     from mgdm_audio.cli.evaluate_check import check_json, print_check
+    from mgdm_audio.datasets import open_dataset
     from mgdm_audio.datasets.check import check_dataset
 
     found = check_dataset(choose_tracks(open_dataset(dataset), split or "all", None, None), deep)
@@ -339,6 +358,7 @@ def convert_command(
     What is there already is left alone, so a stopped command goes on where it was.
     """
     from mgdm_audio.cli.evaluate_check import show_conversion
+    from mgdm_audio.datasets import open_dataset
     from mgdm_audio.datasets.convert import convert_dataset
 
     selected = choose_tracks(open_dataset(dataset), split or "all", None, None)

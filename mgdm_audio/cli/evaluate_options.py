@@ -5,15 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mgdm_audio.cli.common import DeviceType, Group, stderr_console
-from mgdm_audio.datasets import Dataset
-from mgdm_audio.evaluation.run import Progress
-from mgdm_audio.evaluation.run_folder import Variant
-from mgdm_audio.reports.tables import Table
+
+if TYPE_CHECKING:
+    from mgdm_audio.datasets import Dataset
+    from mgdm_audio.evaluation.run import Progress
+    from mgdm_audio.evaluation.run_folder import Variant
+    from mgdm_audio.reports.tables import Table
+
+# As in track_scores and si_sdr, which come with torch; a test compares them.
+ACTIVE = "SI-SDRi"
+SCORES = (
+    *(ACTIVE, "SI-SDRi published", "SI-SDR", "leak", "silent kept silent", "active lost"),
+    *("SDR", "ISR", "SIR", "SAR"),
+)
+SLAKH_RATE = 22_050
 
 
 class DefaultGroup(Group):
@@ -37,6 +47,8 @@ def expand_variants(samplers: Sequence[str], assignments: Sequence[str]) -> list
     assignments : sequence of str
         ``name=value`` or ``name=value,value,...``; ``sampler:name=value`` for one sampler only.
     """
+    from mgdm_audio.evaluation.run_folder import Variant
+
     given: dict[str, list[tuple[str, list[str]]]] = {sampler: [] for sampler in samplers}
     for text in assignments:
         left, equals, right = text.partition("=")
@@ -82,9 +94,14 @@ def choose_tracks(
     dataset: Dataset, split: str | None, names: str | None, limit: int | None
 ) -> Dataset:
     """Tracks to work on; the split ``test`` where there is one and none was asked for."""
+    wanted = [name.strip() for name in (names or "").split(",") if name.strip()]
+    if names is not None and not wanted:
+        raise click.UsageError(
+            f"--tracks names at least one track; found {names!r}; "
+            "give such as Track00001,Track00002, or leave --tracks out for all"
+        )
     if split is None:
-        split = "test" if "test" in dataset.splits and not names else "all"
-    wanted = [name.strip() for name in names.split(",")] if names else []
+        split = "test" if "test" in dataset.splits and not wanted else "all"
     return dataset.select(None if split == "all" else split, wanted, limit)
 
 

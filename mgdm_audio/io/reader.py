@@ -198,7 +198,7 @@ def _check_file(path: Path, label: str) -> None:
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
-        raise AudioReadError(f"{label}: no such file") from error
+        raise AudioReadError(f"{label}: no such file; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         reason = os_reason(error) if isinstance(error, OSError) else str(error)
         raise AudioReadError(f"{label}: cannot be opened ({reason})") from error

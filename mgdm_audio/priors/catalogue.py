@@ -228,6 +228,11 @@ def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
         If the file is gone, or is not the one that was registered.
     """
     text = str(name_or_path)
+    if not text.strip():
+        raise UnknownPriorError(
+            f"a prior has a name; found {text!r}; 'mgdm-models list' shows the names; or give the "
+            f"path of a .safetensors file, or hf://owner/name"
+        )
     if text.startswith("hf://"):
         return _from_hub(text)
     if isinstance(name_or_path, str) and (name := canonical_name(text)) is not None:
@@ -252,7 +257,9 @@ def resolve(name_or_path: str | Path = DEFAULT_PRIOR) -> Path:
     if path.is_dir():
         raise UnknownPriorError(f"{shown}: a folder; give the checkpoint's file")
     if path.suffix == ".safetensors" or len(path.parts) > 1:
-        raise UnknownPriorError(f"{shown}: no such file")
+        raise UnknownPriorError(
+            f"{shown}: no such file; check the path, or give a name of 'mgdm-models list'"
+        )
     known = ", ".join(entry.name for entry in list_priors())
     raise UnknownPriorError(
         f"unknown prior {text!r}; known are: {known}; or give the path of a .safetensors file, "

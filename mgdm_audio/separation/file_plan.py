@@ -151,7 +151,7 @@ def find_inputs(
             if not matches:
                 refused[text] = f"{label}: no file matches this pattern"
         else:
-            refused[text] = f"{label}: no such file or folder"
+            refused[text] = f"{label}: no such file or folder; check the path"
     unique: dict[str, str] = {}
     for path in found:
         unique.setdefault(path if path == STDIN else os.path.realpath(path), path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from recipes.calibration.cli import main
+from mgdm_audio.cli.common import wait_briefly
 
 if __name__ == "__main__":
+    wait_briefly()  # before torch, which the commands load
+    from recipes.calibration.cli import main
+
     main()

@@ -27,6 +27,7 @@ from recipes.images.options import (
     common_options,
     device_of,
     made_folder,
+    samples_option,
     seed_option,
 )
 from recipes.images.pictures import comparison
@@ -66,7 +67,7 @@ def list_tasks() -> None:
     show_default=True,
     help="A name; by default for the problem.",
 )
-@click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples.")
+@samples_option(4, "Posterior samples.")
 @click.option("--observation", is_flag=True, help="IMAGE is degraded already (.npy for spectra).")
 @click.option("--truth", type=click.Path(), help="The clean image, for metrics with --observation.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("restored"))
@@ -251,7 +252,7 @@ def _numbers(text: str) -> list[int]:
     help="A folder; digits:N, the first N held-out digits; digits:A-B, those from A to B.",
 )
 @click.option("--gibbs", default="", help="MGDM's R, such as 1,2,4,6: draws quality against R.")
-@click.option("-n", "--samples", default=1, show_default=True, help="Posterior samples per image.")
+@samples_option(1, "Posterior samples per image.")
 @click.option("--batch", type=int, help="Images per run [20 for digits, else 1].")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/images"))
 @common_options
@@ -330,7 +331,7 @@ def sweep_command(
 @main.command("demo")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("runs/images-demo"))
 @click.option("--digits", "count", default=8, show_default=True, help="Digits in the row.")
-@click.option("-n", "--samples", default=4, show_default=True, help="Posterior samples per digit.")
+@samples_option(4, "Posterior samples per digit.")
 @seed_option
 def demo_command(out: Path, count: int, samples: int, seed: int) -> None:
     """Restore a row of held-out digits under four tasks with the embedded prior; no download."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mgdm_audio.io.atomic import write_text
-from recipes.images.errors import ImageError
+from recipes.images.errors import ImageUsageError
 from recipes.images.metrics import LPIPS, psnr
 from recipes.images.pictures import task_grid
 from recipes.images.presets import DEFAULT, describe, settings_for
@@ -38,7 +38,7 @@ def run_demo(
     """
     held_out, _ = digits(held_out=True)
     if not 1 <= count <= len(held_out):
-        raise ImageError(f"the row holds 1 to {len(held_out)} digits; found {count}")
+        raise ImageUsageError(f"the row holds 1 to {len(held_out)} digits; found {count}")
     truth = held_out[:count]
     prior = load_prior("digits")
     parts, lines, record = {}, [], {}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mgdm_core.array_types import Float, Tensor
-from recipes.images.errors import ImageError
+from recipes.images.errors import ImageError, ImageUsageError
 from recipes.images.priors.digits import digits
 
 __all__ = ["image_files", "read_image", "read_observation", "write_image"]
@@ -103,12 +103,12 @@ def read_image(
         held_out, _ = digits(held_out=True)
         number = text.removeprefix("digit:")
         if not number.isdigit() or int(number) >= len(held_out):
-            raise ImageError(
+            raise ImageUsageError(
                 f"digit:N takes N from 0 to {len(held_out) - 1} (held-out digits); found {text!r}"
             )
         image = held_out[int(number)]
         if tuple(image.shape) != tuple(shape):
-            raise ImageError(
+            raise ImageUsageError(
                 f"digits are 1 x 32 x 32; {prior} takes {channels} x {height} x {width}"
             )
         return image
@@ -193,7 +193,7 @@ def image_files(source: str) -> list[str]:
             first, last = (0, high - 1) if low is None else (int(low), high)
             if 0 <= first <= last < count:
                 return [f"digit:{k}" for k in range(first, last + 1)]
-        raise ImageError(
+        raise ImageUsageError(
             f"digits:N takes N from 1 to {count}, digits:A-B takes A <= B from 0 to {count - 1}; "
             f"found {source!r}"
         )

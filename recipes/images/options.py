@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,18 @@ import torch
 from recipes.images.priors import PRIOR_FORMS
 from recipes.images.restore import SEEDS, SIGMA_Y
 
-__all__ = ["common_options", "device_of", "made_folder", "seed_option"]
+__all__ = ["common_options", "device_of", "made_folder", "samples_option", "seed_option"]
 
 
 seed_option = click.option(
     "--seed", type=click.IntRange(0, SEEDS - 1), default=0, show_default=True
 )
+
+
+def samples_option(default: int, text: str) -> Callable[..., Any]:
+    """How many samples to draw."""
+    many = click.IntRange(1)
+    return click.option("-n", "--samples", type=many, default=default, show_default=True, help=text)
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +63,11 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--kernel-weights", type=click.Path(), help="GOPRO_wVAE.pth, for nonlinear_blur."
         ),
         click.option(
-            "--sigma-y", default=SIGMA_Y, show_default=True, help="Deviation of the noise."
+            "--sigma-y",
+            type=click.FloatRange(min=0, min_open=True),
+            default=SIGMA_Y,
+            show_default=True,
+            help="Deviation of the noise.",
         ),
         seed_option,
         click.option(
@@ -81,16 +93,26 @@ def device_of(name: str | None) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise click.ClickException(f"device {name!r} cannot be used: {reason}") from error
+        raise click.UsageError(
+            f"device {name!r} cannot be used: {reason}; give another, such as cpu"
+        ) from error
     return device
 
 
 def made_folder(path: Path) -> Path:
-    """Folder for the results, made before anything is computed."""
+    """Folder for the results, made before anything is computed; goes again if it stays empty."""
     try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        click.get_current_context().call_on_close(partial(_drop_empty, missing))
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise click.ClickException(
             f"results cannot be written to {path}: {error.strerror or error}"
         ) from error
     return path
+
+
+def _drop_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):  # it holds something, or never was
+            folder.rmdir()

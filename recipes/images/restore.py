@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from mgdm_core.array_types import Float, Tensor
+from mgdm_core.errors import SettingsError
 from mgdm_core.likelihoods import GaussianLikelihood
 from mgdm_core.problem import Problem
 from mgdm_core.sample import sample
 from mgdm_core.sampler import Sampler
 from mgdm_core.trace import Callback, Trace
-from recipes.images.errors import ImageError, PriorError
+from recipes.images.errors import PriorError
 from recipes.images.metrics import LPIPS, psnr, ssim
 from recipes.images.priors import ImagePrior
 from recipes.images.tasks import Degradation
@@ -108,6 +109,8 @@ def restore(
     ------
     PriorError
         If the degradation is for images that the prior does not know.
+    SettingsError
+        If ``samples``, ``seed`` or ``sigma_y`` is outside its domain.
     """
     if tuple(degradation.event_shape) != tuple(image_prior.image_shape):
         raise PriorError(
@@ -115,9 +118,9 @@ def restore(
             f"{image_prior.image_shape}; the task was built for {degradation.event_shape}"
         )
     if samples < 1:
-        raise ImageError(f"samples is at least 1; found {samples}")
+        raise SettingsError(f"samples is at least 1; found {samples}")
     if not 0 <= seed < SEEDS:
-        raise ImageError(f"seed lies in [0, 2**20); found {seed}")
+        raise SettingsError(f"seed lies in [0, 2**20); found {seed}")
     seeds = [(seed << 42) | ((first + i) << 20) | s for i in range(len(y)) for s in range(samples)]
     problem = posed(image_prior, degradation, y, sigma_y)
     began = time.perf_counter()

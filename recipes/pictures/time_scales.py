@@ -11,7 +11,11 @@ from pathlib import Path
 
 import click
 
-from mgdm_audio.cli.common import Command
+from mgdm_audio.cli.common import Command, wait_briefly
+
+if __name__ == "__main__":
+    wait_briefly()  # before torch
+
 from mgdm_audio.io.atomic import replacing
 from mgdm_audio.priors.catalogue import resolve
 from mgdm_audio.priors.checkpoint.store import read_header

@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+
+from mgdm_audio.cli.common import Command, wait_briefly
+
+if __name__ == "__main__":
+    wait_briefly()  # before torch
+
 import numpy as np
 import torch
 
-from mgdm_audio.cli.common import Command
 from mgdm_audio.evaluation.nothing import MIXTURE, ORACLE, rows_of_nothing
 from mgdm_audio.io.atomic import replacing, write_text
 from mgdm_audio.metrics.si_sdr import WindowScores, score_windows

@@ -57,8 +57,9 @@ def main():
     arguments = [*sys.argv[5:], "-o", str(out)]
     import pyarrow.parquet  # noqa: F401
 
-    import mgdm_audio.cli.evaluate
-    import mgdm_audio.reports.html  # noqa: F401
+    import mgdm_audio.cli.evaluate_run
+    import mgdm_audio.reports.html
+    import mgdm_audio.reports.summary_page  # noqa: F401
 
     moments = random.Random(seed)
     kills = 0

@@ -199,7 +199,7 @@ def test_video_without_or_with_several_tracks(tmp_path, tracks, says):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(AudioReadError, match="no such file"):
+    with pytest.raises(AudioReadError, match="no such file; check the path"):
         probe(tmp_path / "nothing.wav")
 
 

@@ -84,7 +84,12 @@ def test_unknown_settings_are_told_before_anything_is_loaded(tiny, stems_folder,
     with pytest.raises(SettingsError, match="SAMPLER:NAME=VALUE"):
         spec.check([Variant("dps"), Variant("dps", (("gibbs", "2"),)), Variant("mgdm")])
     command = [str(stems_folder), "-n", str(tiny), "-d", "cpu", "-o", str(tmp_path / "run")]
-    for wrong in (["--samplers", "magic"], ["--set", "gibs=2"], ["--set", "levels=many"]):
+    for wrong in (
+        ["--samplers", "magic"],
+        ["--samplers", ""],
+        ["--set", "gibs=2"],
+        ["--set", "levels=many"],
+    ):
         result = CliRunner().invoke(main, command + wrong)
         assert result.exit_code == 2, result.output
         assert len(result.output.strip().splitlines()) == 1

@@ -143,10 +143,11 @@ def test_import_weakly_msdm(tmp_path):
     ("arguments", "code", "words"),
     [
         (["info", "nobody"], 2, "unknown prior 'nobody'; known are: music-stems"),
-        (["info", "none.safetensors"], 2, "no such file"),
+        (["info", "none.safetensors"], 2, "no such file; check the path"),
+        (["info", ""], 2, "a prior has a name; found ''; 'mgdm-models list' shows the names"),
         (["info", "hf://nobody"], 2, "an address is hf://owner/name"),
         (["verify", "none.safetensors"], 1, "no such file"),
-        (["import", "msdm", "none.ckpt", "-o", "a.safetensors"], 1, "no such file"),
+        (["import", "msdm", "none.ckpt", "-o", "a.safetensors"], 1, "no such file; check"),
         (["import", "msdm", "none.ckpt", "-o", "a.bin"], 2, "must end in .safetensors"),
         (["import", "msdm", "none.ckpt", "-o", "a.safetensors", "--rate", "x"], 2, "--rate"),
         (["import", "msdm", "none.ckpt", "--name", "a/b"], 1, "made of letters"),

@@ -107,13 +107,14 @@ def test_unknown_names_list_the_valid_ones(tiny):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("no/such.safetensors", "no such file"),
-        ("none.safetensors", "no such file"),
+        ("no/such.safetensors", "no such file; check the path"),
+        ("none.safetensors", "no such file; check the path"),
         ("model.ckpt", "imported first: mgdm-models import msdm"),
         ("hf://owner", "hf://owner/name"),
         ("hf://owner/name/../../etc/x.safetensors", "hf://owner/name"),
         ("hf://owner/name/model.ckpt", r"only \.safetensors"),
-        ("", "folder"),
+        ("", "a prior has a name; found ''; .*list"),
+        (" ", "a prior has a name; found ' '"),
     ],
 )
 def test_what_cannot_be_resolved_is_one_line(name, words):

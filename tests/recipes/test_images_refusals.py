@@ -1,9 +1,14 @@
 """The command line: one clear line for bad input."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from recipes.images import cli
 from recipes.images.cli import main
 from recipes.images.image_io import read_image
 from recipes.images.priors.digits import DIGITS_FILE
@@ -119,12 +124,45 @@ def test_options_of_other_checkpoints_are_refused(asked):
         ("restore", "digit:3", "-t", "blur", "--head-channels", 0),
         ("demo", "--seed", -1),
         ("train-digits", "-o", "mine.pt"),
+        ("restore", "digit:3", "-t", "zzz"),
+        ("restore", "digit:9999", "-t", "blur"),
+        ("restore", "digit:3", "-t", "blur", "-n", 0),
+        ("restore", "digit:3", "-t", "blur", "--sigma-y", -1),
+        ("restore", "digit:3", "-t", "blur", "--sigma-y", "nan"),
+        ("restore", "digit:3", "-t", "blur", "--prior", "nope"),
+        ("restore", "digit:3", "-t", "blur", "-d", "cuda:99"),
+        ("restore", "digit:3", "-t", "blur", "-d", "nope"),
+        ("restore", "digit:3", "-t", "blur", "--label", 3),
+        ("sweep", "--images", "digits:0"),
+        ("sweep", "--tasks", "zzz"),
+        ("sweep", "--sigma-y", 0),
+        ("demo", "--digits", 0),
+        ("demo", "-n", 0),
+        ("train-digits", "-o", "a/b/mine.safetensors", "--steps", 0),
     ],
 )
 def test_numbers_and_names_that_nothing_takes_are_wrong_usage(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, [str(a) for a in arguments])
     assert result.exit_code == 2, result.output
+    assert len(result.output.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_a_demonstration_that_is_stopped_leaves_nothing(tmp_path, monkeypatch):
+    def stopped(out, **options):
+        assert out.is_dir()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(cli, "run_demo", stopped)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    result = CliRunner().invoke(main, ["demo", "-o", str(kept / "a" / "demo")])
+    assert result.exit_code == 143
+    assert list(kept.iterdir()) == []
+    assert CliRunner().invoke(main, ["demo", "-o", str(kept)]).exit_code == 143
+    assert kept.is_dir()  # it was there before
 
 
 @pytest.mark.parametrize("asked", [("--label", 3), ("--guidance", 2.0)])

@@ -107,9 +107,9 @@ def read_layout(path: str | Path) -> Layout:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file")
+        raise CheckpointError(f"{path}: no such file; check the path of the checkpoint")
     if not path.is_file():
-        raise CheckpointError(f"{path}: not a file")
+        raise CheckpointError(f"{path}: not a file; give the path of the checkpoint's file")
     tensors = {}
     try:
         with path.open("rb") as file:

@@ -91,9 +91,9 @@ class TorchArchive(AbstractContextManager["TorchArchive"]):
     def __init__(self, path: str | Path) -> None:
         self.path = path = Path(path)
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file")
+            raise CheckpointError(f"{path}: no such file; check the path of the checkpoint")
         if not path.is_file():
-            raise CheckpointError(f"{path}: not a file")
+            raise CheckpointError(f"{path}: not a file; give the path of the checkpoint's file")
         try:
             with path.open("rb") as file:
                 first = file.read(16)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from recipes.images.errors import PriorError
+from recipes.images.errors import PriorUsageError
 from recipes.images.priors.diffusers_prior import (
     Told,
     download_folder,
@@ -55,24 +55,26 @@ def load_prior(
 
     Raises
     ------
-    PriorError
+    PriorUsageError
         With the valid forms, if there is no such prior; if a prior is told what it does not take.
+    PriorError
+        If a file is damaged or no prior.
     """
     path = Path(name).expanduser()
     guided = path.is_file() and not (path.suffix == ".safetensors" and _is_digits(path))
     if (size, head_channels) != (None, None) and not guided:
-        raise PriorError(
+        raise PriorUsageError(
             f"--size and --head-channels are for checkpoints of guided-diffusion; found {name!r}"
         )
     if told not in (None, Told()) and (name == "digits" or path.is_file()):
-        raise PriorError(
+        raise PriorUsageError(
             f"--label, --prompt and --guidance are for networks of diffusers; found {name!r}"
         )
     if name == "digits":
         return _digits("digits", DIGITS_FILE, device)
     if path.is_dir():
         if not is_diffusers_folder(path):
-            raise PriorError(
+            raise PriorUsageError(
                 f"folder {path} has neither model_index.json nor config.json; "
                 f"a prior is one of: {PRIOR_FORMS}"
             )
@@ -85,7 +87,9 @@ def load_prior(
         config = prior.network.config  # type: ignore[attr-defined]
         side = GUIDED_SIDE if size is None else size
         if side % config.stride:
-            raise PriorError(f"--size is a multiple of {config.stride} for {path}; found {side}")
+            raise PriorUsageError(
+                f"--size is a multiple of {config.stride} for {path}; found {side}"
+            )
         shape = (config.in_channels, side, side)
         preset = "ffhq-pixel" if config.model_channels < 256 else "imagenet-pixel"
         told_apart = f"{checksum(path)}, heads of {heads}"
@@ -93,7 +97,7 @@ def load_prior(
     if _REPOSITORY.fullmatch(name) and not path.suffix:
         repository = name.removeprefix("hub:")
         return load_diffusers_prior(download_folder(repository), repository, device, told)
-    raise PriorError(f"no prior {name!r}; a prior is one of: {PRIOR_FORMS}")
+    raise PriorUsageError(f"no prior {name!r}; a prior is one of: {PRIOR_FORMS}")
 
 
 def _digits(name: str, path: Path, device: torch.device | str) -> ImagePrior:

@@ -21,7 +21,7 @@ from mgdm_core.errors import SettingsError
 from mgdm_core.priors import Prior, ScorePrior, autoencoded, from_diffusers, text_conditions
 from mgdm_core.priors.diffusers import Condition
 from mgdm_core.schedule import NoiseSchedule
-from recipes.images.errors import PriorError
+from recipes.images.errors import PriorError, PriorUsageError
 from recipes.images.priors.guided import read_state_dict
 from recipes.images.priors.image_prior import ImagePrior
 
@@ -185,12 +185,12 @@ def _conditions(
     takes_text = "encoder_hidden_states" in inspect.signature(network.forward).parameters
     if takes_text:
         if (told.prompt is None) == (told.prompt_embeds is None) or told.label is not None:
-            raise PriorError(
+            raise PriorUsageError(
                 f"the {name} in {folder} takes a text: --prompt, or --prompt-embeds with a file of "
                 f"its embeddings; found {told}"
             )
         if told.prompt_embeds is not None and told.negative:
-            raise PriorError(
+            raise PriorUsageError(
                 f"with --prompt-embeds what stands for no text is in the file; found "
                 f"--negative-prompt {told.negative!r}"
             )
@@ -200,7 +200,7 @@ def _conditions(
         assert told.prompt_embeds is not None
         return _embeddings(told.prompt_embeds)
     if told.prompt is not None or told.prompt_embeds is not None or told.negative:
-        raise PriorError(f"the {name} in {folder} takes no text; found {told}")
+        raise PriorUsageError(f"the {name} in {folder} takes no text; found {told}")
     if config.get("class_embed_type") is not None:
         raise PriorError(
             f"the {name} in {folder} takes a class as {config.class_embed_type!r}; known here is a "
@@ -212,16 +212,18 @@ def _conditions(
     count = config.get("num_class_embeds") if beyond is None else beyond
     if count is None:
         if told.label is not None or told.guidance != 1:
-            raise PriorError(f"the {name} in {folder} knows no classes; found --label {told.label}")
+            raise PriorUsageError(
+                f"the {name} in {folder} knows no classes; found --label {told.label}"
+            )
         return None, None
     if told.label is None or not 0 <= told.label < count:
-        raise PriorError(
+        raise PriorUsageError(
             f"the {name} in {folder} is class-conditional: --label is one of 0 to {count - 1}; "
             f"found {told.label}"
         )
     none = count - 1 if beyond is None else beyond
     if told.guidance != 1 and told.label == none:
-        raise PriorError(
+        raise PriorUsageError(
             f"with guidance the last class, {none}, stands for none; choose one below it"
         )
     told_class, no_class = ({"class_labels": torch.tensor([k])} for k in (told.label, none))

@@ -27,7 +27,7 @@ class TestBadInput:
         result = call(bad, missing, mix, code=1)
         assert (folder(tmp_path) / "bass.wav").exists()
         assert "bad.wav" in result.stderr
-        assert "missing.wav" in result.stderr
+        assert "missing.wav: no such file or folder; check the path" in result.stderr
         assert "2 of 3 inputs failed" in result.stderr
         assert leftovers(tmp_path) == []
 
