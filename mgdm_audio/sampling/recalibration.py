@@ -92,10 +92,10 @@ def spread_of(checksum: str, stems: Sequence[str]) -> list[float]:
 
 
 def recalibrated(
-    stems: Float[Tensor, "stems samples"], prior: SpectralPrior
+    stems: Float[Tensor, "stems samples"], prior: SpectralPrior, checksum: str
 ) -> Float[Tensor, "stems samples"]:
     """A separation by a prior with its shares corrected as was fitted; as it is without a fit."""
-    fit = recalibration(prior.checksum)
+    fit = recalibration(checksum)
     if fit is None or fit.shares is None:
         return stems
     knots = between_knots(fit.shares.hz, prior.spectral, prior.rate)

@@ -281,7 +281,7 @@ class StemSampler:
             if cfg.pooling > 0:
                 x = torch.stack([pool_shares(one, prior.spectral, cfg.pooling, heard) for one in x])
             if cfg.recalibrated:
-                x = torch.stack([recalibrated(one, prior) for one in x])
+                x = torch.stack([recalibrated(one, prior, prior.checksum) for one in x])
         x = x.cpu()
         if cfg.draws == "chain":
             return ChunkResult(x, result.trace)

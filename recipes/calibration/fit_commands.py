@@ -119,21 +119,21 @@ def fit(
         closed = replace(kept, prior=closed_prior(loaded, [OTHER]))
     rate, stems = loaded.rate, loaded.stems
     known = [stems.index(stem) for stem in closed.prior.stems]
-    pieces: list[tuple[str, Separated]] = []
+    judged: list[tuple[str, Separated]] = []
     for index, (part, name) in enumerate(zip(parts, origin)):
         click.echo(f"{index + 1}/{len(parts)}", err=True)
-        pieces.append((name, separated(kept, part)))
+        judged.append((name, separated(kept, part)))
         if OTHER in stems and not part[stems.index(OTHER)].any():
-            pieces.append((f"{name} closed", separated(closed, part[known])))
+            judged.append((f"{name} closed", separated(closed, part[known])))
 
     def told(epoch: int, gain: float) -> None:
         click.echo(f"shares, pass {epoch + 1}: {gain:.3f} dB", err=True)
 
     # Strangers count as often as the rest, which comes twice.
-    weighed = [piece for name, piece in pieces for _ in range(2 if OTHER in piece.heard else 1)]
+    weighed = [piece for name, piece in judged for _ in range(2 if OTHER in piece.heard else 1)]
     shares = fit_shares(weighed, spectral, rate, unknown_db=unknown_db, on_epoch=told)
-    pieces = [(name, piece.corrected(shares, spectral, rate)) for name, piece in pieces]
-    whole = [piece for _, piece in pieces if piece.stems == stems]
+    judged = [(name, piece.corrected(shares, spectral, rate)) for name, piece in judged]
+    whole = [piece for _, piece in judged if piece.stems == stems]
 
     def coverage(spread: list[float]) -> np.ndarray:
         inside = sum(
@@ -146,11 +146,11 @@ def fit(
 
     spread = fit_spread(coverage, len(stems))
     # A prior that is told what does not play has the planes of one that is told nothing.
-    gained = [gains(p.estimate.numpy(), p.truth.numpy(), rate, spectral) for _, p in pieces]
+    gained = [gains(p.estimate.numpy(), p.truth.numpy(), rate, spectral) for _, p in judged]
     planes, rows = {}, []
     for k, stem in enumerate(stems):
         of_sets: dict[str, list[np.ndarray]] = {}
-        for gain, (name, piece) in zip(gained, pieces):
+        for gain, (name, piece) in zip(gained, judged):
             if stem in piece.stems:
                 of_sets.setdefault(name, []).append(gain.of(piece.stems.index(stem)))
         own = [np.concatenate(found, 1) for found in of_sets.values()]

@@ -98,5 +98,5 @@ class Separations:
         found = np.load(path)
         stems = found["stems"]
         if self.corrected and isinstance(self.prior, SpectralPrior):
-            stems = recalibrated(torch.from_numpy(stems), self.prior).numpy()
+            stems = recalibrated(torch.from_numpy(stems), self.prior, self.prior.checksum).numpy()
         return stems, float(found["seconds"])

@@ -117,6 +117,6 @@ def test_the_sampler_corrects_for_the_prior_that_was_fitted_if_asked(tmp_path, m
         assert found.shape == (stem_count, 65_536)
         assert found[2].norm() > 1.2 * before[p][2].norm()
         torch.testing.assert_close(found.sum(0), before[p].sum(0), atol=1e-5, rtol=0)
-        expected = recalibration.recalibrated(before[p], p)
+        expected = recalibration.recalibrated(before[p], p, prior.checksum)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(run(p, plain), before[p], atol=0, rtol=0)
