@@ -304,7 +304,8 @@ class EstimateFiles:
             if abs(len(signal) - n) > TOLERANCE * rate:
                 raise AudioError(
                     f"{path}: lasts {len(signal) / rate:.3f} s and the reference {n / rate:.3f} s; "
-                    f"they must not differ by more than {TOLERANCE} s"
+                    f"they must not differ by more than {TOLERANCE} s; cut or pad the estimate, or "
+                    f"pair it with the reference that it was made from"
                 )
             if len(signal) != n:
                 remarks.append(f"{name}: {len(signal) - n:+d} samples against the reference")
