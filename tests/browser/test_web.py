@@ -1,5 +1,6 @@
 """The local web page in a real browser, served as mgdm-web serves it."""
 
+import contextlib
 import io
 import socket
 import threading
@@ -20,6 +21,14 @@ from mgdm_audio.web.settings import WebSettings  # noqa: E402
 from mgdm_core.errors import CancelledError  # noqa: E402
 
 
+# Drops sounds, pairs of a name and bytes, on the page.
+DROP = """sounds => {
+  const dataTransfer = new DataTransfer();
+  for (const [name, bytes] of sounds) dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
+}"""
+
+
 @pytest.fixture
 def serve():
     """Serves applications on free loopback ports until the test ends."""
@@ -28,6 +37,7 @@ def serve():
     def start(app) -> str:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # who comes before the server is ready waits
         config = uvicorn.Config(app, log_level="warning", server_header=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -126,7 +136,7 @@ def test_two_at_once_wait_for_one_worker_and_the_history_stays(open_page, serve,
         card = page.get_by_role("article", name=name)
         card.get_by_role("button", name="Separate").click()
     page.get_by_role("article", name="one.wav").get_by_text("left").wait_for()
-    page.get_by_text("waiting, 0 before it").wait_for()
+    page.get_by_text("waiting, 1 before it").wait_for()
     page.reload()
     page.get_by_role("article", name="one.wav").get_by_role("button", name="Cancel").click()
     page.get_by_role("article", name="two.wav").get_by_text("left").wait_for()
@@ -135,14 +145,14 @@ def test_two_at_once_wait_for_one_worker_and_the_history_stays(open_page, serve,
 
 
 def test_a_bad_file_a_long_one_and_a_big_one_are_refused(open_page, serve, sound, tmp_path):
-    page = open_page(serve(slow_app(tmp_path / "web", max_seconds=2.0, max_bytes=900_000)))
+    page = open_page(serve(slow_app(tmp_path / "web", max_seconds=3.0, max_bytes=900_000)))
     bad = tmp_path / "notes.wav"
     bad.write_text("no sound")
     big = tmp_path / "big.wav"
     big.write_bytes(bytes(2_000_000))
     for path, says in (
         (bad, "notes.wav"),
-        (sound("long.wav", 3.0), "at most 0 minutes"),
+        (sound("long.wav", 4.0), "at most 0.05 minutes"),
         (big, "Files here are at most"),
     ):
         page.set_input_files("#file", path)
@@ -159,3 +169,33 @@ def test_a_name_full_of_html_is_text(open_page, serve, sound, tmp_path):
     page.get_by_role("button", name="Separate").wait_for()
     assert page.locator(".job h2").inner_text() == name.replace('"', "%22")
     assert page.locator(".job img").count() == 0
+
+
+def test_several_dropped_files_are_sent_and_a_refusal_stays_beside_what_runs(
+    chromium, serve, sound, tmp_path
+):
+    """In a context of its own: the browser logs the refusal and the server that is gone."""
+    with contextlib.closing(chromium.new_context()) as context:
+        page = context.new_page()
+        page.goto(serve(slow_app(tmp_path / "web")))
+        sounds = [[name, [*sound(name).read_bytes()]] for name in ("one.wav", "two.wav")]
+        page.evaluate(DROP, sounds)
+        one, two = (page.get_by_role("article", name=name) for name, _ in sounds)
+        one.get_by_role("button", name="Separate").click()
+        one.get_by_text("left").wait_for()
+        two.get_by_role("combobox").wait_for()
+        removal = two.locator("form").get_attribute("hx-post").replace("/start", "/remove")
+        assert page.request.post(page.url.split("/s/")[0] + removal).ok  # as in another tab
+        two.get_by_role("button", name="Separate").click()
+        trouble = page.locator("#trouble")
+        trouble.get_by_text("no such recording").wait_for()
+        before = one.get_by_role("progressbar").get_attribute("value")
+        page.wait_for_timeout(1600)  # two questions of the card that runs
+        assert one.get_by_role("progressbar").get_attribute("value") != before
+        assert trouble.inner_text() == "no such recording"
+        context.set_offline(True)
+        trouble.get_by_text("The server does not answer").wait_for()
+        context.set_offline(False)
+        trouble.wait_for(state="hidden")
+        one.get_by_role("button", name="Cancel").click()
+        one.get_by_text("Cancelled").wait_for()

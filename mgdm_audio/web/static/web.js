@@ -39,11 +39,16 @@ form.addEventListener("htmx:afterRequest", ({ target }) => {
   sendNext();
 });
 
-// What htmx does not put into the page: refusals, and a server that is gone.
-function tell(text) {
+// What htmx does not put into the page: refusals, until something else is done, and a server that
+// is gone, until it answers (cards of what runs ask all the time).
+let gone = false;
+function tell(text, isGone = false) {
+  gone = isGone;
   trouble.hidden = !text;
   trouble.textContent = text;
 }
 document.addEventListener("htmx:responseError", ({ detail }) => tell(detail.xhr.responseText || `error ${detail.xhr.status}`));
-document.addEventListener("htmx:sendError", () => tell("The server does not answer. Start it again, then reload the page."));
-document.addEventListener("htmx:afterRequest", ({ detail }) => detail.successful && tell(""));
+document.addEventListener("htmx:sendError", () => tell("The server does not answer. Start it again, then reload the page.", true));
+document.addEventListener("htmx:afterRequest", ({ detail }) => {
+  if (detail.successful && (gone || detail.requestConfig.verb !== "get")) tell("");
+});
