@@ -20,11 +20,12 @@ from mgdm_audio.web.server import create_app  # noqa: E402
 from mgdm_audio.web.settings import WebSettings  # noqa: E402
 from mgdm_core.errors import CancelledError  # noqa: E402
 
-
 # Drops sounds, pairs of a name and bytes, on the page.
 DROP = """sounds => {
   const dataTransfer = new DataTransfer();
-  for (const [name, bytes] of sounds) dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+  for (const [name, bytes] of sounds) {
+    dataTransfer.items.add(new File([new Uint8Array(bytes)], name));
+  }
   document.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
 }"""
 
