@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests import shape_checks
+
 # No test is about how long something takes: on a busy machine an example may take any time.
 settings.register_profile("mgdm", deadline=None)
 settings.load_profile("mgdm")
@@ -35,9 +37,12 @@ def _threads():
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or min(2, os.cpu_count() or 1)))
 
 
+@pytest.fixture(autouse=True)
+def _shape_checks():
+    shape_checks.begin()
+
+
 @pytest.fixture
 def unchecked_shapes():
     """Switch the suite's own shape checks off, to see the error that a user would see."""
     jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
