@@ -21,7 +21,7 @@ def loss_and_gradient(
         x = x.detach().requires_grad_(True)
         x_0 = problem.denoise_differentiably(x, t)
         value = loss(x_0)
-        grad = _slope(problem.likelihood, value, x)
+        grad = slope(problem.likelihood, value, x)
     return x_0.detach(), value.detach(), grad
 
 
@@ -32,11 +32,11 @@ def data_gradient(
     with torch.enable_grad():
         x = x_0.detach().requires_grad_(True)
         value = likelihood.log_prob(x)
-        grad = _slope(likelihood, value, x)
+        grad = slope(likelihood, value, x)
     return value.detach(), grad
 
 
-def _slope(
+def slope(
     likelihood: Likelihood, value: Float[Tensor, " items"], x: Float[Tensor, "items *event"]
 ) -> Float[Tensor, "items *event"]:
     """Gradient in x of what a likelihood says of each item."""

@@ -113,6 +113,7 @@ def _ablations() -> dict[str, Variant]:
         ("pgdm", "score"),
         ("ddrm", "hundred-steps"),
         ("ding", "many-steps"),
+        ("calibrated_guidance", "gradient"),
         ("daps", "images"),
         ("twisted_smc", "published-twist"),
     ):
