@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # As in track_scores and si_sdr, which come with torch; a test compares them.
 ACTIVE = "SI-SDRi"
 SCORES = (
-    *(ACTIVE, "SI-SDRi published", "SI-SDR", "leak", "silent kept silent", "active lost"),
+    *(ACTIVE, "SI-SDRi published", "SI-SDR", "in its stem"),
+    *("leak", "silent kept silent", "active lost"),
     *("SDR", "ISR", "SIR", "SAR"),
 )
 SLAKH_RATE = 22_050

@@ -97,21 +97,21 @@ def _summary(
 
 
 def confidence_lines(said: Mapping[str, Any]) -> Iterator[str]:
-    """A small table of expected improvements, and the stretches that are not reliable."""
-    yield f"{'expected':>20}{'80 % interval':>18}{'not reliable':>16}"
+    """A small table of what is expected, and the stretches that are not reliable."""
+    yield f"{'improvement':>20}{'80 % of seconds':>18}{'SI-SDR':>11}{'not reliable':>16}"
     for stem, rows in said["stems"].items():
         sounding = [i for i, value in enumerate(rows["expected"]) if value is not None]
         if not sounding:
             yield f"{stem:<9.9}{'silent':>11}"
             continue
-        middle, low, high = (
+        middle, low, high, quality = (
             sum(rows[name][i] for i in sounding) / len(sounding)
-            for name in ("expected", "low", "high")
+            for name in ("expected", "low", "high", "si_sdr")
         )
-        poor = sum(rows["expected"][i] < RELIABLE_DB for i in sounding)
+        poor = sum(rows["si_sdr"][i] < RELIABLE_DB for i in sounding)
         interval = f"{low:.1f} to {high:.1f}"
         seconds = f"{poor * said['seconds']:.0f} of {len(sounding) * said['seconds']:.0f} s"
-        yield f"{stem:<9.9}{middle:>8.1f} dB{interval:>18}{seconds:>16}"
+        yield f"{stem:<9.9}{middle:>8.1f} dB{interval:>18}{quality:>8.1f} dB{seconds:>16}"
     stretches = said["not_reliable"]
     yield from stretches[:_MOST_STRETCHES]
     if len(stretches) > _MOST_STRETCHES:

@@ -38,5 +38,6 @@ def rows_of_nothing(
         scores,
         si_sdr=torch.where(silent, 0.0, scores.si_sdr),
         estimate_rms=torch.where(silent, 0.0, scores.estimate_rms),
+        retained=torch.where(silent, 0.0, scores.retained),
     )
     return {MIXTURE: scores, ORACLE: zeroed}

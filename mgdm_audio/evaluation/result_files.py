@@ -16,6 +16,7 @@ from mgdm_audio.evaluation.track_scores import (
     LEAK,
     LOST,
     PUBLISHED,
+    RETAINED,
     SI_SDR,
     TrackScores,
 )
@@ -37,6 +38,7 @@ COLUMNS = {
     "si_sdr_improvement": "float64",
     "si_sdr_improvement_published": "float64",
     "si_sdr": "float64",
+    "in_its_stem": "float64",
     "leak": "float64",
     "silent_kept_silent": "float64",
     "active_lost": "float64",
@@ -103,6 +105,7 @@ def _of_stems(
                 "si_sdr_improvement": scores.value(ACTIVE, stem),
                 "si_sdr_improvement_published": scores.value(PUBLISHED, stem),
                 "si_sdr": scores.value(SI_SDR, stem),
+                "in_its_stem": scores.value(RETAINED, stem),
                 "leak": scores.value(LEAK, stem),
                 "silent_kept_silent": scores.value(KEPT_SILENT, stem),
                 "active_lost": scores.value(LOST, stem),

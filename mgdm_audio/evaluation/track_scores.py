@@ -26,7 +26,8 @@ SI_SDR = "SI-SDR"
 LEAK = "leak"
 KEPT_SILENT = "silent kept silent"
 LOST = "active lost"
-SCORES = (ACTIVE, PUBLISHED, SI_SDR, LEAK, KEPT_SILENT, LOST, *METRICS)
+RETAINED = "in its stem"
+SCORES = (ACTIVE, PUBLISHED, SI_SDR, RETAINED, LEAK, KEPT_SILENT, LOST, *METRICS)
 """Names of all scores; :data:`ACTIVE` is the one to compare by."""
 
 ALL = "all"
@@ -40,7 +41,7 @@ def in_units(score: str, mean: Any) -> Any:
     """What is shown of a mean over windows: a leak in dB, shares in percent, the rest as it is."""
     if score == LEAK:
         return 10 * np.log10(np.maximum(mean, _FAINTEST))
-    return 100 * mean if score in (KEPT_SILENT, LOST) else mean
+    return 100 * mean if score in (RETAINED, KEPT_SILENT, LOST) else mean
 
 
 def record_of(scores: WindowScores, stems: list[str], scored: list[str]) -> dict[str, Any]:
@@ -57,13 +58,14 @@ def record_of(scores: WindowScores, stems: list[str], scored: list[str]) -> dict
         "rest_rms": table(scores.rest_rms, scored),
         "estimate_rms": table(scores.estimate_rms, scored),
         "mixture_rms": scores.mixture_rms.tolist(),
+        "retained": table(scores.retained, scored),
     }
 
 
 def nothing_of(scores: WindowScores, stems: list[str], scored: list[str]) -> dict[str, Any]:
     """What a record keeps of a row that separates nothing; the rest is the track's own."""
     whole = record_of(scores, stems, scored)
-    return {name: whole[name] for name in ("si_sdr", "estimate_rms")}
+    return {name: whole[name] for name in ("si_sdr", "estimate_rms", "retained")}
 
 
 def has_levels(record: dict[str, Any]) -> bool:
@@ -97,8 +99,18 @@ def _windows_of(record: dict[str, Any], row: str | None) -> tuple[WindowScores, 
         rest = (every.sum(0) - active.int() > 0).double()
         own = torch.full_like(rms, math.nan)
         mixed = torch.full((count,), math.nan, dtype=torch.float64)
+    # Records of before 4 December 2026 do not know it.
+    kept = table(held, "retained") if "retained" in held else torch.full_like(rms, math.nan)
     scores = WindowScores(
-        [], table(held, "si_sdr"), table(record, "mixture_si_sdr"), active, rms, own, rest, mixed
+        [],
+        table(held, "si_sdr"),
+        table(record, "mixture_si_sdr"),
+        active,
+        rms,
+        own,
+        rest,
+        mixed,
+        kept,
     )
     return scores, every.sum(0) > 1
 
@@ -144,6 +156,7 @@ class TrackScores:
             ACTIVE: (earned - scores.mixture_si_sdr, active),
             PUBLISHED: (scores.improvement, kept.expand_as(active)),
             SI_SDR: (earned, active),
+            RETAINED: (scores.retained, active & ~scores.retained.isnan()),
             LEAK: (leaked_power(scores), silent & levels),
             KEPT_SILENT: (out.double(), silent & levels),
             LOST: (out.double(), active & levels),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,22 @@ class Confidence:
         row = self.rows[name]
         known = row[~np.isnan(row)]
         return float(known.mean()) if len(known) else float("nan")
+
+
+def own_parts(said: Mapping[str, Any]) -> Confidence:
+    """How much of a stem is expected to be its own: r / (1 + r) of the SI-SDR's ratio r.
+
+    Parameters
+    ----------
+    said : mapping
+        What a separation is confident of, as ``mgdm.json`` has it under ``confidence``.
+    """
+    rows = {
+        stem: np.array([np.nan if v is None else 1 / (1 + 10 ** (-v / 10)) for v in row["si_sdr"]])
+        for stem, row in said["stems"].items()
+    }
+    meaning = "what is heard is expected to be the stem's own"
+    return Confidence(rows, float(said["seconds"]), meaning)
 
 
 def levels(

@@ -77,12 +77,17 @@ def si_sdr(
 
 def _si_sdr(estimate: Tensor, reference: Tensor, energy: Tensor) -> Tensor:
     """SI-SDR where the reference's energy is known, as it is for several estimates of it."""
-    scale = (torch.linalg.vecdot(estimate, reference) + _EPS) / (energy + _EPS)
+    scale = _scale(estimate, reference, energy)
     # The distortion is formed sample by sample: expanding the square would cancel where the
     # estimate is nearly perfect.
     distortion = torch.addcmul(estimate, reference, scale[..., None], value=-1.0)
     noise = torch.linalg.vecdot(distortion, distortion)
     return 10.0 * torch.log10((scale.square() * energy + _EPS) / (noise + _EPS))
+
+
+def _scale(estimate: Tensor, reference: Tensor, energy: Tensor) -> Tensor:
+    """How much of the reference is in the estimate: the factor that SI-SDR is blind to."""
+    return (torch.linalg.vecdot(estimate, reference) + _EPS) / (energy + _EPS)
 
 
 def slakh_windows(
@@ -143,6 +148,9 @@ class WindowScores:
         That of the mixture less the reference, ``[stems, windows]``.
     mixture_rms : Tensor
         That of the mixture, ``[windows]``.
+    retained : Tensor
+        <estimate, reference> / <reference, reference>, ``[stems, windows]``: 1 where the whole
+        stem is in its estimate, whatever else is there.
     """
 
     windows: list[tuple[int, int]]
@@ -153,6 +161,7 @@ class WindowScores:
     estimate_rms: Float[Tensor, "stems windows"]
     rest_rms: Float[Tensor, "stems windows"]
     mixture_rms: Float[Tensor, " windows"]
+    retained: Float[Tensor, "stems windows"]
 
     @property
     def kept(self) -> Bool[Tensor, " windows"]:
@@ -231,11 +240,12 @@ def score_windows(
                 _rms(estimate),
                 _rms(mixed - reference),
                 _rms(mixed),
+                _scale(estimate, reference, energy),
             )
         )
     if not parts:
         none = torch.zeros((stems, 0))
-        return WindowScores([], none, none, none.bool(), none, none, none, none[0])
+        return WindowScores([], none, none, none.bool(), none, none, none, none[0], none)
     return WindowScores(
         windows, *(torch.cat(part, dim=-1).cpu() for part in zip(*parts, strict=True))
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from mgdm_audio.metrics.si_sdr import (
@@ -18,6 +19,7 @@ from mgdm_audio.metrics.si_sdr import (
     score_windows,
     slakh_windows,
 )
+from mgdm_audio.metrics.statistics import Interval, bootstrap, pooled_mean
 from mgdm_core.array_types import Bool, Float, Tensor
 from mgdm_core.errors import ShapeError
 
@@ -70,19 +72,40 @@ def earned_si_sdr(scores: WindowScores) -> Float[Tensor, "stems windows"]:
 
 @dataclass(frozen=True)
 class ActiveStemScores:
-    """SI-SDR improvement over active stems, of one recording or of several."""
+    """SI-SDR improvement over active stems, of one recording or of several.
+
+    ``retained`` is what of each stem is in its estimate, which SI-SDR is blind to.
+    """
 
     improvement: Float[Tensor, "*items stems windows"]
     active: Bool[Tensor, "*items stems windows"]
+    retained: Float[Tensor, "*items stems windows"]
+
+    def _pooled(self, values: Tensor) -> Tensor:
+        stems = self.active.shape[-2]
+        counts = self.active.movedim(-2, 0).reshape(stems, -1)
+        values = values.movedim(-2, 0).reshape(stems, -1)
+        # 0 / 0 is NaN: no window, no score.
+        return torch.where(counts, values, 0.0).sum(-1) / counts.sum(-1)
 
     @property
     def per_stem(self) -> Float[Tensor, " stems"]:
         """Mean over all windows of all recordings in which the stem counts; NaN if none does."""
-        stems = self.active.shape[-2]
-        counts = self.active.movedim(-2, 0).reshape(stems, -1)
-        values = self.improvement.movedim(-2, 0).reshape(stems, -1)
-        # 0 / 0 is NaN: no window, no score.
-        return torch.where(counts, values, 0.0).sum(-1) / counts.sum(-1)
+        return self._pooled(self.improvement)
+
+    @property
+    def retained_per_stem(self) -> Float[Tensor, " stems"]:
+        """What of each stem is in its estimate, over the same windows."""
+        return self._pooled(self.retained)
+
+    @property
+    def interval(self) -> Interval:
+        """The lead figure with its 95 % bootstrap interval over the recordings."""
+        shape = (-1, *self.active.shape[-2:])
+        active = self.active.reshape(shape)
+        gains = torch.where(active, self.improvement.reshape(shape), 0.0)
+        sums, counts = (x.sum(-1).double().numpy().T for x in (gains, active))  # stems x recordings
+        return bootstrap(lambda s, c: np.nanmean(pooled_mean(s, c), axis=0), sums, counts)
 
     @property
     def mean(self) -> float:
@@ -145,8 +168,10 @@ def active_stem_improvement(
     found = [score_windows(*row, rate, windows) for row in rows]
     shape = (*items, stems, len(windows))
     if not found:
-        return ActiveStemScores(torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
+        none = torch.zeros(shape)
+        return ActiveStemScores(none, none.bool(), none)
     return ActiveStemScores(
         torch.stack([earned_si_sdr(s) - s.mixture_si_sdr for s in found]).reshape(shape),
         torch.stack([active_stems(s) for s in found]).reshape(shape),
+        torch.stack([s.retained for s in found]).reshape(shape),
     )

@@ -14,6 +14,7 @@ from mgdm_audio.evaluation.track_scores import (
     LEAK,
     LOST,
     PUBLISHED,
+    RETAINED,
     SI_SDR,
 )
 from mgdm_audio.metrics.bss_eval import METRICS
@@ -23,6 +24,7 @@ TITLES = {
     ACTIVE: "SI-SDR improvement, active stems",
     PUBLISHED: "SI-SDR improvement by the published protocol",
     SI_SDR: "SI-SDR, active stems",
+    RETAINED: "What of a stem is in it",
     LEAK: "Leaked into silent stems",
     KEPT_SILENT: "Silent stems that come out silent",
     LOST: "Active stems that are lost",
@@ -42,6 +44,11 @@ CAPTIONS = {
         f"that separate nothing; {_INTERVAL}"
     ),
     SI_SDR: f"Of the estimates in dB, over the windows of the first table; {_INTERVAL}",
+    RETAINED: (
+        "In percent: the stem's part in its estimate, <estimate, stem> / <stem, stem>, over the "
+        "windows of the first table. SI-SDR is blind to it: 100 is the whole stem, an equal share "
+        f"of the mixture has 100 over the number of stems; {_INTERVAL}"
+    ),
     LEAK: (
         "Power of the estimate in dB relative to the mixture, over the windows in which the stem "
         f"is silent (RMS below 0.001) and the mixture is not; {_INTERVAL}"
@@ -95,7 +102,7 @@ def score_tables(summary: RunSummary) -> list[Table]:
     for score in summary.scores:
         if score in METRICS:
             continue
-        digits = 1 if score in (LEAK, KEPT_SILENT, LOST) else 2
+        digits = 1 if score in (RETAINED, LEAK, KEPT_SILENT, LOST) else 2
         rows = [
             [name, *(format_interval(scores[score][s], digits) for s in (*summary.stems, ALL))]
             for name, scores in named

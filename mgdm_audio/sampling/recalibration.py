@@ -24,8 +24,8 @@ UNFITTED_SPREAD = 1.5
 
 
 @dataclass(frozen=True)
-class ImprovementFit:
-    """From what shares say of an improvement to what it is, in dB.
+class PlaneFit:
+    """From what shares say of an improvement to what it is, or the SI-SDR, in dB.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class ImprovementFit:
     def expected(
         self, said: Float[Array, " seconds"], level: Float[Array, " seconds"]
     ) -> Float[Array, " seconds"]:
-        """Expected improvement in dB, from what the shares say and the level over the rest."""
+        """Expected dB, from what the shares say and the level over the rest."""
         return self.slope * said + self.level * level + self.intercept
 
 
@@ -58,14 +58,16 @@ class Recalibration:
         Identity of the validation data, and the day.
     spread : dict of str to float
         Deviation of the logarithm of each stem's share.
-    improvement : dict of str to ImprovementFit
+    improvement, si_sdr : dict of str to PlaneFit
+        Of the SI-SDR also in seconds in which the stem does not play at all.
     shares : ShareFit or None
         How shares are corrected before anything is said of them.
     """
 
     fitted_on: str
     spread: dict[str, float]
-    improvement: dict[str, ImprovementFit]
+    improvement: dict[str, PlaneFit]
+    si_sdr: dict[str, PlaneFit]
     shares: ShareFit | None = None
 
 
@@ -79,9 +81,12 @@ def recalibration(checksum: str) -> Recalibration | None:
     found = _fits().get(checksum)
     if found is None:
         return None
-    improvement = {stem: ImprovementFit(**fit) for stem, fit in found["improvement"].items()}
+    improvement, quality = (
+        {stem: PlaneFit(**fit) for stem, fit in found[name].items()}
+        for name in ("improvement", "si_sdr")
+    )
     shares = ShareFit(**found["shares"]) if "shares" in found else None
-    return Recalibration(found["fitted_on"], dict(found["spread"]), improvement, shares)
+    return Recalibration(found["fitted_on"], dict(found["spread"]), improvement, quality, shares)
 
 
 def spread_of(checksum: str, stems: Sequence[str]) -> list[float]:

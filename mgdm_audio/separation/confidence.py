@@ -2,8 +2,8 @@
 
 A bin of magnitude M that is stem k's with probability q_k, its share, is wrong by M^2 q_k (1 - q_k)
 on average. Summed over a second and set against what was removed from the mixture, this says an
-improvement in SI-SDR. With the stem's level over the rest, since a quiet stem has more to gain, a
-plane fitted on validation data turns it into the expected one
+improvement in SI-SDR. With the stem's level over the rest, since a quiet stem has more to gain, two
+planes fitted on validation data turn it into the expected improvement and the expected SI-SDR
 (:mod:`mgdm_audio.sampling.recalibration`).
 """
 
@@ -23,8 +23,11 @@ from mgdm_core.array_types import Array, Float, Int, Tensor
 
 PIECE_SECONDS = 1.0
 
-RELIABLE_DB = 3.0
-"""Expected improvement below which a stem counts as not reliable."""
+RELIABLE_DB = 0.0
+"""Expected SI-SDR below which a stem is not reliable: more of it is wrong than is the stem.
+
+A quiet stem can gain much and still be mostly what others left in it.
+"""
 
 _TINY = 1e-9
 
@@ -54,31 +57,34 @@ def said_by_shares(stems: Float[Tensor, "stems samples"], spectral: SpectralTran
 
 @dataclass(frozen=True)
 class Stretch:
-    """Seconds in which a stem is not reliable; ``expected`` in dB."""
+    """Seconds in which a stem is not reliable; ``si_sdr``, what is expected, in dB."""
 
     stem: str
     start: float
     end: float
-    expected: float
+    si_sdr: float
     confused_with: str
 
     def __str__(self) -> str:
         return (
             f"{self.stem} {self.start:.0f} to {self.end:.0f} s: not reliable "
-            f"({self.expected:.1f} dB expected), confused with {self.confused_with}"
+            f"(SI-SDR {self.si_sdr:.1f} dB), confused with {self.confused_with}"
         )
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """Expected SI-SDR improvement per stem and second.
+    """Expected SI-SDR improvement, and SI-SDR, per stem and second.
 
     Attributes
     ----------
     seconds : float
         Length of a piece.
     expected, low, high : ndarray, shape (stems, pieces)
-        In dB, and the interval that held 80 % of the validation data; NaN where the stem is silent.
+        Improvement in dB, and the interval that held 80 % of the seconds of the validation data;
+        NaN where the estimate is silent.
+    si_sdr : ndarray, shape (stems, pieces)
+        In dB; low as well where a stem sounds that probably does not play.
     confused_with : ndarray of int, shape (stems, pieces)
         The stem that shares most with it.
     fitted_on : str
@@ -90,6 +96,7 @@ class Confidence:
     expected: Float[Array, "stems pieces"]
     low: Float[Array, "stems pieces"]
     high: Float[Array, "stems pieces"]
+    si_sdr: Float[Array, "stems pieces"]
     confused_with: Int[Array, "stems pieces"]
     fitted_on: str
 
@@ -102,7 +109,7 @@ class Confidence:
         """Stretches of at least ``shortest`` seconds that are expected to be not reliable."""
         found = []
         for k, stem in enumerate(self.stems):
-            poor = np.nan_to_num(self.expected[k], nan=np.inf) < RELIABLE_DB
+            poor = np.nan_to_num(self.si_sdr[k], nan=np.inf) < RELIABLE_DB
             edges = np.flatnonzero(np.diff(np.concatenate([[0], poor.astype(int), [0]])))
             for start, end in zip(edges[::2], edges[1::2]):
                 if (end - start) * self.seconds < shortest:
@@ -113,7 +120,7 @@ class Confidence:
                         stem,
                         start * self.seconds,
                         end * self.seconds,
-                        float(self.expected[k, start:end].mean()),
+                        float(self.si_sdr[k, start:end].mean()),
                         self.stems[int(others.argmax())],
                     )
                 )
@@ -133,6 +140,7 @@ class Confidence:
                     "expected": row(self.expected[k]),
                     "low": row(self.low[k]),
                     "high": row(self.high[k]),
+                    "si_sdr": row(self.si_sdr[k]),
                     "confused_with": [self.stems[int(i)] for i in self.confused_with[k]],
                 }
                 for k, stem in enumerate(self.stems)
@@ -175,13 +183,17 @@ class ConfidenceMeter:
         rows = [torch.stack(row, 1) for row in zip(*self._said)] or [nothing] * 2 + [nothing.long()]
         said, level = (row.double().numpy() for row in rows[:2])
         fits = [self._fit.improvement[stem] for stem in self._stems]
-        expected = np.stack([f.expected(s, p) for f, s, p in zip(fits, said, level)])
+        expected, quality = (
+            np.stack([planes[n].expected(s, p) for n, s, p in zip(self._stems, said, level)])
+            for planes in (self._fit.improvement, self._fit.si_sdr)
+        )
         return Confidence(
             self._stems,
             PIECE_SECONDS,
             expected,
             expected + np.array([[f.low] for f in fits]),
             expected + np.array([[f.high] for f in fits]),
+            quality,
             rows[2].numpy(),
             self._fit.fitted_on,
         )

@@ -158,7 +158,9 @@ class Separation:
 
         stems, residual = _arrays(self.stems), _array(self.residual)
         confidence = None
-        if self.uncertainty is not None:
+        if self.confidence is not None:
+            confidence = strips.own_parts(self.confidence.to_dict())
+        elif self.uncertainty is not None:
             # The rows cover the recording, the last frame perhaps in part.
             hop = residual.shape[-1] / self.rate / max(map(len, self.uncertainty.values()))
             rows = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from mgdm_audio.errors import AudioError, display_name
 from mgdm_audio.io.reader import open_blocks, probe
-from mgdm_audio.listening_page.confidence import Confidence, agreement, levels
+from mgdm_audio.listening_page.confidence import Confidence, agreement, levels, own_parts
 from mgdm_audio.listening_page.page import PageOptions, write_page
 from mgdm_audio.separation.result import RESIDUAL
 from mgdm_core.array_types import Array, Float
@@ -50,7 +50,7 @@ def write_track_page(
         residual=residual,
         title=facts["track"],
         facts=_told(facts),
-        confidence=_confidence(record, files),
+        confidence=_confidence(record, facts, files),
         downloads=beside,
         options=options,
     )
@@ -72,8 +72,10 @@ def _told(record: dict[str, Any]) -> dict[str, str]:
     return {name: value for name, value in told.items() if value}
 
 
-def _confidence(record: Path, files: dict[str, Path]) -> Confidence | None:
-    """Agreement of the posterior samples, where their deviation was written."""
+def _confidence(record: Path, facts: dict[str, Any], files: dict[str, Path]) -> Confidence | None:
+    """What is expected to be a stem's own; without a fit, whether the posterior samples agree."""
+    if facts.get("confidence"):
+        return own_parts(facts["confidence"])
     saved = record.with_name(f"{record.stem}_uncertainty.npz")
     if not saved.is_file():
         return None

@@ -23,7 +23,7 @@ def draw_uncertainty(
     """Draw the deviation between the samples per stem over time, in dB of full scale.
 
     Of root mean squares per frame. ``confidence`` adds the expected improvement with its interval;
-    seconds below 3 dB are shaded.
+    what is not reliable is shaded and says what it is confused with.
     """
     from matplotlib.figure import Figure
 
@@ -31,7 +31,8 @@ def draw_uncertainty(
     axes = figure.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for axis, (name, row) in zip(axes, rows.items()):
         time = np.arange(len(row)) * seconds_per_frame
-        axis.fill_between(time, -100, 20 * np.log10(np.maximum(row, 1e-5)), linewidth=0)
+        level = 20 * np.log10(np.maximum(row, 1e-5))
+        axis.fill_between(time, -100, level, color="#c8d4e3", linewidth=0)
         axis.set_ylabel(name)
         axis.set_ylim(-90, 0)
         axis.spines[["top", "right"]].set_visible(False)
@@ -42,7 +43,7 @@ def draw_uncertainty(
     if confidence is not None:
         heading += (
             "\nline and band, right: expected SI-SDR improvement in dB and its 80 % interval; "
-            f"shaded: below {RELIABLE_DB:g} dB, not reliable"
+            f"shaded: not reliable, an expected SI-SDR below {RELIABLE_DB:g} dB"
         )
     figure.suptitle(heading, fontsize=10)
     figure.savefig(path, format="png", dpi=110)
@@ -51,13 +52,16 @@ def draw_uncertainty(
 def _expected(axis, confidence: Confidence, name: str) -> None:
     k = confidence.stems.index(name)
     time = (np.arange(confidence.expected.shape[1]) + 0.5) * confidence.seconds
-    axis.plot(time, confidence.expected[k], color="#c2662d", linewidth=1)
+    axis.plot(time, confidence.expected[k], color="#a34713", linewidth=1.2)
     axis.fill_between(
-        time, confidence.low[k], confidence.high[k], color="#c2662d", alpha=0.25, linewidth=0
+        time, confidence.low[k], confidence.high[k], color="#d9752f", alpha=0.35, linewidth=0
     )
     for stretch in confidence.unreliable(shortest=0.0):
         if stretch.stem == name:
-            axis.axvspan(stretch.start, stretch.end, color="#888888", alpha=0.25, linewidth=0)
+            axis.axvspan(stretch.start, stretch.end, color="#555555", alpha=0.25, linewidth=0)
+            if stretch.end - stretch.start >= time[-1] / 12:  # room for the words
+                words = f"confused with {stretch.confused_with}"
+                axis.text(stretch.start, 29, f" {words}", fontsize=7, va="top", clip_on=True)
     axis.set_ylim(-10, 30)
     axis.spines[["top"]].set_visible(False)
 

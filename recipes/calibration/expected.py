@@ -1,4 +1,4 @@
-"""Does the expected improvement hold? Its order, and its intervals, against the true one."""
+"""Does what is expected of a stem hold? Its order, its intervals, and what is not reliable."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from scipy import stats
 from mgdm_audio.io.atomic import replacing
 from mgdm_audio.reports.tables import Table
 from mgdm_audio.sampling.recalibration import Recalibration
-from mgdm_core.array_types import Array, Float
+from mgdm_audio.separation.confidence import RELIABLE_DB
+from mgdm_core.array_types import Array, Float, Int
 from recipes.calibration.fit import Gains
 
-__all__ = ["draw_expected", "expected_table", "rank_correlation"]
+__all__ = ["draw_expected", "expected_table", "rank_correlation", "reliable_table"]
 
 
 def rank_correlation(a: ArrayLike, b: ArrayLike) -> float:
@@ -48,6 +49,8 @@ def expected_table(
     for k, stem in enumerate(stems):
         line = fit.improvement[stem]
         own = _pairs(found, fit, stems, k)
+        if not any(len(e) for e, _ in own):  # one that plays in no piece has nothing to gain
+            continue
         said, true = (np.concatenate([pair[j] for pair in own]) for j in (0, 1))
         means = [(e.mean(), t.mean()) for e, t in own if len(e)]
         for piece, (e, t) in zip(together, own):
@@ -84,16 +87,52 @@ def expected_table(
     return Table("Expected improvement", caption, columns, rows)
 
 
+def reliable_table(
+    found: Sequence[Gains], fit: Recalibration, stems: Sequence[str], title: str
+) -> Table:
+    """One row per stem: whether what is called not reliable is more wrong than right."""
+    rows, totals = [], np.zeros(4, int)
+    for k, stem in enumerate(stems):
+        true, said, level = np.concatenate([gain.quality(k) for gain in found], 1)
+        expected, line = fit.si_sdr[stem].expected(said, level), fit.si_sdr[stem]
+        left = true - expected
+        poor, called = true < RELIABLE_DB, expected < RELIABLE_DB
+        counts = np.array([len(true), poor.sum(), called.sum(), (poor & called).sum()])
+        totals += counts
+        rows.append([
+            stem, *_called(counts), f"{100 * ((left >= line.low) & (left <= line.high)).mean():.0f}"
+            if len(true) else "", f"{rank_correlation(expected, true):.2f}",
+        ])  # fmt: skip
+    rows.append(["all", *_called(totals), "", ""])
+    columns = ["", "seconds", "worse than 0 dB %", "called so %", "of those it is %",
+               "of the worse called %", "held %", "rank corr."]  # fmt: skip
+    caption = (
+        f"{title}, fitted on {fit.fitted_on}. Seconds in which an estimate is heard: how many have "
+        f"a true SI-SDR below {RELIABLE_DB:g} dB (one that does not play has), how many are called "
+        "not reliable, how many of either are both; per cent of seconds in the 80 % interval of "
+        "the SI-SDR, and rank correlation of expected and true"
+    )
+    return Table("Not reliable", caption, columns, rows)
+
+
+def _called(counts: Int[Array, " 4"]) -> list[str]:
+    """Seconds, and in per cent: poor, called poor, of those called poor, of the poor called."""
+    seconds, poor, called, both = counts.tolist()
+    pairs = ((poor, seconds), (called, seconds), (both, called), (both, poor))
+    return [str(seconds), *(f"{100 * a / b:.0f}" if b else "" for a, b in pairs)]
+
+
 def draw_expected(
     found: Sequence[Gains], fit: Recalibration, stems: Sequence[str], title: str, path: Path
 ) -> None:
     """True against expected improvement, one panel per stem, seconds pale and pieces dark."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.4 * len(stems) + 0.4, 2.9), layout="constrained")
-    panels = figure.subplots(1, len(stems), squeeze=False, sharey=True)[0]
-    for k, (axes, stem) in enumerate(zip(panels, stems)):
-        own, line = _pairs(found, fit, stems, k), fit.improvement[stem]
+    playing = [k for k in range(len(stems)) if any(gain.counts[k].any() for gain in found)]
+    figure = Figure(figsize=(2.4 * len(playing) + 0.4, 2.9), layout="constrained")
+    panels = figure.subplots(1, len(playing), squeeze=False, sharey=True)[0]
+    for k, axes in zip(playing, panels):
+        own, line = _pairs(found, fit, stems, k), fit.improvement[stems[k]]
         said, true = (np.concatenate([pair[j] for pair in own]) for j in (0, 1))
         axes.scatter(said, true, s=3, alpha=0.25, linewidths=0)
         axes.scatter(*zip(*[(e.mean(), t.mean()) for e, t in own if len(e)]), s=14, color="#1b3a5c")
@@ -102,7 +141,7 @@ def draw_expected(
         axes.fill_between(
             ends, ends + line.low, ends + line.high, color="#c2662d", alpha=0.2, linewidth=0
         )
-        axes.set(title=stem, xlabel="expected dB")
+        axes.set(title=stems[k], xlabel="expected dB")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("true dB")
     figure.suptitle(f"{title}: seconds, pieces (dark), 80 % interval", fontsize=9)

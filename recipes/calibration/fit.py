@@ -15,7 +15,7 @@ from mgdm_audio.io.json_text import json_text
 from mgdm_audio.metrics.si_sdr import si_sdr
 from mgdm_audio.metrics.silence import ACTIVE_RMS
 from mgdm_audio.priors.spectral import SpectralTransform
-from mgdm_audio.sampling.recalibration import ImprovementFit
+from mgdm_audio.sampling.recalibration import PlaneFit
 from mgdm_audio.sampling.share_draws import draw_shares
 from mgdm_audio.separation.confidence import PIECE_SECONDS, said_by_shares
 from mgdm_core.array_types import Array, Bool, Float
@@ -25,6 +25,8 @@ __all__ = ["Gains", "fit_plane", "fit_spread", "gains", "share_coverage", "store
 
 DRAWS = 9
 SHARE = 0.9
+WORST_DB = -20.0
+"""SI-SDR of a stem that does not play at all: a hundred times as much is wrong as is right."""
 
 
 def share_coverage(
@@ -85,14 +87,18 @@ def fit_spread(
 
 
 class Gains:
-    """True improvements of stems by the second, and what their shares say.
+    """True improvements of stems by the second, their SI-SDR, and what their shares say.
 
     Attributes
     ----------
     true, said, level : ndarray, shape (stems, pieces)
         In dB.
+    si_sdr : ndarray, shape (stems, pieces)
+        In dB, :data:`WORST_DB` at the least, and that where the stem does not play.
     counts : ndarray of bool
-        Where stem and rest both sound.
+        Where stem, rest and estimate all sound.
+    heard : ndarray of bool
+        Where rest and estimate sound, whether the stem does or not.
     """
 
     def __init__(
@@ -100,13 +106,20 @@ class Gains:
         true: Float[Array, "stems pieces"],
         said: Float[Array, "stems pieces"],
         level: Float[Array, "stems pieces"],
+        si_sdr: Float[Array, "stems pieces"],
         counts: Bool[Array, "stems pieces"],
+        heard: Bool[Array, "stems pieces"],
     ) -> None:
-        self.true, self.said, self.level, self.counts = true, said, level, counts
+        self.true, self.said, self.level, self.si_sdr = true, said, level, si_sdr
+        self.counts, self.heard = counts, heard
 
     def of(self, stem: int) -> Float[Array, "3 seconds"]:
         """True, said and level of a stem in the seconds that count."""
         return np.stack([self.true[stem], self.said[stem], self.level[stem]])[:, self.counts[stem]]
+
+    def quality(self, stem: int) -> Float[Array, "3 seconds"]:
+        """SI-SDR, said and level of a stem in the seconds in which its estimate is heard."""
+        return np.stack([self.si_sdr[stem], self.said[stem], self.level[stem]])[:, self.heard[stem]]
 
 
 def gains(
@@ -117,20 +130,24 @@ def gains(
 ) -> Gains:
     """Of one song, second by second."""
     size = round(PIECE_SECONDS * rate)
-    true, said, level, counts = [], [], [], []
+    true, said, level, quality, counts, heard = [], [], [], [], [], []
     for start in range(0, truth.shape[-1] - size + 1, size):
         e, r = (torch.from_numpy(x[:, start : start + size]) for x in (estimate, truth))
         mixture = r.sum(0).expand_as(r)
-        true.append(si_sdr(e, r) - si_sdr(mixture, r))
+        own = si_sdr(e, r)
+        true.append(own - si_sdr(mixture, r))
         shares = said_by_shares(e, spectral)
         said.append(shares.improvement)
         level.append(shares.level)
         loud = [x.square().mean(1).sqrt() >= ACTIVE_RMS for x in (r, mixture - r, e)]
         counts.append(loud[0] & loud[1] & loud[2])
-    return Gains(*(torch.stack(rows, 1).numpy() for rows in (true, said, level, counts)))
+        heard.append(loud[1] & loud[2])
+        quality.append(torch.where(loud[0], own, WORST_DB).clamp_min(WORST_DB))
+    rows = (true, said, level, quality, counts, heard)
+    return Gains(*(torch.stack(row, 1).numpy() for row in rows))
 
 
-def fit_plane(sets: Sequence[Float[Array, "3 _"]]) -> ImprovementFit:
+def fit_plane(sets: Sequence[Float[Array, "3 _"]]) -> PlaneFit:
     """A plane by least squares, and the interval that holds 80 % of the seconds of every set.
 
     Music from elsewhere is off by other amounts: of what is left over, the tenth is the lowest and
@@ -148,7 +165,7 @@ def fit_plane(sets: Sequence[Float[Array, "3 _"]]) -> ImprovementFit:
     left = [t - slope * s - tilt * v - constant for t, s, v in sets]
     low, high = np.array([np.quantile(rest, [0.1, 0.9]) for rest in left]).T
     values = (slope, tilt, constant, low.min(), high.max())
-    return ImprovementFit(*(round(float(v), 3) for v in values))
+    return PlaneFit(*(round(float(v), 3) for v in values))
 
 
 def store(path: Path, checksum: str, entry: dict[str, Any]) -> None:

@@ -53,7 +53,7 @@ def _kept(
     "--set",
     "which",
     multiple=True,
-    help="Validation set to fit on: A, B, C or U, of B the even pieces; may be repeated  "
+    help="Validation set to fit on: A, B, C or U, of B and U the even pieces; may be repeated  "
     "[default: A and B, and U for a prior with a stem for other sounds, silent in A and B]",
 )
 @shared_option
@@ -80,10 +80,10 @@ def fit(
     unknown_db: float,
     write: bool,
 ) -> None:
-    """Fit the correction of shares, the spread of `posterior` and the expected improvement.
+    """Fit the correction of shares, the spread of `posterior` and what is expected of a stem.
 
-    Not on C and the odd pieces of B, which judge. Run it for every new prior: a fit is kept by the
-    prior's checksum, and a prior without one has no expected improvement.
+    Not on C and the odd pieces of B and U, which judge. Run it for every new prior: a fit is kept
+    by the prior's checksum, and a prior without one has no expected improvement.
     """
     from dataclasses import asdict
 
@@ -91,7 +91,14 @@ def fit(
     from mgdm_audio.priors.checkpoint.store import read_header
     from mgdm_audio.priors.closed import closed_prior
     from mgdm_audio.sampling.recalibration import PATH
-    from recipes.calibration.fit import fit_plane, fit_spread, gains, share_coverage, store
+    from recipes.calibration.fit import (
+        Gains,
+        fit_plane,
+        fit_spread,
+        gains,
+        share_coverage,
+        store,
+    )
     from recipes.calibration.fit_shares import Separated, fit_shares, separated
 
     began, processor = time.perf_counter(), time.process_time()
@@ -110,10 +117,10 @@ def fit(
                 f"{loaded.name} is fitted on sets of {len(loaded.stems)} stems here; {identity} "
                 f"has {truth.shape[1]}; fit on one or the other"
             )
-        own = parts_of(truth, seconds, loaded.rate)[:: 2 if name == "B" else 1][:pieces]
+        own = parts_of(truth, seconds, loaded.rate)[:: 1 + (name in ("B", "U"))][:pieces]
         parts += own
         origin += [name] * len(own)
-        identities.append(f"{identity}{' even' if name == 'B' else ''}")
+        identities.append(f"{identity}{' even' if name in ('B', 'U') else ''}")
     closed = kept
     if OTHER in loaded.stems:
         closed = replace(kept, prior=closed_prior(loaded, [OTHER]))
@@ -147,37 +154,39 @@ def fit(
     spread = fit_spread(coverage, len(stems))
     # A prior that is told what does not play has the planes of one that is told nothing.
     gained = [gains(p.estimate.numpy(), p.truth.numpy(), rate, spectral) for _, p in judged]
-    planes, rows = {}, []
+    planes: dict[str, dict[str, dict[str, float]]] = {"improvement": {}, "si_sdr": {}}
+    rows = []
     for k, stem in enumerate(stems):
-        of_sets: dict[str, list[np.ndarray]] = {}
-        for gain, (name, piece) in zip(gained, judged):
-            if stem in piece.stems:
-                of_sets.setdefault(name, []).append(gain.of(piece.stems.index(stem)))
-        own = [np.concatenate(found, 1) for found in of_sets.values()]
-        count = sum(found.shape[1] for found in own)
-        if not count:
-            raise click.UsageError(
-                f"{stem} and the rest sound together in no second; fit on more or other pieces"
-            )
-        planes[stem] = asdict(fit_plane(own))
-        rows.append([stem, f"{spread[k]:.2f}", *(f"{v:.2f}" for v in planes[stem].values()),
-                     str(count)])  # fmt: skip
+        for kind, of in (("improvement", Gains.of), ("si_sdr", Gains.quality)):
+            of_sets: dict[str, list[np.ndarray]] = {}
+            for gain, (name, piece) in zip(gained, judged):
+                if stem in piece.stems:
+                    of_sets.setdefault(name, []).append(of(gain, piece.stems.index(stem)))
+            own = [np.concatenate(found, 1) for found in of_sets.values()]
+            count = sum(found.shape[1] for found in own)
+            if not count:
+                raise click.UsageError(
+                    f"{stem} and the rest sound together in no second; fit on more or other pieces"
+                )
+            planes[kind][stem] = asdict(fit_plane(own))
+            values = [f"{value:.2f}" for value in planes[kind][stem].values()]
+            rows.append([stem, f"{spread[k]:.2f}", kind, *values, str(count)])
     fitted_on = f"{' and '.join(identities)}, {len(parts)} pieces, {date.today()}"
     entry = {
         "name": loaded.name,
         "fitted_on": fitted_on,
         "shares": asdict(shares),
         "spread": {stem: round(s, 3) for stem, s in zip(stems, spread)},
-        "improvement": planes,
+        **planes,
     }
     if write:
         store(PATH, loaded.checksum, entry)
         click.echo(f"written to {PATH}", err=True)
-    columns = ["", "spread", "slope", "level", "intercept", "low", "high", "seconds"]
+    columns = ["", "spread", "of", "slope", "level", "intercept", "low", "high", "seconds"]
     caption = (
         f"Fitted on {fitted_on}, in {time.process_time() - processor:.0f} seconds of one core. "
-        "Spread of the logarithm of a share; expected improvement = slope x said + level x level "
-        "over the rest + intercept, and what holds 80 % of the rest on every set, in dB"
+        "Spread of the logarithm of a share; expected improvement, or SI-SDR, = slope x said + "
+        "level x level over the rest + intercept, and what holds 80 % of the rest on every set, dB"
     )
     report(out, f"Fit of {loaded.name}", [Table("Fit", caption, columns, rows)], began)
 
@@ -190,6 +199,12 @@ def fit(
 @cache_option
 @pieces_option
 @odd_option
+@click.option(
+    "--open",
+    "untold",
+    is_flag=True,
+    help="A prior with a stem for other sounds is not told that the set has none.",
+)
 @_SECONDS
 def expected(
     out: Path,
@@ -199,18 +214,23 @@ def expected(
     cache: Path | None,
     pieces: int,
     odd: bool,
+    untold: bool,
     seconds: float,
 ) -> None:
-    """Does the expected improvement hold on a set? Its order and its intervals.
+    """Does what is expected of a stem hold on a set? Order, intervals, and what is not reliable.
 
     The separations that the fit and `music` have made are taken as they are.
     """
+    from mgdm_audio.priors.catalogue import resolve
+    from mgdm_audio.priors.checkpoint.store import read_header
     from mgdm_audio.sampling.recalibration import recalibration
-    from recipes.calibration.expected import draw_expected, expected_table
+    from recipes.calibration.expected import draw_expected, expected_table, reliable_table
     from recipes.calibration.fit import gains
 
     began = time.perf_counter()
     identity, truth = truths(which, shared, cache)
+    if untold:
+        truth = with_other(truth, read_header(resolve(prior)).stems)
     kept, spectral = _kept(prior, truth, out)
     loaded = kept.prior
     parts = parts_of(truth, seconds, loaded.rate)[:pieces][odd :: 1 + odd]
@@ -223,14 +243,12 @@ def expected(
         )
     torch.set_num_threads(1)
     found = [gains(kept.of(p)[0], p, loaded.rate, spectral) for p in parts]
-    for k, stem in enumerate(loaded.stems):
-        if not any(gain.counts[k].any() for gain in found):
-            raise click.UsageError(
-                f"{stem} and the rest sound together in no second; take more or other pieces"
-            )
+    if not any(gain.counts.any() for gain in found):
+        raise click.UsageError("no two stems sound together in any second; take other pieces")
     kind = "odd pieces" if odd else "pieces"
     title = f"{identity}, {len(parts)} {kind} of {seconds:g} s, {loaded.name}"
+    title += ", open" if untold else ""
     out.mkdir(parents=True, exist_ok=True)
     draw_expected(found, fitted, loaded.stems, title, out / "expected.png")
-    table = expected_table(found, fitted, loaded.stems, title)
-    report(out, f"Expected improvement: {title}", [table], began)
+    tables = [made(found, fitted, loaded.stems, title) for made in (expected_table, reliable_table)]
+    report(out, f"Expected improvement: {title}", tables, began)

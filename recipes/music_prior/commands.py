@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -298,6 +299,8 @@ def validate(
     import torch
 
     from mgdm_audio.sampling.presets import DEFAULT_PRESET, sampling_settings
+    from mgdm_audio.sampling.recalibration import recalibration
+    from recipes.music_prior.songs.song import STEMS
     from recipes.music_prior.sound.validation_sets import validation_set
     from recipes.music_prior.training import validate as validation
 
@@ -314,9 +317,14 @@ def validate(
         prior = validation.read_prior(path)
         spent = prior.training.get("cpu_seconds", 0)
         click.echo(f"{path}: step {prior.training['steps']}, {spent / 3600:.2f} core-hours {label}")
+        if sampling.recalibrated and recalibration(prior.checksum) is None:
+            click.echo("  nothing was fitted for it: its shares are not corrected")
 
         def show(identity: str, scores) -> None:
             click.echo(f"  {identity}  {_decibels(scores.per_stem.tolist())}")
+            found = dict(zip(STEMS, scores.retained_per_stem.tolist()))
+            bounds = f"{scores.interval.low:.2f} to {scores.interval.high:.2f}"
+            click.echo(f"  {identity}  95 % over songs {bounds} dB; in its stem {_shares(found)}")
 
         result = validation.validate(
             prior, sets, sampling, denoise=denoise, alone=alone, progress=show
@@ -339,7 +347,7 @@ def validate(
             validation.plot(out, out / "validation.png")
 
 
-def _shares(shares: dict[str, float]) -> str:
+def _shares(shares: Mapping[str, float]) -> str:
     return "  ".join(f"{stem} {share:.0%}" for stem, share in shares.items())
 
 

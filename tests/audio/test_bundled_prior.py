@@ -5,9 +5,10 @@ import soundfile as sf
 import torch
 
 from mgdm_audio.metrics.silence import active_stem_improvement
-from mgdm_audio.priors.catalogue import resolve
+from mgdm_audio.priors.catalogue import load_prior, resolve
 from mgdm_audio.priors.checkpoint.store import read_header
 from mgdm_audio.priors.closed import OTHER, is_closed_over
+from mgdm_audio.sampling.recalibration import recalibration
 from mgdm_audio.separation.separator import Separator
 
 STEMS = ("bass", "drums", "guitar", "piano")
@@ -30,3 +31,15 @@ def test_the_shipped_example_is_separated_by_at_least_6_decibels(repo_root):
     scores = active_stem_improvement(found[None], true[None], mono[None], rate)
     assert float(scores.mean) > 6, scores.per_stem
     assert float(scores.per_stem.min()) > 3, scores.per_stem
+    # SI-SDR takes a stem at a hundredth of its level for the whole.
+    assert float(scores.retained_per_stem.min()) > 0.1, scores.retained_per_stem
+    assert float(scores.retained_per_stem.mean()) > 0.4, scores.retained_per_stem
+
+
+def test_the_bundled_prior_has_a_fit_of_every_stem():
+    header = read_header(resolve("music-stems"))
+    fit = recalibration(load_prior("music-stems", device="cpu").checksum)
+    assert fit is not None, "run python -m recipes.calibration fit"
+    assert fit.shares is not None, "run python -m recipes.calibration fit"
+    for found in (fit.spread, fit.improvement, fit.si_sdr, fit.shares.power):
+        assert set(found) == set(header.stems)

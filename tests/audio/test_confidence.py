@@ -22,8 +22,10 @@ RATE = 8000
 
 
 def _fit(slope=1.0, level=0.0, intercept=0.0, low=-2.0, high=3.0):
-    line = fits.ImprovementFit(slope, level, intercept, low, high)
-    return fits.Recalibration("a test", dict.fromkeys(STEMS, 2.0), dict.fromkeys(STEMS, line))
+    line = fits.PlaneFit(slope, level, intercept, low, high)
+    quality = fits.PlaneFit(1.0, 1.0, -2.0, -3.0, 3.0)
+    planes = (dict.fromkeys(STEMS, line), dict.fromkeys(STEMS, quality))
+    return fits.Recalibration("a test", dict.fromkeys(STEMS, 2.0), *planes)
 
 
 def test_shares_say_the_improvement_that_coin_tosses_would_have():
@@ -75,21 +77,27 @@ def test_meter_takes_blocks_of_any_length():
     assert first.expected[0, 0] == pytest.approx(expected, abs=1e-4)
     np.testing.assert_allclose(first.high[0] - first.expected[0], 3.0)
     np.testing.assert_allclose(first.low[0] - first.expected[0], -2.0)
+    quality = float(said[0]) + float(level[0]) - 2
+    assert first.si_sdr[0, 0] == pytest.approx(quality, abs=1e-4)
+    np.testing.assert_allclose(first.si_sdr, second.si_sdr, rtol=1e-5)
+    assert np.isnan(first.si_sdr[1]).all()
 
 
 def _confidence():
     expected = np.full((4, 8), 9.0)
     expected[1] = np.nan
     expected[2, 2:5], expected[2, 6], expected[3, 7] = 1.0, -1.0, 2.0
+    quality = np.where(expected < 5, -4.0, 6.0)
+    quality[1] = np.nan
     who = np.full((4, 8), 3)
     who[2, 3] = 0
-    return Confidence(STEMS, 1.0, expected, expected - 2, expected + 3, who, "a test")
+    return Confidence(STEMS, 1.0, expected, expected - 2, expected + 3, quality, who, "a test")
 
 
 def test_stretches_are_named():
     said = _confidence()
     (stretch,) = said.unreliable()
-    assert str(stretch) == ("guitar 2 to 5 s: not reliable (1.0 dB expected), confused with piano")
+    assert str(stretch) == "guitar 2 to 5 s: not reliable (SI-SDR -4.0 dB), confused with piano"
     assert len(said.unreliable(shortest=1.0)) == 3
     assert said.mean("guitar") == pytest.approx((4 * 9 + 3 - 1) / 8)
     record = json.loads(json.dumps(said.to_dict()))
@@ -97,8 +105,15 @@ def test_stretches_are_named():
     assert record["not_reliable"] == [str(stretch)]
     lines = list(confidence_lines(record))
     assert lines[2].split() == ["drums", "silent"]
-    assert lines[3].split() == ["guitar", "4.8", "dB", "2.8", "to", "7.8", "4", "of", "8", "s"]
+    assert " ".join(lines[3].split()) == "guitar 4.8 dB 2.8 to 7.8 1.0 dB 4 of 8 s"
     assert lines[-1] == str(stretch)
+
+
+def test_a_quiet_stem_that_gains_much_and_is_mostly_wrong_is_not_reliable():
+    expected, quality = np.full((4, 3), 8.6), np.array([[5.0], [5.0], [5.0], [-3.0]]).repeat(3, 1)
+    who = np.full((4, 3), 2)
+    said = Confidence(STEMS, 1.0, expected, expected, expected, quality, who, "a test")
+    assert [s.stem for s in said.unreliable()] == ["piano"]
 
 
 def test_a_separation_says_it_where_there_is_a_fit(tmp_path, monkeypatch):
@@ -111,6 +126,7 @@ def test_a_separation_says_it_where_there_is_a_fit(tmp_path, monkeypatch):
         "fitted_on": "a test",
         "spread": dict.fromkeys(prior.stems, 1.0),
         "improvement": {stem: line for stem in prior.stems},
+        "si_sdr": {stem: line for stem in prior.stems},
     }
     monkeypatch.setattr(fits, "_fits", lambda: {prior.checksum: entry})
     separator = Separator(prior, sampling_settings("fast"))

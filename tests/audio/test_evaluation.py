@@ -21,7 +21,17 @@ from mgdm_audio.evaluation.result_files import result_rows
 from mgdm_audio.evaluation.run import EngineSettings, evaluate
 from mgdm_audio.evaluation.run_folder import RunFolder, Variant
 from mgdm_audio.evaluation.summary import summarise
-from mgdm_audio.evaluation.track_scores import ACTIVE, ALL, KEPT_SILENT, LEAK, LOST, PUBLISHED
+from mgdm_audio.evaluation.track_scores import (
+    ACTIVE,
+    ALL,
+    KEPT_SILENT,
+    LEAK,
+    LOST,
+    PUBLISHED,
+    RETAINED,
+    TrackScores,
+    record_of,
+)
 from mgdm_audio.metrics.si_sdr import score_windows
 from mgdm_audio.metrics.silence import active_stems
 from mgdm_audio.reports.summary_page import write_summary
@@ -66,10 +76,10 @@ def scored(track, stems):
     )
 
 
-def pooled(dataset, stems, choose):
+def pooled(dataset, stems, choose, of=lambda s: s.improvement):
     """Mean per stem over all windows of all tracks that ``choose`` picks of the scores."""
     found = [scored(track, stems) for track in dataset.tracks]
-    values = [(s.improvement, choose(s)) for s in found]
+    values = [(of(s), choose(s)) for s in found]
     return {
         stem: torch.cat([v[row][m[row]] for v, m in values]).mean().item()
         for row, stem in enumerate(dataset.stems)
@@ -102,6 +112,22 @@ def test_scores_are_those_of_the_metric(dataset, reference):
     assert math.isnan(summary.scores[LEAK]["bass"].value)
     assert summary.scores[KEPT_SILENT]["guitar"].value == 0
     assert summary.scores[LOST]["guitar"].value == 0
+    parts = pooled(
+        dataset, lambda audio: blended(audio.mixture, RATE), active_stems, lambda s: s.retained
+    )
+    for stem in dataset.stems:
+        assert summary.scores[RETAINED][stem].value == pytest.approx(100 * parts[stem], abs=1e-6)
+
+
+def test_a_record_that_does_not_know_what_is_in_a_stem_says_so(dataset):
+    scores = scored(dataset.tracks[0], lambda audio: blended(audio.mixture, RATE))
+    stems = list(dataset.stems)
+    record = {"stems": stems, **record_of(scores, stems, stems)}
+    assert TrackScores.of(record).value(RETAINED, "bass") > 0
+    del record["retained"]
+    old = TrackScores.of(record)
+    assert math.isnan(old.value(RETAINED, "bass"))
+    assert not math.isnan(old.value(ACTIVE, "bass"))
 
 
 def test_rows_of_nothing_show_what_silence_is_worth(dataset, reference):
@@ -129,6 +155,8 @@ def test_rows_of_nothing_show_what_silence_is_worth(dataset, reference):
     assert nothing[ORACLE][LEAK]["guitar"].value == pytest.approx(-150)
     assert nothing[MIXTURE][LEAK]["guitar"].value == pytest.approx(20 * math.log10(1 / 4), abs=1e-4)
     assert nothing[MIXTURE][LOST][ALL].value == 0
+    # A quarter of every stem, and of what the others correlate with it.
+    assert nothing[MIXTURE][RETAINED][ALL].value == pytest.approx(25, abs=5)
 
 
 def test_files_of_a_run(dataset, reference):

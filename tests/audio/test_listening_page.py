@@ -23,7 +23,7 @@ from mgdm_audio.listening_page.clips import (
     encode,
     kbps_for,
 )
-from mgdm_audio.listening_page.confidence import UNKNOWN, agreement
+from mgdm_audio.listening_page.confidence import UNKNOWN, agreement, own_parts
 from mgdm_audio.listening_page.pictures import Portrait
 from mgdm_audio.listening_page.sounds import PAGE_RATE, blocks_of
 from mgdm_core.errors import SettingsError, ShapeError
@@ -102,6 +102,12 @@ def test_peaks_and_spectrogram_lie_where_the_sound_is():
     power = portrait.power().sum(axis=0)
     assert np.argmax(power) == pytest.approx(300, abs=10)
     assert power[:250].max() == 0
+
+
+def test_a_strip_says_how_much_of_a_stem_is_its_own():
+    said = {"seconds": 1.0, "stems": {"bass": {"si_sdr": [0.0, None, 10.0, -10.0]}}}
+    row = own_parts(said).rows["bass"]
+    np.testing.assert_allclose(row, [0.5, np.nan, 10 / 11, 1 / 11])
 
 
 def test_confidence_keeps_what_is_known():

@@ -98,6 +98,19 @@ def test_si_sdr_closed_form_and_scale_invariance():
         assert si_sdr(gain * (tone + 0.1 * noise), tone).item() == pytest.approx(20.0, abs=1e-4)
 
 
+def test_what_is_retained_is_what_si_sdr_is_blind_to():
+    """A third of the reference beside something orthogonal: 1/3, whatever else is there."""
+    rate = 8000
+    t = torch.arange(8 * rate, dtype=torch.float64) / rate
+    one, other = (0.1 * torch.sin(2 * torch.pi * f * t) for f in (200, 300))
+    references = torch.stack([one, other])
+    estimates = torch.stack([one / 3, other + 2 * one / 3])
+    scores = score_windows(estimates, references, one + other, rate)
+    wanted = torch.tensor([[1 / 3], [1.0]], dtype=torch.float64).expand_as(scores.retained)
+    torch.testing.assert_close(scores.retained, wanted, atol=1e-9, rtol=0)
+    assert (scores.si_sdr[0] > 60).all()
+
+
 def test_si_sdr_of_silence_is_finite():
     zero, loud = torch.zeros(100), torch.ones(100)
     assert si_sdr(zero, zero).item() == pytest.approx(0.0, abs=1e-9)

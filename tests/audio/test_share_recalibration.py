@@ -110,7 +110,7 @@ def test_the_sampler_corrects_for_the_prior_that_was_fitted_if_asked(tmp_path, m
     before = {p: run(p, plain) for p in (prior, closed)}
     torch.testing.assert_close(run(prior, PRESETS["balanced"]), before[prior], atol=0, rtol=0)
     shares = {"hz": [0.0], "power": {}, "weight": {"guitar": [2.0]}, "present": {"other": [1.0]}}
-    entry = {"fitted_on": "a test", "spread": {}, "improvement": {}, "shares": shares}
+    entry = {"fitted_on": "a test", "spread": {}, "improvement": {}, "si_sdr": {}, "shares": shares}
     monkeypatch.setattr(recalibration, "_fits", lambda: {prior.checksum: entry})
     for p, stem_count in ((prior, 5), (closed, 4)):
         found = run(p, PRESETS["balanced"])

@@ -86,6 +86,11 @@ def test_several_recordings_pool_their_windows(song):
     for k in range(4):
         values = torch.cat([s.improvement[k][s.active[k]] for s in (one, two)])
         assert both.per_stem[k].item() == pytest.approx(values.mean().item(), abs=1e-9)
+        parts = torch.cat([s.retained[k][s.active[k]] for s in (one, two)])
+        assert both.retained_per_stem[k].item() == pytest.approx(parts.mean().item(), abs=1e-9)
+    assert both.interval.value == pytest.approx(both.mean, abs=1e-6)
+    assert both.interval.low <= both.mean <= both.interval.high
+    assert math.isnan(one.interval.low)  # one recording says nothing of others
 
 
 def test_short_recordings_are_one_window_and_silence_has_no_score(song):

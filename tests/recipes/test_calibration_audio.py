@@ -15,8 +15,8 @@ from mgdm_core.errors import ShapeError
 from recipes.calibration import scores
 from recipes.calibration.audio import Piece, figures, measure, run_piece
 from recipes.calibration.cli import main
-from recipes.calibration.expected import expected_table
-from recipes.calibration.fit import Gains, fit_plane, fit_spread, gains, store
+from recipes.calibration.expected import expected_table, reliable_table
+from recipes.calibration.fit import WORST_DB, Gains, fit_plane, fit_spread, gains, store
 from recipes.calibration.options import truths
 from recipes.calibration.separations import parts_of
 from recipes.calibration.takes import TAKES, gains_of_takes, takes
@@ -190,8 +190,10 @@ def test_takes_are_what_they_are_called():
 
 def test_expected_improvement_is_judged_by_order_and_interval():
     rng = np.random.default_rng(0)
-    line = recalibration.ImprovementFit(2.0, -1.0, 1.0, -1.28, 1.28)
-    fit = recalibration.Recalibration("a test", {}, dict.fromkeys(STEMS, line))
+    line = recalibration.PlaneFit(2.0, -1.0, 1.0, -1.28, 1.28)
+    quality = recalibration.PlaneFit(1.0, 1.0, 0.0, -1.28, 1.28)
+    planes = (dict.fromkeys(STEMS, line), dict.fromkeys(STEMS, quality))
+    fit = recalibration.Recalibration("a test", {}, *planes)
     found = []
     for level in range(30):
         said = level / 3 + rng.standard_normal((4, 6))
@@ -199,13 +201,36 @@ def test_expected_improvement_is_judged_by_order_and_interval():
         counts[3] = level < 5
         quiet = rng.uniform(-20, 0, (4, 6))
         true = 2 * said - quiet + 1 + rng.standard_normal((4, 6))
-        found.append(Gains(true, said, quiet, counts))
+        own = said + quiet + rng.standard_normal((4, 6))
+        found.append(Gains(true, said, quiet, own, counts, np.ones((4, 6), bool)))
     rows = {row[0]: row[1:] for row in expected_table(found, fit, STEMS, "it").rows}
     assert rows["bass"][:2] == ["30", "180"]
     assert rows["piano"][:2] == ["5", "30"]
     assert float(rows["bass"][4]) == pytest.approx(80, abs=8)
     assert float(rows["pieces, mean of their stems"][-1]) > 0.9
     assert rows["stems of pieces"][0] == "95"
+    rows = {row[0]: row[1:] for row in reliable_table(found, fit, STEMS, "it").rows}
+    own, said = (
+        np.concatenate([x[0] for x in (y)])
+        for y in ((g.si_sdr for g in found), (g.said + g.level for g in found))
+    )
+    both = ((own < 0) & (said < 0)).sum()
+    wanted = [100 * (own < 0).mean(), 100 * (said < 0).mean(), 100 * both / (said < 0).sum(),
+              100 * both / (own < 0).sum()]  # fmt: skip
+    assert [int(v) for v in rows["bass"][:5]] == [180, *(round(v) for v in wanted)]
+    assert float(rows["bass"][5]) == pytest.approx(80, abs=8)
+    assert rows["all"][0] == "720"
+
+
+def test_a_stem_that_does_not_play_is_as_bad_as_can_be():
+    generator = np.random.default_rng(3)
+    truth = 0.1 * generator.standard_normal((2, 2 * RATE)).astype(np.float32)
+    truth[1] = 0
+    estimate = np.stack([0.9 * truth[0], 0.1 * truth[0]])
+    found = gains(estimate, truth, RATE, SpectralTransform(512, 128))
+    assert found.counts.tolist() == [[False, False], [False, False]]  # nothing else sounds
+    assert found.heard.tolist() == [[False, False], [True, True]]
+    assert (found.quality(1)[0] == WORST_DB).all()
 
 
 def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
@@ -219,7 +244,7 @@ def test_fit_and_music_run_on_a_set_of_ones_own(tmp_path, monkeypatch):
     )
     assert result.exit_code == 0, result.output
     (entry,) = json.loads(kept.read_text()).values()
-    assert set(entry["spread"]) == set(entry["improvement"]) == set(STEMS)
+    assert set(entry["spread"]) == set(entry["improvement"]) == set(entry["si_sdr"]) == set(STEMS)
     assert set(entry["shares"]["power"]) == set(entry["shares"]["weight"]) == set(STEMS)
     given = ["music", *shared, "--out", str(tmp_path / "m"), "--variants", "posterior"]
     given += ["--draws", "3", "--seconds", "1", "--pieces", "1"]
@@ -306,10 +331,13 @@ def test_sets_that_cannot_be_judged_are_refused_in_a_line(tmp_path, monkeypatch)
     monkeypatch.setattr(recalibration, "PATH", tmp_path / "fits.json")
     assert "piano and the rest sound together in no second" in _refused("fit", *own)
     assert not (tmp_path / "fits.json").exists()
-    fitted = recalibration.Recalibration("a test", {}, {})
+    fitted = recalibration.Recalibration("a test", {}, {}, {})
     monkeypatch.setattr(recalibration, "recalibration", lambda checksum: fitted)
     assert "there is no odd piece" in _refused("expected", *own, "--odd")
-    assert "piano and the rest sound together in no second" in _refused("expected", *own)
+    stems[:, 1:] = 0
+    np.savez(tmp_path / "alone.npz", stems=stems)
+    said = _refused("expected", *told, "--set", tmp_path / "alone.npz")
+    assert "no two stems sound together" in said
 
 
 def test_sets_of_one_name_and_other_settings_are_other_pieces(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mgdm_audio.errors import AudioWriteError
-from mgdm_audio.sampling.recalibration import ImprovementFit, Recalibration
+from mgdm_audio.sampling.recalibration import PlaneFit, Recalibration
 from recipes.calibration import audio_report, exact_report
 from recipes.calibration.exact import Setting
 from recipes.calibration.expected import draw_expected
@@ -40,8 +40,9 @@ def audio_coverage(path: Path) -> None:
 
 def expected(path: Path) -> None:
     one = np.linspace(0, 1, 6)[None]
-    fit = Recalibration("a test", {}, {"bass": ImprovementFit(1.0, 0.0, 0.0, -1.0, 1.0)})
-    draw_expected([Gains(one, one, one, np.ones((1, 6), bool))], fit, ("bass",), "a set", path)
+    planes = {"bass": PlaneFit(1.0, 0.0, 0.0, -1.0, 1.0)}
+    fit, all_of_it = Recalibration("a test", {}, planes, planes), np.ones((1, 6), bool)
+    draw_expected([Gains(one, one, one, one, all_of_it, all_of_it)], fit, ("bass",), "a set", path)
 
 
 def plane(path: Path) -> None:

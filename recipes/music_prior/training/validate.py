@@ -122,7 +122,8 @@ def validate(
     Returns
     -------
     dict
-        Per set's identity the SI-SDR improvement over active stems, ``per_stem`` and ``mean``, that
+        Per set's identity the SI-SDR improvement over active stems, ``per_stem`` and ``mean`` with
+        its 95 % ``interval`` over the songs, what of each stem is in it (``retained``), the figure
         of the average-spectrum Wiener filter, and the seconds per second of music; for set U,
         which all stems of the prior separate, the share of the unknown sound that ends in each
         (:func:`unknown_share`); ``denoising_sdr`` per level and ``alone`` where they are asked for.
@@ -148,6 +149,8 @@ def validate(
         result[found.identity] = {
             "per_stem": scores.per_stem.tolist(),
             "mean": float(scores.mean),
+            "interval": [scores.interval.low, scores.interval.high],
+            "retained": scores.retained_per_stem.tolist(),
             "wiener": float(score(wiener, found.stems).mean),
             "real_time": seconds / (found.stems.shape[0] * found.stems.shape[2] / RATE),
         }
