@@ -322,7 +322,7 @@ def validate(
 
         def show(identity: str, scores) -> None:
             click.echo(f"  {identity}  {_decibels(scores.per_stem.tolist())}")
-            found = dict(zip(STEMS, scores.retained_per_stem.tolist()))
+            found: dict[str, float] = dict(zip(STEMS, scores.retained_per_stem.tolist()))
             bounds = f"{scores.interval.low:.2f} to {scores.interval.high:.2f}"
             click.echo(f"  {identity}  95 % over songs {bounds} dB; in its stem {_shares(found)}")
 
